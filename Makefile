@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make demo` runs the main job, `make test` the tests.  `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := cache/demo
+
+.PHONY: help setup demo test check bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Make .venv and install the project into it, versions pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# compat mode: in a folder that holds cache/rpi1460, `import cache` must still be ours (a test runs there).
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--config-settings editable_mode=compat --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## Embed, cache, train and evaluate on a generated set (some two minutes on two cores)
+	$(BIN)/crossllm data demo --cache $(DEMO)
+	$(BIN)/embed run --modality rna --input $(DEMO)/rna.fasta --encoder profile
+	$(BIN)/embed run --modality protein --input $(DEMO)/protein.fasta --encoder profile
+	$(BIN)/crossllm cache verify --cache $(DEMO)
+	$(BIN)/train --cache $(DEMO) --folds 3 --epochs 12 --lr 3e-3 --out $(DEMO)/runs/demo --resume
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/pytest -n 2
+
+check: $(STAMP)  ## Lint, types (strict), layering
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_cli_layers.py
+
+bench: $(STAMP)  ## Run the benchmarks, each beside its peers in one run
+	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:  ## Remove the environment, the demo and what tools leave behind
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

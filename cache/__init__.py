@@ -1,0 +1,38 @@
+"""Records and keys, and the store of per-residue embeddings.  Imports nothing of ours and no torch.
+
+A cache is a folder (docs/format.md); one sequence goes `records.read_fasta` → `CacheWriter.add` → disk →
+`CacheReader[key]`.
+"""
+
+from cache.errors import (
+    CacheCorrupt,
+    Conflict,
+    CrossLLMError,
+    InputError,
+    OutOfSpace,
+    PartlyDone,
+    RowsRefused,
+)
+from cache.reader import CacheReader
+from cache.recipe import Recipe, choose_recipe, list_recipes
+from cache.records import Record, Records, key_of, read_fasta
+from cache.writer import CacheWriter
+
+__all__ = [
+    "CacheCorrupt",
+    "CacheReader",
+    "CacheWriter",
+    "Conflict",
+    "CrossLLMError",
+    "InputError",
+    "OutOfSpace",
+    "PartlyDone",
+    "Recipe",
+    "Record",
+    "Records",
+    "RowsRefused",
+    "choose_recipe",
+    "key_of",
+    "list_recipes",
+    "read_fasta",
+]

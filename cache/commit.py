@@ -1,0 +1,118 @@
+"""The commit record: the one small file that publishes a segment.  A segment without one does not exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cache import fsio
+from cache.errors import CacheCorrupt, InputError
+from cache.recipe import FORMAT, parse_json
+
+HEX32 = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"(zarr\.json|(rows|offsets|digest|crc32c)/(zarr\.json|c/0(/0)?))")
+_MAX_JSON = 8 << 20
+_MAX_INT = 1 << 53
+
+
+class FileSum(NamedTuple):
+    """Size and CRC-32C of one file of a segment."""
+
+    bytes: int
+    crc32c: int
+
+
+class Commit(NamedTuple):
+    """What a commit record says."""
+
+    segment: str
+    """Name of the segment's folder, 32 hex digits."""
+    recipe: str
+    """Full digest of the recipe."""
+    recipe_crc32c: int
+    """Of the bytes of recipe.json."""
+    records: int
+    rows: int
+    files: dict[str, FileSum]
+    """Path within the segment → size and checksum, for every file of it."""
+    supersedes: tuple[str, ...]
+    """Segments that this one replaces; readers ignore them."""
+
+
+def publish_commit(recipe_dir: Path, commit: Commit) -> None:
+    """Publish a segment whose files and folders are on disk already: the last step of a commit."""
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "segment": commit.segment,
+        "recipe": commit.recipe,
+        "recipe_crc32c": commit.recipe_crc32c,
+        "records": commit.records,
+        "rows": commit.rows,
+        "files": {path: list(found) for path, found in sorted(commit.files.items())},
+        "supersedes": list(commit.supersedes),
+        "writer": {"host": socket.gethostname(), "pid": os.getpid()},
+    }
+    body["crc32c"] = fsio.crc32c(_canonical(body))
+    fsio.publish(recipe_dir / "commits" / f"{commit.segment}.json", _canonical(body))
+
+
+def commit_paths(recipe_dir: Path) -> list[Path]:
+    """The commit records of a recipe, by name; temporary files are no commit records."""
+    folder = recipe_dir / "commits"
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if path.suffix == ".json" and HEX32.fullmatch(path.stem)]
+
+
+def live_commits(commits: list[Commit]) -> list[Commit]:
+    """The commits whose segments are to be read: those that no other one supersedes."""
+    gone = {segment for commit in commits for segment in commit.supersedes}
+    return [commit for commit in commits if commit.segment not in gone]
+
+
+def _canonical(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def read_commit(path: Path) -> Commit:
+    """One commit record.
+
+    Raises:
+        CacheCorrupt: it fails its own checksum or names what no segment has.
+        InputError: it is of another format version.
+    """
+    body = parse_json(fsio.read_bytes(path, _MAX_JSON), path)
+    if body.pop("crc32c", None) != fsio.crc32c(_canonical(body)):
+        raise CacheCorrupt(
+            f"{path}: the commit record does not match its own crc32c; `crossllm cache verify` says more"
+        )
+    if body.get("format") != FORMAT:
+        raise InputError(f"{path}: commit format {body.get('format')}, this version reads {FORMAT}; upgrade it")
+    try:
+        files = {name: FileSum(*map(_integer, pair)) for name, pair in body["files"].items()}
+        commit = Commit(
+            body["segment"],
+            body["recipe"],
+            body["recipe_crc32c"],
+            _integer(body["records"]),
+            _integer(body["rows"]),
+            files,
+            tuple(body["supersedes"]),
+        )
+        if commit.segment != path.stem:
+            raise ValueError("it names another segment than its file name")
+        named = [commit.segment, *commit.supersedes]
+        if not all(map(HEX32.fullmatch, named)) or not all(map(_FILE.fullmatch, files)):
+            raise ValueError("a segment or file name is not one of the format's")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CacheCorrupt(f"{path}: {error}; the commit record is damaged") from None
+    return commit
+
+
+def _integer(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_INT:
+        raise ValueError(f"{value!r} is no size")
+    return value

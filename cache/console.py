@@ -1,0 +1,132 @@
+"""The one place where errors become one-line messages and exit codes (DESIGN: 0 2 3 4 5 6 130 143; 1 is our bug)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from cache.errors import CrossLLMError, Problem
+
+SHOWN_LINES = 20
+"""Bad records are reported one line each, this many, then the count of the rest."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived.  A BaseException, so that no `except Exception` swallows it before a writer has committed."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def note(text: str) -> None:
+    """Say something that is no result: to standard error, so that `--json` and pipes stay clean."""
+    click.echo(text, err=True)
+
+
+def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit: str) -> None:
+    """Say what was normalised, merged or left out of a file, counted: nothing is dropped in silence."""
+    for what, times in notes.items():
+        note(f"note: {path}: {times} {unit}: {what}")
+    for problem in skipped[:SHOWN_LINES]:
+        note(f"skipped: {problem}")
+    if skipped:
+        note(f"note: {path}: {len(skipped)} bad {unit} left out (--on-bad skip)")
+
+
+def show_errors(lines: Sequence[str]) -> None:
+    """Print one line a bad record, the first `SHOWN_LINES`, then how many more there are."""
+    for line in lines[:SHOWN_LINES]:
+        note("error: " + line)
+    if len(lines) > SHOWN_LINES:
+        note(f"error: … and {len(lines) - SHOWN_LINES} more like these, {len(lines)} in all")
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(command, arguments))
+
+
+def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
+    try:
+        result = command.main(args=arguments, prog_name=command.name, standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except CrossLLMError as error:
+        show_errors(error.lines)
+        return error.exit_code
+    except click.ClickException as error:
+        show_errors([_usage_line(error)])
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        note("interrupted; what was committed before stays")
+        return 128 + signal.SIGINT
+    except Terminated:
+        note("terminated; what was committed before stays")
+        return 128 + signal.SIGTERM
+    except MemoryError:
+        show_errors(["out of memory; make the batches smaller or use a machine with more"])
+        return 4
+    except OSError as error:
+        return _os_error(error)
+
+
+def _usage_line(error: click.ClickException) -> str:
+    """Click's message on one line, with the command whose `--help` tells more."""
+    line = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{line} See `{context.command_path} --help`." if context else line
+
+
+def _os_error(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        # The reader (`| head`) has what it wanted; point stdout away so that the flush at exit cannot fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        show_errors([f"{where}{reason}; free some space and run the same command again: it goes on from here"])
+        return 4
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        show_errors([f"{where}{reason}; check the path and its permissions"])
+        return 2
+    if error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE):
+        show_errors([f"{where}{reason}; the system refused, run the same command again"])
+        return 4
+    raise error
+
+
+@contextmanager
+def stop_between_records() -> Iterator[Callable[[], bool]]:
+    """Hold back SIGTERM and SIGINT inside, so that no record is cut in half.
+
+    Yields a function that says whether one of them has arrived; the signal takes effect when the block is left.
+    Outside the main thread signals never arrive, and nothing is held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    arrived: list[int] = []
+    before = {
+        s: signal.signal(s, lambda number, _frame: arrived.append(number)) for s in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise Terminated if arrived[0] == signal.SIGTERM else KeyboardInterrupt

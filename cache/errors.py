@@ -1,0 +1,87 @@
+"""The error tree: every error a user can cause or meet, and the exit code it ends in.
+
+    CrossLLMError            1  never raised itself; an error outside this tree is our bug and exits 1
+    ├── InputError           2  bad input or usage
+    ├── CacheCorrupt         3  damage found
+    ├── OutOfSpace           4  out of disk space or memory
+    ├── Conflict             5  what is asked for contradicts what the folder already holds
+    ├── PartlyDone           6  finished in part; the failures are listed in a file
+    └── RowsRefused          2  rows that are not finite or overflow the storage dtype
+
+An error carries one line for each bad record.  A line says what, where, got, expected and what to do;
+`cache.console` alone turns the tree into standard error output and an exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class CrossLLMError(Exception):
+    """Base of the tree. `lines` holds one message a bad record, in file order."""
+
+    exit_code = 1
+
+    def __init__(self, lines: str | Iterable[str]) -> None:
+        self.lines = (lines,) if isinstance(lines, str) else tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
+class InputError(CrossLLMError):
+    """Bad input or usage."""
+
+    exit_code = 2
+
+
+class CacheCorrupt(CrossLLMError):
+    """Bytes of a cache are not what its commit record says."""
+
+    exit_code = 3
+
+
+class OutOfSpace(CrossLLMError):
+    """The disk or the memory is full; what was committed before stays."""
+
+    exit_code = 4
+
+
+class Conflict(CrossLLMError):
+    """The folder already holds something that contradicts the request."""
+
+    exit_code = 5
+
+
+class PartlyDone(CrossLLMError):
+    """The rest is done; what failed is listed in the file that the message names."""
+
+    exit_code = 6
+
+
+class RowsRefused(CrossLLMError):
+    """Rows that must never be stored: not finite, or too large for the storage dtype."""
+
+    exit_code = 2
+
+
+class Problem(NamedTuple):
+    """One bad record: where it stands, what is wrong and what to do."""
+
+    path: Path
+    line: int
+    what: str
+    """What is wrong, and after '; ' what to do."""
+    record: str = ""
+
+    def __str__(self) -> str:
+        """`FILE:LINE: what (record ID); fix`, control characters escaped: an id is data, never a terminal command."""
+        what, semicolon, fix = self.what.partition("; ")
+        named = f" (record {printable(self.record)})" if self.record else ""
+        return f"{self.path}:{self.line}: {what}{named}{semicolon}{fix}"
+
+
+def printable(text: str, limit: int = 60) -> str:
+    """`text` safe for one line of a terminal: control characters escaped, cut to `limit` characters."""
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
+    return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"

@@ -1,0 +1,159 @@
+"""Every system call that writes, publishes or maps a file of a cache: the one seam for fault injection and for Windows.
+
+The order of a commit (DESIGN section 2) is built from these five: `make_new_dir`, `SyncedFile`, `sync_dir`,
+`publish`, `map_file`.  After a failed fsync the file is abandoned, never synced again: a retry may succeed falsely.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import stat
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import crc32c as castagnoli
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import CacheCorrupt
+
+WINDOWS = sys.platform == "win32"
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def crc32c(data: bytes | NDArray[Any], start: int = 0) -> int:
+    """CRC-32C (Castagnoli) of `data`, continuing from `start`."""
+    return int(castagnoli.crc32c(data, start))
+
+
+def new_name() -> str:
+    """32 hex digits, 128 random bits: a name no other writer will take."""
+    return secrets.token_hex(16)
+
+
+def make_new_dir(path: Path) -> None:
+    """Create a folder that must not exist: `mkdir` is the exclusion between writers."""
+    os.mkdir(path)
+
+
+def make_dirs(path: Path) -> None:
+    """Create a folder and its parents where absent, each entry synced into its parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        sync_dir(folder.parent)
+
+
+def sync_dir(path: Path) -> None:
+    """Fsync a folder, so that the names in it survive a power loss (a no-op on Windows, which cannot)."""
+    if WINDOWS:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class SyncedFile:
+    """A new file, written once from front to back, its size and crc32c known when it is closed and on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size, self.crc = path, 0, 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY
+        self._descriptor = os.open(path, flags, 0o666)
+
+    def write(self, data: bytes | NDArray[Any]) -> None:
+        """Append `data`; a short write is continued."""
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]
+        self.crc = crc32c(data, self.crc)
+        self.size += len(view)
+        while len(view):
+            view = view[os.write(self._descriptor, view) :]
+
+    def close(self, *, sync: bool = True) -> None:
+        """Close, after an fsync unless the file is abandoned (`sync=False`)."""
+        if self._descriptor < 0:
+            return
+        descriptor, self._descriptor = self._descriptor, -1
+        try:
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> SyncedFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        self.close(sync=kind is None)
+
+
+def publish(path: Path, data: bytes) -> bool:
+    """Make `path` appear, whole and on disk, or not at all; False when the name is taken already.
+
+    Temporary file, fsync, `link(2)` (which fails if the name exists; else an exclusive create), fsync of the folder.
+    """
+    temporary = path.with_name(f".tmp-{new_name()}")
+    try:
+        with SyncedFile(temporary) as file:
+            file.write(data)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            with SyncedFile(path) as file:
+                file.write(data)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+        sync_dir(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in place of what stands there, whole at every instant (temp, fsync, rename, fsync)."""
+    temporary = path.with_name(f".tmp-{new_name()}")
+    try:
+        with SyncedFile(temporary) as file:
+            file.write(data)
+        os.replace(temporary, path)
+        sync_dir(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; links are not followed, larger files are refused unread."""
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+            raise CacheCorrupt(f"{path}: {found.st_size} bytes where a plain file of at most {limit} is expected")
+        return file.read(limit + 1)
+
+
+def map_file(path: Path, size: int) -> np.ndarray:
+    """A read-only view of a file's bytes, `uint8`, shape (size,); a file of another size is refused before mapping."""
+    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY)
+    try:
+        found = os.fstat(descriptor).st_size
+        if found != size:
+            raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}")
+        if size == 0:
+            return np.empty(0, np.uint8)
+        return np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
+    finally:
+        os.close(descriptor)

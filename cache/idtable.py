@@ -1,0 +1,80 @@
+"""The `records/` table: which id stands for which key.  `train` takes keys from here and never normalises.
+
+`records/<modality>-<32 hex>.tsv`, columns `id key length normaliser`; the hex digits are the start of the SHA-256 of
+the file's bytes, so the same records published twice are one file and a damaged table is found when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from cache import fsio
+from cache.errors import CacheCorrupt, Conflict, printable
+from cache.records import NORMALISER, Record
+
+_HEADER = "id\tkey\tlength\tnormaliser\n"
+_NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")
+_MAX_BYTES = 1 << 32
+
+
+class Entry(NamedTuple):
+    """What the table says of one id."""
+
+    key: bytes
+    length: int
+    """Residues of the normalised sequence."""
+
+
+def publish_table(cache_dir: Path, modality: str, records: Iterable[Record]) -> None:
+    """Add records to the cache's table, published like a commit; ids already there with the same key are left out.
+
+    Raises:
+        Conflict: an id already stands for another sequence in this cache.
+    """
+    known = read_table(cache_dir, modality)
+    new: list[str] = []
+    conflicts: list[str] = []
+    for record in records:
+        entry = known.get(record.id)
+        if entry is None:
+            new.append(f"{record.id}\t{record.key.hex()}\t{len(record.sequence)}\t{NORMALISER}\n")
+        elif entry.key != record.key:
+            conflicts.append(
+                f"{cache_dir}: {modality} id '{printable(record.id)}' already stands for another sequence here; "
+                "rename the record or use another --cache"
+            )
+    if conflicts:
+        raise Conflict(conflicts)
+    if new:
+        data = (_HEADER + "".join(new)).encode()
+        folder = cache_dir / "records"
+        fsio.make_dirs(folder)
+        fsio.publish(folder / f"{modality}-{hashlib.sha256(data).hexdigest()[:32]}.tsv", data)
+
+
+def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
+    """Id → `Entry` over all published tables of a modality; empty when there is none.
+
+    Raises:
+        CacheCorrupt: a table's bytes are not what its name says, or two tables disagree on an id.
+    """
+    entries: dict[str, Entry] = {}
+    folder = cache_dir / "records"
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is None or match[1] != modality:
+            continue
+        data = fsio.read_bytes(folder / name, _MAX_BYTES)
+        if hashlib.sha256(data).hexdigest()[:32] != match[2]:
+            raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
+        for line in data.decode().split("\n")[1:-1]:
+            id_, key, length, _ = line.split("\t")
+            entry = Entry(bytes.fromhex(key), int(length))
+            if entries.setdefault(id_, entry) != entry:
+                raise CacheCorrupt(f"{folder / name}: id '{printable(id_)}' has two sequences; start a new cache")
+    return entries

@@ -1,0 +1,174 @@
+"""A recipe: everything that changes a number in an embedding.  Same digest, same rows; another, another folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from cache import fsio
+from cache.errors import CacheCorrupt, InputError, printable
+from cache.records import NORMALISER
+
+FORMAT = 1
+"""Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+_FOLDER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}-[0-9a-f]{16}")
+_MAX_JSON = 1 << 20
+
+StorageType = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the rows of one modality were made and are stored."""
+
+    modality: str
+    """rna, protein or molecule."""
+    encoder: str
+    """Name of the encoder, e.g. `profile` or `rinalmo-giga`."""
+    encoder_version: int
+    """Raised whenever the encoder's own code changes a number."""
+    dim: int
+    """Width of a row, D."""
+    weights: str | None = None
+    """SHA-256 of the weights' bytes; None for an encoder without weights."""
+    layer: str | None = None
+    """Which layer's output; None where there is only one."""
+    compute: str = "float32"
+    """Type the encoder computes in."""
+    dtype: StorageType = "float16"
+    """Type the rows are stored in."""
+    tokenizer: str = "none"
+    """Letters → tokens, as the encoder names it."""
+    long: str = "whole"
+    """Policy for sequences beyond the encoder's limit: whole, truncate:N or window:N:OVERLAP."""
+    normaliser: int = NORMALISER
+    """Version of the sequence normaliser the keys were made with."""
+    options: dict[str, str] = field(default_factory=dict)
+    """Further switches of this encoder that change a number."""
+    format: int = FORMAT
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, ASCII.  Its SHA-256 is the digest."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    @property
+    def folder_name(self) -> str:
+        """`<encoder>-<first 16 hex digits of the digest>`."""
+        return f"{self.encoder}-{self.digest[:16]}"
+
+    def folder(self, cache_dir: Path) -> Path:
+        """Where this recipe's segments and commits live in a cache."""
+        return cache_dir / "embeddings" / self.modality / self.folder_name
+
+    def differences(self, other: Recipe) -> list[str]:
+        """One `field: mine, not theirs` for every field in which the two differ."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return [f"{name}: {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs]
+
+
+def parse_recipe(data: bytes, where: Path) -> Recipe:
+    """A `Recipe` from the bytes of `recipe.json`.
+
+    Raises:
+        InputError: it is of a newer format than this version reads.
+        CacheCorrupt: it is no recipe.
+    """
+    found = parse_json(data, where)
+    if isinstance(found.get("format"), int) and found["format"] > FORMAT:
+        raise InputError(f"{where}: cache format {found['format']}, this version reads up to {FORMAT}; upgrade it")
+    try:
+        recipe = Recipe(**found)
+    except TypeError as error:
+        raise CacheCorrupt(f"{where}: {error}; the recipe is damaged") from None
+    if not all(isinstance(getattr(recipe, n), int) for n in ("encoder_version", "dim", "normaliser", "format")):
+        raise CacheCorrupt(f"{where}: a number of the recipe is no integer; the recipe is damaged")
+    if recipe.dim < 1 or recipe.dtype not in ("float16", "float32") or not _NAME.fullmatch(str(recipe.encoder)):
+        raise CacheCorrupt(f"{where}: dim, dtype or encoder out of range; the recipe is damaged")
+    return recipe
+
+
+def parse_json(data: bytes, where: Path) -> dict[str, Any]:
+    """A JSON object without duplicate keys, NaN or Infinity; anything else raises `CacheCorrupt`."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        found = json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise CacheCorrupt(f"{where}: {error}; the file is damaged") from None
+    if not isinstance(found, dict):
+        raise CacheCorrupt(f"{where}: not a JSON object; the file is damaged")
+    return found
+
+
+def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
+    """Create the recipe's folder in a cache, or find it there; its path."""
+    folder = recipe.folder(cache_dir)
+    for name in ("segments", "commits"):
+        fsio.make_dirs(folder / name)
+    if not fsio.publish(folder / "recipe.json", recipe.to_json()):
+        read_recipe(folder)
+    return folder
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a folder, its digest checked against the folder's name."""
+    where = folder / "recipe.json"
+    recipe = parse_recipe(fsio.read_bytes(where, _MAX_JSON), where)
+    if recipe.folder_name != folder.name or recipe.modality != folder.parent.name:
+        raise CacheCorrupt(f"{where}: its digest does not match the folder's name; the recipe is damaged or was edited")
+    return recipe
+
+
+def recipe_folders(cache_dir: Path, modality: str) -> list[Path]:
+    """The recipe folders of a modality, by name."""
+    parent = cache_dir / "embeddings" / modality
+    found = sorted(p for p in parent.iterdir() if _FOLDER.fullmatch(p.name)) if parent.is_dir() else []
+    # A folder whose recipe.json is not published yet belongs to a writer that is just starting: it holds nothing.
+    return [folder for folder in found if (folder / "recipe.json").exists()]
+
+
+def list_recipes(cache_dir: Path, modality: str) -> list[Recipe]:
+    """The recipes a cache holds for a modality, by folder name."""
+    return [read_recipe(folder) for folder in recipe_folders(cache_dir, modality)]
+
+
+def choose_recipe(cache_dir: Path, modality: str, named: str | None) -> Recipe:
+    """The only recipe of a modality, or the one named by encoder name, folder name or the start of its digest.
+
+    Raises:
+        InputError: none, or several and none named; the message lists them.
+    """
+    held = list_recipes(cache_dir, modality)
+    found = [r for r in held if named is None or named in (r.encoder, r.folder_name) or _starts(r, named)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(r.folder_name for r in held) or "none"
+    if not held:
+        raise InputError(
+            f"{cache_dir}: holds no {modality} embeddings; run `embed run --modality {modality} "
+            f"--input {cache_dir / (modality + '.fasta')}` first"
+        )
+    wanted = "one is needed" if named is None else f"'{printable(named)}' fits {len(found)} of them"
+    raise InputError(f"{cache_dir}: {modality} recipes here: {names}; {wanted}, name one by --recipe")
+
+
+def _starts(recipe: Recipe, named: str) -> bool:
+    return len(named) >= 4 and recipe.digest.startswith(named)

@@ -1,0 +1,124 @@
+"""Text files from users: plain or gzip (by magic, not by name), BOM and CRLF accepted, everything else said plainly."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from cache.errors import InputError, Problem
+
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is an error: no RNA or protein is that long, and one line must fit in memory."""
+BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
+"""A gzip file that has grown past the first number of bytes and past this ratio is refused."""
+
+_MAGIC = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ\x00": "an xz file", b"BZh": "a bzip2 file",
+          b"\x28\xb5\x2f\xfd": "a zstd file", b"\x89HDF": "an HDF5 file"}  # fmt: skip
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def read_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str | None]]:
+    """Yield `(line number, text without its newline)`.
+
+    A line that is no clean text (bad UTF-8, a control character, a lone CR) is appended to `problems` and yielded
+    as None, so that the caller can mark the record it belongs to.  What concerns the file as a whole raises
+    `InputError` at once.
+    """
+    with _open(path) as file:
+        number = 0
+        while True:
+            raw = _next_line(file, path, number + 1)
+            if not raw:
+                return
+            number += 1
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            what = None
+            text = ""
+            try:
+                text = raw.rstrip(b"\n").removesuffix(b"\r").decode("utf-8")
+            except UnicodeDecodeError as error:
+                what = f"byte 0x{raw[error.start]:02x} at column {error.start + 1} is not UTF-8; save the file as UTF-8"
+            if what is None and (match := _CONTROL.search(text)):
+                what = _control_problem(match)
+            if what is None:
+                yield number, text
+            else:
+                problems.append(Problem(path, number, what))
+                yield number, None
+
+
+def _control_problem(match: re.Match[str]) -> str:
+    if match.group() == "\r":
+        return f"carriage return inside the line at column {match.start() + 1}; end lines with LF or CRLF"
+    return f"control character 0x{ord(match.group()):02x} at column {match.start() + 1}; remove it"
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is a folder; name the file in it")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is not a regular file; it is read twice, so save it to disk first")
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - handed on
+    except PermissionError:
+        raise InputError(f"{path}: cannot be read; check its permissions") from None
+    head = file.read(8)
+    file.seek(0)
+    for magic, name in _MAGIC.items():
+        if head.startswith(magic):
+            raise InputError(f"{path}: is {name}; unpack it first (gzip and plain text are read as they are)")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+    if not head.startswith(b"\x1f\x8b"):
+        return file
+    return io.BufferedReader(_BoundedGzip(path, file), 1 << 16)
+
+
+class _BoundedGzip(io.RawIOBase):
+    """A gzip stream that stops at a decompression bomb."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self._file = path, file
+        self._gzip = gzip.GzipFile(fileobj=file, mode="rb")
+        self._bound = max(BOMB_BYTES, BOMB_RATIO * os.fstat(file.fileno()).st_size)
+        self._size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._gzip.read(len(buffer))
+        self._size += len(data)
+        if self._size > self._bound:
+            raise InputError(f"{self._path}: grows more than {BOMB_RATIO}-fold when unpacked; unpack and check it")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._gzip.close()
+        self._file.close()
+        super().close()
+
+
+def _next_line(file: IO[bytes], path: Path, number: int) -> bytes:
+    try:
+        raw = file.readline(MAX_LINE_BYTES + 1)
+    except EOFError:
+        raise InputError(f"{path}:{number}: the gzip file ends early; copy or download it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}:{number}: the gzip file is damaged ({error}); copy or download it again") from None
+    if len(raw) > MAX_LINE_BYTES:
+        raise InputError(f"{path}:{number}: a line of more than {MAX_LINE_BYTES} bytes; wrap long sequences")
+    return raw

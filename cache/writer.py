@@ -1,0 +1,100 @@
+"""`CacheWriter`: rows in, committed segments out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from cache.commit import publish_commit
+from cache.errors import RowsRefused
+from cache.recipe import Recipe, write_recipe
+from cache.segment import SegmentWriter
+
+SEGMENT_BYTES = 256 << 20
+SEGMENT_SECONDS = 60.0
+
+
+class CacheWriter:
+    """Writes records of one recipe into a cache, one segment at a time.
+
+    A segment is committed when it holds `segment_bytes`, every `segment_seconds`, at `commit()` and at a normal exit.
+    Left on an exception, the writer commits nothing of the open segment and removes it.
+
+        with CacheWriter(Path("cache/rpi1460"), recipe) as writer:
+            for key, rows in encoder.encode(records):
+                writer.add(key, rows)
+    """
+
+    def __init__(
+        self,
+        cache_dir: Path,
+        recipe: Recipe,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_seconds: float = SEGMENT_SECONDS,
+    ) -> None:
+        self._recipe = recipe
+        self._dtype = np.dtype(recipe.dtype)
+        self._folder = write_recipe(cache_dir, recipe)
+        self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
+        self._open: SegmentWriter | None = None
+        self._opened = 0.0
+        self.committed = 0
+        """Records committed so far."""
+
+    def add(self, key: bytes, rows: np.ndarray) -> None:
+        """Store the rows of one record, shape (L, D), any float type; they are cast to the recipe's storage dtype.
+
+        Raises:
+            RowsRefused: a value is not finite, or too large for the storage dtype; nothing of the record is stored.
+            ValueError: the shape is not (L ≥ 1, D).
+        """
+        if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != self._recipe.dim:
+            raise ValueError(f"rows of shape {rows.shape}, expected (L, {self._recipe.dim}) with L at least 1")
+        with np.errstate(over="ignore"):
+            stored = np.ascontiguousarray(rows, self._dtype)
+        if not np.isfinite(stored).all():
+            raise RowsRefused(_refusal(rows, self._dtype.name))
+        if self._open is None:
+            self._open = SegmentWriter(self._folder, self._recipe)
+            self._opened = time.monotonic()
+        self._open.add(key, stored)
+        if self._open.row_bytes >= self._segment_bytes or time.monotonic() - self._opened >= self._segment_seconds:
+            self.commit()
+
+    def commit(self) -> None:
+        """Publish the open segment, if there is one; when this returns, its records survive a power loss."""
+        if self._open is None:
+            return
+        segment, self._open = self._open, None
+        try:
+            commit = segment.close()
+        except BaseException:
+            segment.abandon()
+            raise
+        # From here on the folder stays even on an error: its commit record may be visible already.
+        publish_commit(self._folder, commit)
+        self.committed += commit.records
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        if kind is None:
+            self.commit()
+        elif self._open is not None:
+            self._open.abandon()
+            self._open = None
+
+
+def _refusal(rows: np.ndarray, dtype: str) -> str:
+    bad = ~np.isfinite(rows)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        return f"{rows[row, column]} at row {row}, column {column}; rows must be finite"
+    largest = float(np.abs(rows).max())
+    return f"a value of magnitude {largest:.6g} overflows {dtype}; store as --dtype float32"

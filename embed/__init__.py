@@ -1,0 +1,1 @@
+"""Frozen encoders: records → rows → cache.  Imports `cache` and nothing else of ours."""

@@ -1,0 +1,107 @@
+"""`embed run|models|pull`: parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from cache.console import run as run_program
+from cache.errors import InputError
+from cache.records import MODALITIES
+from embed.encoder import DEFAULT_ENCODER, ENCODERS
+
+
+@click.group("embed")
+def embed() -> None:
+    """Run frozen encoders once over every distinct sequence, into a cache."""
+
+
+@embed.command("run")
+@click.option("--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are.")
+@click.option("--input", "-i", type=click.Path(path_type=Path), required=True, help="FASTA file, plain or gzip.")
+@click.option(
+    "--cache",
+    "cache_dir",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Cache to write. Default: the input's folder if it holds dataset.toml, else cache/<stem of input>.",
+)
+@click.option("--encoder", default=None, help="Name of the encoder. Default: the modality's language model.")
+@click.option("--weights", type=click.Path(path_type=Path), default=None, help="File or folder of the weights.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default=None,
+    help="Storage type. Default: as the cache has it, float16 for a new recipe.",
+)
+@click.option(
+    "--on-bad",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Bad records: stop and list them, or leave them out, listed and counted.",
+)
+@click.option("--new-recipe", is_flag=True, help="Start another recipe beside one that differs.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def run_command(as_json: bool, cache_dir: Path | None, **asked: Any) -> None:
+    """Embed every distinct sequence of a file that the cache does not hold yet."""
+    from embed.run import RunOptions, default_cache, run
+
+    options = RunOptions(cache_dir=cache_dir or default_cache(asked["input"]), **asked)
+    done = run(options)
+    if as_json:
+        click.echo(json.dumps(done._asdict()))
+        return
+    read = f"{done.records} records, {done.distinct} distinct sequences, {done.residues} residues"
+    if done.embedded:
+        before = f", {done.already} were there" if done.already else ""
+        click.echo(f"{read}: embedded {done.embedded}{before} → {done.cache} ({done.recipe})")
+    else:
+        click.echo(f"{read}: nothing to embed, all are in {done.cache} ({done.recipe})")
+
+
+@embed.command("models")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models_command(as_json: bool) -> None:
+    """List the encoders: modality, width, licence, and whether this version runs them."""
+    rows = [
+        {
+            "modality": i.modality,
+            "encoder": i.name,
+            "dim": i.dim,
+            "licence": i.licence,
+            "runs": i.load is not None,
+            "default": DEFAULT_ENCODER[i.modality] == i.name,
+        }
+        for i in ENCODERS.values()
+    ]
+    if as_json:
+        click.echo(json.dumps({"encoders": rows}, indent=1))
+        return
+    click.echo(f"{'modality':9} {'encoder':14} {'dim':>5}  {'runs':5} weights' licence")
+    for r in rows:
+        star = "  (default)" if r["default"] else ""
+        click.echo(
+            f"{r['modality']:9} {r['encoder']:14} {r['dim']:5}  {'yes' if r['runs'] else 'no':5} {r['licence']}{star}"
+        )
+
+
+@embed.command("pull")
+@click.argument("name")
+def pull_command(name: str) -> NoReturn:
+    """Fetch an encoder's published weights."""
+    known = {info.name: info for info in ENCODERS.values()}
+    if name not in known:
+        raise InputError(f"embed pull: '{name}' is not an encoder; one of: {', '.join(known)}")
+    if known[name].load is not None:
+        raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
+    raise InputError(f"embed pull: this version cannot run {name} yet (docs/known_issues.md); use --encoder profile")
+
+
+def main() -> NoReturn:
+    """The `embed` program."""
+    run_program(embed)

@@ -1,0 +1,101 @@
+"""Mamba on packed sequences, in one direction and in both.
+
+Glossary, code → Mamba paper (arXiv:2312.00752, section 3.4 and figure 3); parameter names are mamba_ssm's `Mamba`:
+    in_proj     expands the input to the scan's branch and the gate's (z)
+    conv1d      short causal convolution before the scan
+    x_proj      input → Δ (low rank), B, C: the selection
+    dt_proj     low-rank Δ → every channel, then softplus
+    A_log, D    A = −exp(A_log); D is the skip
+    out_proj    back to the model's width
+
+Shapes: T packed tokens, M model width, C = expand · M channels, N state, R rank of Δ.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.conv import causal_conv
+from model.scan import selective_scan
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
+"""Range that Δ starts in, from the Mamba paper's section 3.6 and its code."""
+
+
+class Mamba(nn.Module):
+    """One direction: (T, M) → (T, M), every sequence on its own."""
+
+    def __init__(
+        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        channels, rank = expand * d_model, math.ceil(d_model / 16)
+        self.d_state, self.rank, self.backend = d_state, rank, backend
+        self.in_proj = nn.Linear(d_model, 2 * channels, bias=False)
+        self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1)
+        self.x_proj = nn.Linear(channels, rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, channels)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, d_state + 1).repeat(channels, 1)))
+        self.D = nn.Parameter(torch.ones(channels))
+        self.out_proj = nn.Linear(channels, d_model, bias=False)
+        self._start_dt()
+
+    def _start_dt(self) -> None:
+        """Δ starts log-uniform in [DT_MIN, DT_MAX]: the bias is softplus⁻¹ of it."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        dt = torch.exp(torch.empty(len(self.D)).uniform_(math.log(DT_MIN), math.log(DT_MAX))).clamp(min=DT_FLOOR)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+    def forward(self, x: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
+        """X (T, M), offsets (S+1,) → (T, M); `reverse` runs convolution and scan from each sequence's end."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # (T, C) each
+        u = F.silu(causal_conv(u, self.conv1d.weight[:, 0], self._conv_bias(), offsets, reverse))
+        low, B, C = torch.split(self.x_proj(u), [self.rank, self.d_state, self.d_state], dim=-1)
+        delta = F.softplus(self.dt_proj(low))
+        # The scan, Δ and A stay in the parameters' float32 whatever autocast does: states overflow half precision.
+        full = self.A_log.dtype
+        A = -torch.exp(self.A_log)
+        y = selective_scan(
+            u.to(full),
+            delta.to(full),
+            A,
+            B.to(full).contiguous(),
+            C.to(full).contiguous(),
+            self.D,
+            offsets,
+            reverse,
+            self.backend,
+        )
+        out: Tensor = self.out_proj(y * F.silu(z))
+        return out
+
+    def _conv_bias(self) -> Tensor:
+        assert self.conv1d.bias is not None  # Conv1d was made with one
+        return self.conv1d.bias
+
+
+class BiMamba(nn.Module):
+    """Residual block of a forward and a backward `Mamba`: x + fwd(norm x) + bwd(norm x).
+
+    With `bidirectional=False` only the forward one: the ablation.  Each direction has its own weights, so reversing
+    every sequence and swapping the two reverses the output.
+    """
+
+    def __init__(self, d_model: int, d_state: int = 16, bidirectional: bool = True, backend: str = "auto") -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.fwd = Mamba(d_model, d_state, backend=backend)
+        self.bwd = Mamba(d_model, d_state, backend=backend) if bidirectional else None
+
+    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+        """(T, M) → (T, M)."""
+        normed = self.norm(x)
+        y: Tensor = x + self.fwd(normed, offsets)
+        if self.bwd is not None:
+            y = y + self.bwd(normed, offsets, reverse=True)
+        return y

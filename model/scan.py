@@ -1,0 +1,117 @@
+"""The selective scan on packed sequences: one signature, several backends, each held to `reference`.
+
+Glossary, code → Mamba paper (Gu & Dao 2023, arXiv:2312.00752, algorithm 2):
+    u      x, the input of the state space model          (T, C)
+    delta  Δ, the step size, positive                     (T, C)
+    A      A, negative, diagonal                          (C, N)
+    B, C   B and C, chosen by the input (the selection)   (T, N)
+    D      D, the skip                                    (C,)
+Discretised as the paper's code does: Ā = exp(ΔA), B̄ = ΔB; h_t = Ā h_{t−1} + B̄ x_t; y_t = C h_t + D x_t.
+
+Shapes: T packed tokens, the sequences one after the other; C channels; N state; S sequences.
+`offsets` (S+1) says where each sequence starts and ends.  The state starts at zero in every sequence; with `reverse`
+it runs from each sequence's last token to its first, so nothing is flipped and nothing is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    offsets: Tensor,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor:
+    """y, shape (T, C), differentiable in all six tensors.
+
+    Args:
+        u, delta: (T, C); `delta` after its softplus.
+        A: (C, N), negative.
+        B, C: (T, N).
+        D: (C,).
+        offsets: (S+1,) int64 on the CPU, from 0 to T, strictly increasing.
+        reverse: scan each sequence from its end.
+        backend: `reference`, `numba` or `auto` (numba for float32 on the CPU, else reference).
+
+    Raises:
+        ValueError: a shape does not fit, a sequence is empty, or the backend cannot take these tensors.
+    """
+    _check(u, delta, A, B, C, D, offsets)
+    return BACKENDS[choose_backend(u, backend)](u, delta, A, B, C, D, offsets, reverse)
+
+
+def choose_backend(u: Tensor, backend: str) -> str:
+    """The backend that `selective_scan` takes for a tensor like `u`."""
+    fits_numba = u.device.type == "cpu" and u.dtype == torch.float32
+    if backend == "auto":
+        return "numba" if fits_numba else "reference"
+    if backend not in BACKENDS:
+        raise ValueError(f"scan backend '{backend}' is not known; one of: auto, {', '.join(BACKENDS)}")
+    if backend == "numba" and not fits_numba:
+        raise ValueError(f"scan backend numba takes float32 on the CPU; got {u.dtype} on {u.device}; use reference")
+    return backend
+
+
+def scan_reference(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
+) -> Tensor:
+    """The recurrence as the paper writes it, step by step, in plain torch; any float type, any device."""
+    outputs = []
+    for start, stop in pairwise(offsets.tolist()):
+        h = u.new_zeros(A.shape)  # (C, N)
+        steps = []
+        for t in reversed(range(start, stop)) if reverse else range(start, stop):
+            h = torch.exp(delta[t, :, None] * A) * h + (delta[t] * u[t])[:, None] * B[t]
+            steps.append(h @ C[t] + D * u[t])
+        outputs.append(torch.stack(steps[::-1] if reverse else steps))
+    return torch.cat(outputs)
+
+
+def _scan_numba(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
+) -> Tensor:
+    from model.scan_numba import scan  # compiles, so only where it is used
+
+    return scan(u, delta, A, B, C, D, offsets, reverse)
+
+
+BACKENDS: dict[str, Scan] = {"reference": scan_reference, "numba": _scan_numba}
+
+
+def check_offsets(offsets: Tensor, tokens: int) -> None:
+    """Raise `ValueError` unless `offsets` cuts `tokens` packed tokens into sequences of at least one."""
+    if offsets.dtype != torch.int64 or offsets.device.type != "cpu" or offsets.ndim != 1 or len(offsets) < 2:
+        raise ValueError("offsets must be a one-dimensional int64 tensor on the CPU with at least two entries")
+    if offsets[0] != 0 or offsets[-1] != tokens or not bool((offsets.diff() > 0).all()):
+        raise ValueError(
+            f"offsets must rise strictly from 0 to {tokens}, the packed tokens; empty sequences are refused"
+        )
+
+
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor) -> None:
+    check_offsets(offsets, len(u))
+    tokens, channels = u.shape
+    states = A.shape[1]
+    expected = {
+        "delta": (delta, (tokens, channels)),
+        "A": (A, (channels, states)),
+        "B": (B, (tokens, states)),
+        "C": (C, (tokens, states)),
+        "D": (D, (channels,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape or tensor.dtype != u.dtype:
+            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}; expected {shape} {u.dtype} beside u")

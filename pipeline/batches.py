@@ -1,0 +1,70 @@
+"""Cache → batches: rows of each distinct entity once a batch, packed without pads.
+
+Shapes: P pairs, L rows of a sequence, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.reader import CacheReader
+from model.fusion import Batch
+from model.tokens import window_mean
+from pipeline.dataset import Dataset
+
+MEMO_BYTES = 1 << 30
+"""Averaged tokens kept in memory, a side; the rest is averaged again each time it is read."""
+
+
+class Entities:
+    """One side's distinct sequences and their tokens, read from a cache when they are needed."""
+
+    def __init__(self, reader: CacheReader, keys: Sequence[bytes], window: int) -> None:
+        numbers: dict[bytes, int] = {}
+        self.of_pair = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+        """(P,) number of each pair's entity."""
+        self._reader, self._window = reader, window
+        self._keys = list(numbers)
+        self._memo: dict[int, np.ndarray] = {}
+        self._memo_bytes = 0
+
+    def tokens(self, entity: int) -> np.ndarray:
+        """(⌈L/window⌉, D): a view of the mapped store at residue level, averages in float32 otherwise."""
+        if entity in self._memo:
+            return self._memo[entity]
+        tokens = window_mean(self._reader[self._keys[entity]], self._window)
+        if self._window > 1 and self._memo_bytes + tokens.nbytes <= MEMO_BYTES:
+            self._memo[entity] = tokens
+            self._memo_bytes += tokens.nbytes
+        return tokens
+
+    def pack(self, pairs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed tokens of these pairs' distinct entities, their offsets, and each pair's index into them."""
+        distinct, index = np.unique(self.of_pair[pairs], return_inverse=True)
+        parts = [self.tokens(entity) for entity in distinct.tolist()]
+        offsets = np.cumsum([0, *(len(part) for part in parts)])
+        return torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets), torch.from_numpy(index)
+
+
+class PairBatches:
+    """Makes `Batch`es of a dataset's pairs."""
+
+    def __init__(self, dataset: Dataset, a: Entities, b: Entities) -> None:
+        self._a, self._b = a, b
+        self._labels = torch.from_numpy(dataset.labels.astype(np.float32))
+
+    def collate(self, pairs: np.ndarray) -> Batch:
+        """The batch of these pairs, in this order."""
+        a_rows, a_offsets, a_index = self._a.pack(pairs)
+        b_rows, b_offsets, b_index = self._b.pack(pairs)
+        label = self._labels[torch.from_numpy(pairs)]
+        return Batch(a_rows, a_offsets, b_rows, b_offsets, a_index, b_index, label)
+
+    def in_order(self, pairs: np.ndarray, size: int) -> Iterator[Batch]:
+        """Batches of `size` pairs in the order given: each pair once."""
+        for start in range(0, len(pairs), size):
+            yield self.collate(pairs[start : start + size])

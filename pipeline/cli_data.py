@@ -1,0 +1,90 @@
+"""`crossllm data import|demo`: parsing and printing only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cache.errors import InputError, printable
+from cache.records import OnBad
+
+if TYPE_CHECKING:
+    from pipeline.pairs import Task
+
+_cache_option = click.option(
+    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache to write."
+)
+
+
+@click.group("data")
+def data() -> None:
+    """Make datasets: a cache folder with records and pairs."""
+
+
+@data.command("import")
+@click.option("--a", "a", required=True, metavar="MODALITY=FILE", help="First partner's FASTA, e.g. rna=rna.fasta.")
+@click.option("--b", "b", required=True, metavar="MODALITY=FILE", help="Second partner's, e.g. protein=protein.fasta.")
+@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="TSV or CSV with a header line.")
+@_cache_option
+@click.option("--a-column", default="a_id", show_default=True)
+@click.option("--b-column", default="b_id", show_default=True)
+@click.option("--label-column", default="label", show_default=True)
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Keep only such rows; may be given several times.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    default=None,
+    help="Default: classification if every label is 0 or 1.",
+)
+@click.option(
+    "--on-bad",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Bad records and rows: stop and list them, or leave them out, listed and counted.",
+)
+def import_command(
+    a: str,
+    b: str,
+    pairs: Path,
+    cache_dir: Path,
+    a_column: str,
+    b_column: str,
+    label_column: str,
+    where: tuple[str, ...],
+    task: Task | None,
+    on_bad: OnBad,
+) -> None:
+    """Check FASTA files and a pairs table and write them as a dataset."""
+    from pipeline.importing import ImportOptions, import_dataset, parse_side
+    from pipeline.pairs import Columns, Where
+
+    wheres = []
+    for text in where:
+        column, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--where '{printable(text)}' is not COLUMN=VALUE")
+        wheres.append(Where(column, value))
+    options = ImportOptions(
+        parse_side(a),
+        parse_side(b),
+        pairs,
+        cache_dir,
+        Columns(a_column, b_column, label_column),
+        tuple(wheres),
+        task,
+        on_bad,
+    )
+    click.echo(import_dataset(options))
+
+
+@data.command("demo")
+@_cache_option
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+def demo_command(cache_dir: Path, seed: int) -> None:
+    """Generate an RNA–protein set with a planted interaction."""
+    from pipeline.demo import write_demo
+
+    click.echo(write_demo(cache_dir, seed))

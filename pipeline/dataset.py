@@ -1,0 +1,151 @@
+"""A dataset on disk (`dataset.toml`, `pairs.tsv`, FASTA files, `records/`), written once and read by `train`."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tomli_w
+
+from cache import fsio
+from cache.errors import Conflict, InputError, printable
+from cache.idtable import publish_table, read_table
+from cache.records import MODALITIES, OnBad, Record
+from pipeline.pairs import Pair, Pairs, Task, read_pairs
+
+FORMAT = 1
+
+
+class Dataset(NamedTuple):
+    """Pairs with the keys of their sequences; row i of every array is pair i."""
+
+    name: str
+    task: Task
+    modality_a: str
+    modality_b: str
+    a_ids: list[str]
+    b_ids: list[str]
+    a_keys: list[bytes]
+    b_keys: list[bytes]
+    labels: np.ndarray
+    """(P,) float64."""
+    extra: dict[str, list[str]]
+    """Further columns of the table: fold, species, …"""
+    digest: str
+    """SHA-256 of dataset.toml and pairs.tsv."""
+
+    def sequence_pairs(self) -> np.ndarray:
+        """(P,) number of the distinct (A sequence, B sequence) of each pair: folds are cut by these, not by ids."""
+        numbers: dict[tuple[bytes, bytes], int] = {}
+        pairs = zip(self.a_keys, self.b_keys, strict=True)
+        return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs])
+
+
+def write_dataset(
+    cache_dir: Path,
+    name: str,
+    task: Task,
+    sides: tuple[str, str],
+    records: dict[str, list[Record]],
+    pairs: Sequence[Pair],
+    extra_columns: tuple[str, ...],
+    source: dict[str, Any],
+) -> None:
+    """Write a dataset into a cache folder; `dataset.toml` comes last, so that a folder with one is complete.
+
+    Args:
+        sides: modalities of a and b.
+        records: modality → its records.
+        source: where the data comes from, for people: kept as written under `[source]`.
+
+    Raises:
+        Conflict: the folder holds another dataset.
+    """
+    table = io.StringIO()
+    rows = csv.writer(table, delimiter="\t", lineterminator="\n")
+    rows.writerow(("a_id", "b_id", "label", *extra_columns))
+    rows.writerows((p.a_id, p.b_id, f"{p.label:.10g}", *p.extra) for p in pairs)
+    files = {
+        f"{modality}.fasta": "".join(f">{r.id}\n{r.sequence}\n" for r in found).encode()
+        for modality, found in records.items()
+    }
+    files["pairs.tsv"] = table.getvalue().encode()
+    head = {
+        "format": FORMAT,
+        "name": name,
+        "task": task,
+        "a": {"modality": sides[0]},
+        "b": {"modality": sides[1]},
+        "source": source,
+        "sha256": {path: hashlib.sha256(data).hexdigest() for path, data in files.items()},
+    }
+    files["dataset.toml"] = tomli_w.dumps(head).encode()
+    if (cache_dir / "dataset.toml").exists():
+        held = _read_toml(cache_dir / "dataset.toml")
+        if held.get("sha256") != head["sha256"] or (held["task"], held["a"], held["b"]) != (task, head["a"], head["b"]):
+            raise Conflict(f"{cache_dir}: already holds another dataset; use another --cache or remove that folder")
+    fsio.make_dirs(cache_dir)
+    for modality, found in records.items():
+        publish_table(cache_dir, modality, found)
+    for path, data in files.items():
+        fsio.replace(cache_dir / path, data)
+
+
+def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pairs]:
+    """The dataset of a cache folder, and what reading its pairs had to say.
+
+    Raises:
+        InputError: there is none, a file of it is damaged by hand, or a pair has an id without a sequence.
+    """
+    head = _read_toml(cache_dir / "dataset.toml")
+    sides = head["a"]["modality"], head["b"]["modality"]
+    tables = {modality: read_table(cache_dir, modality) for modality in set(sides)}
+    table_a, table_b = (tables[side] for side in sides)
+    path = cache_dir / "pairs.tsv"
+    found = read_pairs(path, set(table_a), set(table_b), task=head["task"], on_bad=on_bad)
+    pairs = found.pairs
+    digest = hashlib.sha256((cache_dir / "dataset.toml").read_bytes() + path.read_bytes()).hexdigest()
+    extra = {name: [p.extra[i] for p in pairs] for i, name in enumerate(found.extra_columns)}
+    dataset = Dataset(
+        head["name"],
+        head["task"],
+        *sides,
+        [p.a_id for p in pairs],
+        [p.b_id for p in pairs],
+        [table_a[p.a_id].key for p in pairs],
+        [table_b[p.b_id].key for p in pairs],
+        np.array([p.label for p in pairs]),
+        extra,
+        digest,
+    )
+    return dataset, found
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        head = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no dataset here; make one with `crossllm data import` or `crossllm data demo`"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: {error}; correct the file") from None
+    try:
+        sides = (head["a"]["modality"], head["b"]["modality"])
+        known = head["task"] in ("classification", "regression") and all(side in MODALITIES for side in sides)
+        newer = head["format"] > FORMAT
+        str(head["name"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: {error} is missing or of the wrong type; import the dataset again") from None
+    if newer or not known:
+        raise InputError(
+            f"{path}: format {head['format']}, task '{printable(str(head['task']))}' and sides {sides} are not "
+            f"what this version reads (format {FORMAT}, {', '.join(MODALITIES)})"
+        )
+    return head

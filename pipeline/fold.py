@@ -1,0 +1,131 @@
+"""One fold: fit on its training part, choose epoch and threshold on its validation part, score its test part once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.fusion import CrossMamba
+from model.losses import focal_loss
+from pipeline.batches import PairBatches
+from pipeline.config import TrainConfig
+from pipeline.metrics import Scored, best_threshold, compute
+from pipeline.splits import Parts
+
+
+class Epoch(NamedTuple):
+    """One line of `history.csv`."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_auroc: float
+
+
+class FoldResult(NamedTuple):
+    """What a fold leaves behind."""
+
+    score: np.ndarray
+    """(P_test,) probability of each test pair, in the order of the fold's test part."""
+    threshold: float
+    """Chosen on the validation part."""
+    best_epoch: int
+    history: list[Epoch]
+    state: dict[str, Tensor]
+    """Weights of the best epoch."""
+
+
+def fold_seed(seed: int, fold: int) -> int:
+    """Seed of a fold: its own, so that a fold's numbers do not depend on which folds ran before it."""
+    return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
+
+
+def fit_fold(
+    batches: PairBatches,
+    labels: np.ndarray,
+    parts: Parts,
+    dims: tuple[int, int],
+    config: TrainConfig,
+    seed: int,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None],
+) -> FoldResult:
+    """Train one model from scratch.
+
+    Args:
+        batches: over the whole dataset.
+        labels: (P,) of the whole dataset.
+        parts: pair numbers of this fold.
+        dims: width of the rows of A and B.
+        config: the run's.
+        seed: this fold's.
+        device: where to compute.
+        on_epoch: called after every epoch.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = CrossMamba(*dims, config.model).to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
+    history: list[Epoch] = []
+    best, best_epoch, state = math.inf, 0, copy.deepcopy(model.state_dict())
+    for epoch in range(1, config.epochs + 1):
+        train_loss = _train_epoch(model, batches, rng.permutation(parts.train), config, optimiser, warmup, device)
+        logit = predict(model, batches, parts.validation, config.batch_pairs, device)
+        label = torch.from_numpy(labels[parts.validation]).float()
+        loss = float(focal_loss(logit, label))
+        history.append(Epoch(epoch, train_loss, loss, _auroc(labels[parts.validation], logit)))
+        on_epoch(history[-1])
+        if loss < best:
+            best, best_epoch, state = loss, epoch, copy.deepcopy(model.state_dict())
+        elif epoch - best_epoch >= config.patience:
+            break
+    model.load_state_dict(state)
+    validation = predict(model, batches, parts.validation, config.batch_pairs, device).sigmoid().numpy()
+    threshold = best_threshold(labels[parts.validation], validation)
+    score = predict(model, batches, parts.test, config.batch_pairs, device).sigmoid().numpy()
+    return FoldResult(score, threshold, best_epoch, history, {k: v.cpu() for k, v in state.items()})
+
+
+def predict(model: CrossMamba, batches: PairBatches, pairs: np.ndarray, size: int, device: torch.device) -> Tensor:
+    """(P,) logits of these pairs on the CPU, in their order; no noise, no dropout."""
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(batch.to(device)).cpu() for batch in batches.in_order(pairs, size)])
+
+
+def _train_epoch(
+    model: CrossMamba,
+    batches: PairBatches,
+    order: np.ndarray,
+    config: TrainConfig,
+    optimiser: torch.optim.Optimizer,
+    warmup: torch.optim.lr_scheduler.LambdaLR,
+    device: torch.device,
+) -> float:
+    """One pass over the training pairs; their mean loss."""
+    model.train()
+    total = 0.0
+    for batch in batches.in_order(order, config.batch_pairs):
+        batch = batch.to(device)
+        loss = focal_loss(model(batch), batch.label)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {loss.item()}; use a lower --lr")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        warmup.step()
+        total += loss.item() * len(batch.label)
+    return total / len(order)
+
+
+def _auroc(label: np.ndarray, logit: Tensor) -> float:
+    score = logit.sigmoid().numpy()
+    return float(compute(Scored(label, score, score >= 0.5), np.ones((1, len(label))))["auroc"][0])

@@ -1,0 +1,113 @@
+"""What a training run reads: the dataset, one recipe a side, the token window and the folds, all checked together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cache.console import note, say_notes
+from cache.errors import InputError
+from cache.reader import CacheReader
+from cache.recipe import choose_recipe
+from cache.records import OnBad
+from model.tokens import auto_window, parse_tokens
+from pipeline.config import TrainConfig
+from pipeline.dataset import Dataset, load_dataset
+from pipeline.splits import Folds, given_folds, random_folds
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train` was asked for, beside what changes a number."""
+
+    cache_dir: Path
+    config: TrainConfig = field(default_factory=TrainConfig)
+    recipe_a: str | None = None
+    recipe_b: str | None = None
+    """Encoder name, folder name or digest; None: the only one."""
+    out: Path | None = None
+    """The run's folder; None: `runs/<name of the dataset>` in the cache."""
+    device: str = "cpu"
+    on_bad: OnBad = "error"
+    resume: bool = False
+    quiet: bool = False
+
+
+class Inputs(NamedTuple):
+    """Everything a fold needs, opened."""
+
+    dataset: Dataset
+    readers: tuple[CacheReader, CacheReader]
+    window: int
+    folds: Folds
+
+
+def open_inputs(options: TrainOptions) -> Inputs:
+    """Dataset, the recipe of each side, token window and folds.
+
+    Raises:
+        InputError: a pair has no embedding (with `on_bad="error"`), or there is nothing to train on.
+    """
+    dataset, found = load_dataset(options.cache_dir, options.on_bad)
+    say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
+    if dataset.task != "classification":
+        raise InputError(
+            f"{options.cache_dir}: an affinity dataset; this version trains classification only (docs/known_issues.md)"
+        )
+    readers = tuple(
+        CacheReader(options.cache_dir, choose_recipe(options.cache_dir, modality, named))
+        for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
+    )
+    reader_a, reader_b = readers
+    dataset = _embedded_only(options, dataset, reader_a, reader_b)
+    try:
+        window = parse_tokens(options.config.tokens)
+    except ValueError as error:
+        raise InputError(f"--tokens: {error}") from None
+    if window is None:
+        keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
+        window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
+    config = options.config
+    if config.split == "given":
+        folds = given_folds(dataset, config.fold_column)
+    else:
+        folds = random_folds(dataset, config.folds, config.seed)
+    return Inputs(dataset, (reader_a, reader_b), window, folds)
+
+
+def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: CacheReader) -> Dataset:
+    """The dataset without the pairs that lack an embedding; an error unless `on_bad` is skip."""
+    missing = {
+        id_: modality
+        for reader, modality, ids, keys in (
+            (a, dataset.modality_a, dataset.a_ids, dataset.a_keys),
+            (b, dataset.modality_b, dataset.b_ids, dataset.b_keys),
+        )
+        for id_, key in zip(ids, keys, strict=True)
+        if key not in reader
+    }
+    if not missing:
+        return dataset
+    if options.on_bad == "error":
+        raise InputError(
+            f"{options.cache_dir}: {modality} '{id_}' stands in a pair but has no embedding; run `embed run "
+            f"--modality {modality} --input {options.cache_dir / (modality + '.fasta')}`"
+            for id_, modality in missing.items()
+        )
+    keep = [n for n, (x, y) in enumerate(zip(dataset.a_keys, dataset.b_keys, strict=True)) if x in a and y in b]
+    note(f"note: {len(dataset.labels) - len(keep)} pairs without an embedding left out (--on-bad skip)")
+    if not keep:
+        raise InputError(f"{options.cache_dir}: no pair has embeddings on both sides; run `embed run` first")
+
+    def kept(values: list[Any]) -> list[Any]:
+        return [values[n] for n in keep]
+
+    return dataset._replace(
+        a_ids=kept(dataset.a_ids),
+        b_ids=kept(dataset.b_ids),
+        a_keys=kept(dataset.a_keys),
+        b_keys=kept(dataset.b_keys),
+        labels=dataset.labels[keep],
+        extra={name: kept(values) for name, values in dataset.extra.items()},
+    )

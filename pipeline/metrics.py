@@ -1,0 +1,121 @@
+"""Classification metrics with bootstrap intervals, computed for many weightings of the same pairs at once.
+
+A weight says how often a bootstrap replicate drew a pair; the point estimate is the replicate of all ones.  Held to
+scikit-learn's functions by a test.
+
+Shapes: R replicates, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+REPLICATES = 1000
+CALIBRATION_BINS = 10
+METRICS = ("mcc", "accuracy", "f1", "precision", "recall", "auroc", "auprc", "calibration_error")
+
+
+class Scored(NamedTuple):
+    """Predictions of one test fold."""
+
+    label: np.ndarray
+    """(P,) 0 or 1."""
+    score: np.ndarray
+    """(P,) probability of label 1."""
+    predicted: np.ndarray
+    """(P,) 0 or 1."""
+
+
+class Summary(NamedTuple):
+    """One metric over the folds."""
+
+    mean: float
+    std: float
+    """Sample standard deviation over folds, 0 for a single one."""
+    ci95: tuple[float, float]
+    """Percentile interval of the mean over folds when the pairs within each fold are drawn again."""
+
+
+def summarise(folds: Sequence[Scored], seed: int, replicates: int = REPLICATES) -> dict[str, Summary]:
+    """Every metric of `METRICS` over the folds; a metric that a fold leaves undefined (one class only) is NaN there."""
+    rng = np.random.default_rng(seed)
+    points, draws = [], []
+    for fold in folds:
+        points.append(compute(fold, np.ones((1, len(fold.label)))))
+        draws.append(compute(fold, _resample(rng, len(fold.label), replicates)))
+    found = {}
+    for name in METRICS:
+        values = np.array([point[name][0] for point in points])
+        means = np.mean([draw[name] for draw in draws], axis=0)
+        means = means[np.isfinite(means)]
+        interval = np.percentile(means, [2.5, 97.5]) if len(means) else np.array([np.nan, np.nan])
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        found[name] = Summary(float(values.mean()), spread, (float(interval[0]), float(interval[1])))
+    return found
+
+
+def compute(fold: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric of `METRICS` for each row of weights: (R, P) → name → (R,)."""
+    label, predicted = fold.label.astype(bool), fold.predicted.astype(bool)
+    tp, fp, fn, tn = (
+        weights @ cell.astype(float)
+        for cell in (label & predicted, ~label & predicted, label & ~predicted, ~label & ~predicted)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        found = {
+            "mcc": np.where(scale > 0, (tp * tn - fp * fn) / scale, 0.0),
+            "accuracy": (tp + tn) / (tp + tn + fp + fn),
+            "f1": np.where(tp > 0, 2 * tp / (2 * tp + fp + fn), 0.0),
+            "precision": np.where(tp > 0, tp / (tp + fp), 0.0),
+            "recall": np.where(tp > 0, tp / (tp + fn), 0.0),
+        }
+        found["auroc"], found["auprc"] = _areas(label, fold.score, weights)
+    found["calibration_error"] = _calibration_error(label, fold.score, weights)
+    return found
+
+
+def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
+    """The score at and above which predicting 1 gives the highest MCC on these pairs: for validation data only.
+
+    Half-way between two neighbouring scores; of equal MCC, the threshold nearest to 0.5.
+    """
+    values = np.unique(score)
+    candidates = np.concatenate([[0.5], (values[1:] + values[:-1]) / 2])
+    quality = [compute(Scored(label, score, score >= c), np.ones((1, len(label))))["mcc"][0] for c in candidates]
+    best = max(quality)
+    return float(
+        min((c for c, q in zip(candidates, quality, strict=True) if q >= best - 1e-12), key=lambda c: (abs(c - 0.5), c))
+    )
+
+
+def _resample(rng: np.random.Generator, pairs: int, replicates: int) -> np.ndarray:
+    """(R, P): how often each pair is drawn in each replicate."""
+    return rng.multinomial(pairs, np.full(pairs, 1 / pairs), size=replicates).astype(float)
+
+
+def _areas(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and average precision (the step-wise area), equal scores taken together."""
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last pair of each distinct score
+    positive = np.cumsum(weights[:, order] * label[order], axis=1)[:, last]
+    negative = np.cumsum(weights[:, order] * ~label[order], axis=1)[:, last]
+    before_p = np.concatenate([np.zeros((len(weights), 1)), positive[:, :-1]], axis=1)
+    before_n = np.concatenate([np.zeros((len(weights), 1)), negative[:, :-1]], axis=1)
+    all_p, all_n = positive[:, -1], negative[:, -1]
+    auroc = ((negative - before_n) * (positive + before_p) / 2).sum(axis=1) / (all_p * all_n)
+    drawn = positive + negative
+    precision = np.divide(positive, drawn, out=np.zeros_like(drawn), where=drawn > 0)
+    auprc = ((positive - before_p) * precision).sum(axis=1) / all_p
+    return np.where(all_p * all_n > 0, auroc, np.nan), np.where(all_p > 0, auprc, np.nan)
+
+
+def _calibration_error(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error over equal bins of the score (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
+    bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gap = np.stack([weights @ np.where(bins == b, label - score, 0.0) for b in range(CALIBRATION_BINS)])
+    error: np.ndarray = np.abs(gap).sum(axis=0) / weights.sum(axis=1)
+    return error

@@ -1,0 +1,190 @@
+"""Pairs tables: TSV or CSV in, checked pairs out; repeated and contradictory pairs are never kept in silence."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cache.errors import InputError, Problem, printable
+from cache.records import OnBad
+from cache.textfile import read_lines
+
+Task = Literal["classification", "regression"]
+
+
+class Columns(NamedTuple):
+    """Names of the three columns that every pairs table has."""
+
+    a: str = "a_id"
+    b: str = "b_id"
+    label: str = "label"
+
+
+class Pair(NamedTuple):
+    """One row: two ids, a label (0 or 1, or an affinity), the line it stands on and its further columns."""
+
+    a_id: str
+    b_id: str
+    label: float
+    line: int
+    extra: tuple[str, ...]
+
+
+class Pairs(NamedTuple):
+    """A checked table."""
+
+    pairs: list[Pair]
+    task: Task
+    extra_columns: tuple[str, ...]
+    notes: Counter[str]
+    """What was merged or left out → how many rows."""
+    skipped: list[Problem]
+    """Bad rows, left out under `--on-bad skip`."""
+
+
+class Where(NamedTuple):
+    """Keep the rows whose column has this value."""
+
+    column: str
+    value: str
+
+
+def read_pairs(
+    path: Path,
+    known_a: set[str] | None = None,
+    known_b: set[str] | None = None,
+    *,
+    columns: Columns = Columns(),
+    where: tuple[Where, ...] = (),
+    task: Task | None = None,
+    on_bad: OnBad = "error",
+) -> Pairs:
+    """Read a pairs table, all of its errors reported together with line numbers.
+
+    Args:
+        path: TSV or CSV (by its header), plain or gzip.
+        known_a, known_b: ids that have a sequence; a pair with another id is bad.  None: not checked.
+        columns: names of the id and label columns.
+        where: keep only rows that fit all of these.
+        task: None: classification if every label is 0 or 1, else regression.
+        on_bad: `error` raises, `skip` leaves bad rows out, listed.
+
+    The same pair with the same label is kept once; with contradictory classes it is bad, both rows; repeated
+    affinities are averaged.
+
+    Raises:
+        InputError: one line a bad row, or a table that as a whole cannot be used.
+    """
+    problems: list[Problem] = []
+    notes: Counter[str] = Counter()
+    header, rows = _rows(path, problems)
+    wanted = _positions(path, header, columns, where)
+    extra = [i for i in range(len(header)) if i not in wanted[:3]]
+    pairs = []
+    for line, row in rows:
+        if any(row[at] != w.value for at, w in zip(wanted[3:], where, strict=True)):
+            notes["left out by --where"] += 1
+            continue
+        a_id, b_id, label = (row[i].strip() for i in wanted[:3])
+        value, what = _label(label, task)
+        for name, id_, known in ((columns.a, a_id, known_a), (columns.b, b_id, known_b)):
+            if what is None and known is not None and id_ not in known:
+                what = f"{name} '{printable(id_)}' has no sequence; add it to the input or remove the pair"
+        if what is None:
+            pairs.append(Pair(a_id, b_id, value, line, tuple(row[i] for i in extra)))
+        else:
+            problems.append(Problem(path, line, what))
+    task = task or ("classification" if all(p.label in (0.0, 1.0) for p in pairs) else "regression")
+    kept = _merge(path, pairs, task, notes, problems)
+    if problems and on_bad == "error":
+        raise InputError(map(str, problems))
+    if not kept:
+        raise InputError(f"{path}: no pairs are left; check the file and --where")
+    return Pairs(kept, task, tuple(header[i] for i in extra), notes, sorted(problems, key=lambda p: p.line))
+
+
+def _rows(path: Path, problems: list[Problem]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header's names, and an iterator of `(line, cells)` of the rows with as many cells as it."""
+    lines = ((number, text) for number, text in read_lines(path, problems) if text is None or text.strip())
+    first = next(lines, None)
+    if first is None:
+        raise InputError(f"{path}: is empty; a table with the header 'a_id b_id label' is expected")
+    if first[1] is None:
+        raise InputError(str(problems[0]))
+    delimiter = "\t" if "\t" in first[1] or "," not in first[1] else ","
+    header = [name.strip() for name in _cells(first[1], delimiter) or []]
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}:1: a column name stands twice in the header; rename one")
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        for number, text in lines:
+            if text is None:
+                continue  # listed in `problems` by read_lines
+            cells = _cells(text, delimiter)
+            if cells is None:
+                problems.append(Problem(path, number, "a quote is not closed; remove it or close it on the same line"))
+            elif len(cells) != len(header):
+                what = f"{len(cells)} columns, the header has {len(header)}; separate columns as the header does"
+                problems.append(Problem(path, number, what))
+            else:
+                yield number, cells
+
+    return header, rows()
+
+
+def _cells(text: str, delimiter: str) -> list[str] | None:
+    """The cells of one line, None where a quote is left open."""
+    try:
+        return next(csv.reader([text], delimiter=delimiter, strict=True))
+    except csv.Error:
+        return None
+
+
+def _positions(path: Path, header: list[str], columns: Columns, where: tuple[Where, ...]) -> list[int]:
+    """Where the id and label columns and those of `where` stand."""
+    missing = [name for name in (*columns, *(w.column for w in where)) if name not in header]
+    if missing:
+        found = printable(" ".join(header), 80)
+        raise InputError(
+            f"{path}:1: no column {', '.join(map(printable, missing))} in the header '{found}'; "
+            "write a header line or name the columns by --a-column, --b-column, --label-column"
+        )
+    return [header.index(name) for name in (*columns, *(w.column for w in where))]
+
+
+def _label(text: str, task: Task | None) -> tuple[float, str | None]:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        return value, f"label '{printable(text, 20)}' is no finite number; give 0 or 1, or an affinity"
+    if task == "classification" and value not in (0.0, 1.0):
+        return value, f"label {printable(text, 20)} is neither 0 nor 1; use --task regression for affinities"
+    return value, None
+
+
+def _merge(path: Path, pairs: list[Pair], task: Task, notes: Counter[str], problems: list[Problem]) -> list[Pair]:
+    """One pair for each two ids, in file order: see `read_pairs`."""
+    rows: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs:
+        rows.setdefault((pair.a_id, pair.b_id), []).append(pair)
+    kept = []
+    for (a_id, b_id), same in rows.items():
+        labels = {pair.label for pair in same}
+        if task == "classification" and len(labels) > 1:
+            what = f"this pair has the other label on line {same[0].line}; keep one of the two"
+            bad = next(pair for pair in same if pair.label != same[0].label)
+            problems.append(Problem(path, bad.line, what, f"{a_id} {b_id}"))
+            notes["in contradictory pairs, all left out"] += len(same)
+            continue
+        if len(same) > 1 and task == "classification":
+            notes["repeated pair with the same label, kept once"] += len(same) - 1
+        elif len(same) > 1:
+            notes["repeated affinity, averaged"] += len(same) - 1
+        kept.append(same[0]._replace(label=math.fsum(p.label for p in same) / len(same)))
+    return kept

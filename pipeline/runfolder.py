@@ -1,0 +1,106 @@
+"""A run's folder: what it holds and how it is continued.
+
+    config.toml              every resolved choice, the digests of dataset and recipes
+    splits.tsv               a_id, b_id, fold
+    checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done
+    history.csv  predictions.tsv  predictions.<baseline>.tsv  metrics.json (last: a run that has it is finished)
+
+A continued run takes the finished folds from `checkpoints/`; each fold has its own seed, so its numbers do not depend
+on where the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from safetensors.torch import save
+
+from cache import fsio
+from cache.errors import CacheCorrupt, Conflict
+from cache.recipe import parse_json
+from pipeline.fold import Epoch, FoldResult
+
+_MAX_JSON = 256 << 20
+
+
+class RunFolder:
+    """Opens or continues a run.
+
+    Raises:
+        Conflict: the folder holds a run and `resume` is off, or a run of another configuration.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        self._config = config
+        where = path / "config.toml"
+        if where.exists():
+            self._check_same(where, resume)
+        elif path.is_dir() and any(path.iterdir()):
+            raise Conflict(f"{path}: is not empty and holds no run; name another folder by --out")
+        fsio.make_dirs(path / "checkpoints")
+        self.write("config.toml", tomli_w.dumps(config))
+
+    def _check_same(self, where: Path, resume: bool) -> None:
+        if not resume:
+            raise Conflict(f"{self.path}: already holds a run; continue it with --resume, or name another by --out")
+        try:
+            held = tomllib.loads(where.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise CacheCorrupt(f"{where}: {error}; remove the folder and train again") from None
+        if differences := list(_differences(held, self._config)):
+            raise Conflict(f"{where}: this run differs in {'; '.join(differences)}; name another folder by --out")
+
+    def write(self, name: str, text: str) -> None:
+        """Put a text file into the folder, whole or not at all."""
+        fsio.replace(self.path / name, text.encode())
+
+    def finished(self) -> dict[str, Any] | None:
+        """The metrics of a finished run."""
+        where = self.path / "metrics.json"
+        return parse_json(fsio.read_bytes(where, _MAX_JSON), where) if where.exists() else None
+
+    def save_fold(self, number: int, result: FoldResult) -> None:
+        """Keep a finished fold: weights first, the JSON that says it is finished last."""
+        weights = {name: tensor.contiguous() for name, tensor in result.state.items()}
+        fsio.replace(self.path / "checkpoints" / f"fold-{number}.safetensors", save(weights))
+        body = {
+            "score": result.score.tolist(),
+            "threshold": result.threshold,
+            "best_epoch": result.best_epoch,
+            "history": [list(epoch) for epoch in result.history],
+        }
+        self.write(f"checkpoints/fold-{number}.json", json.dumps(body))
+
+    def load_fold(self, number: int, pairs: int) -> FoldResult | None:
+        """A fold finished before, without its weights; None where it is not."""
+        where = self.path / "checkpoints" / f"fold-{number}.json"
+        if not where.exists():
+            return None
+        body = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
+        try:
+            score = np.array(body["score"], np.float32)
+            history = [Epoch(*epoch) for epoch in body["history"]]
+            result = FoldResult(score, float(body["threshold"]), int(body["best_epoch"]), history, {})
+        except (KeyError, TypeError, ValueError) as error:
+            raise CacheCorrupt(f"{where}: {error}; remove it and run again with --resume") from None
+        if score.shape != (pairs,):
+            raise CacheCorrupt(
+                f"{where}: {len(score)} scores for {pairs} test pairs; remove it and run again with --resume"
+            )
+        return result
+
+
+def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in sorted(held.keys() | asked.keys()):
+        mine, theirs = asked.get(name), held.get(name)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            yield from _differences(theirs, mine, f"{prefix}{name}.")
+        elif mine != theirs:
+            yield f"{prefix}{name} ({mine}, there {theirs})"
