@@ -53,7 +53,7 @@ def verify_command(cache_dir: Path, data: bool, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=1))
     if report.leftovers:
         note(
-            f"{len(report.leftovers)} uncommitted segment folders, of interrupted or running writers; readers ignore them"
+            f"{len(report.leftovers)} uncommitted segment folders of interrupted or running writers, ignored by readers"
         )
     if report.damage:
         raise CacheCorrupt(report.damage)

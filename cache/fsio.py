@@ -28,7 +28,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 def crc32c(data: bytes | NDArray[Any], start: int = 0) -> int:
     """CRC-32C (Castagnoli) of `data`, continuing from `start`."""
-    return int(castagnoli.crc32c(data, start))
+    return int(castagnoli.crc32c(data, start))  # type: ignore[arg-type]
 
 
 def new_name() -> str:

@@ -1,0 +1,78 @@
+"""What all tests share: where the real data lies, small caches made on the spot, the program as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache import CacheWriter, Recipe, key_of
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The public datasets beside the checkout; a test that needs them is skipped where they are absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}")
+    return DATA
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A generator whose seed is printed; `CROSSLLM_TEST_SEED` sets another."""
+    seed = int(os.environ.get("CROSSLLM_TEST_SEED", zlib.crc32(request.node.name.encode())))
+    print(f"seed {seed} (set CROSSLLM_TEST_SEED to repeat)")
+    return np.random.default_rng(seed)
+
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Runs `embed …`, `train …` or `crossllm …` as a process in `tmp_path`."""
+    entry = {
+        "embed": "from embed.cli import main; main()",
+        "train": "from pipeline.cli_train import main; main()",
+        "crossllm": "from pipeline.main import main; main()",
+    }
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-c", entry[name], *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe("rna", "profile", 1, 24, tokenizer="letters")
+
+
+@pytest.fixture
+def made_rows(rng: np.random.Generator) -> dict[bytes, np.ndarray]:
+    """Random rows of 40 sequences, lengths 1 to 300."""
+    lengths = [1, 2, 300, *rng.integers(1, 200, 37).tolist()]
+    return {
+        key_of("rna", "ACGU" * (n + 1)): rng.normal(size=(length, 24)).astype(np.float16)
+        for n, length in enumerate(lengths)
+    }
+
+
+@pytest.fixture
+def made_cache(tmp_path: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray]) -> Path:
+    """A cache of `made_rows` in several segments."""
+    folder = tmp_path / "cache" / "made"
+    with CacheWriter(folder, recipe, segment_bytes=64 << 10) as writer:
+        for key, rows in made_rows.items():
+            writer.add(key, rows)
+    return folder

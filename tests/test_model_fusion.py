@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tolerances import assert_close
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import Batch, BiMamba, CrossMamba, Mamba, ModelConfig, focal_loss
+from model.fusion import join_pairs, segment_mean
+from model.tokens import AUTO_FUSED_TOKENS, auto_window, parse_tokens, window_mean
+
+CONFIG = ModelConfig(d_model=16, d_state=4, dropout=0.0, noise=0.0)
+
+
+def packed(rng: np.random.Generator, lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
+    rows = torch.from_numpy(rng.normal(size=(sum(lengths), width)).astype(np.float32))
+    return rows, torch.tensor(np.cumsum([0, *lengths]))
+
+
+def make_batch(rng: np.random.Generator, pairs: int = 12) -> Batch:
+    a_rows, a_offsets = packed(rng, [4, 9, 1, 30], 7)
+    b_rows, b_offsets = packed(rng, [6, 2, 17], 5)
+    index = [torch.from_numpy(rng.integers(0, n, pairs)) for n in (4, 3)]
+    label = torch.from_numpy(rng.integers(0, 2, pairs).astype(np.float32))
+    return Batch(a_rows, a_offsets, b_rows, b_offsets, *index, label)
+
+
+def single(batch: Batch, pair: int) -> Batch:
+    """One pair of a batch as a batch of its own."""
+    sides = []
+    for rows, offsets, index in (
+        (batch.a_rows, batch.a_offsets, batch.a_index),
+        (batch.b_rows, batch.b_offsets, batch.b_index),
+    ):
+        own = rows[offsets[index[pair]] : offsets[index[pair] + 1]]
+        sides += [own, torch.tensor([0, len(own)])]
+    zero = torch.zeros(1, dtype=torch.int64)
+    return Batch(*sides, zero, zero, batch.label[pair : pair + 1])
+
+
+def test_a_pairs_logit_does_not_depend_on_its_batch(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    model = CrossMamba(7, 5, CONFIG).eval()
+    batch = make_batch(rng)
+    together = model(batch)
+    for pair in range(len(batch.label)):
+        # A logit passes LayerNorms and two scans in float32: measured 4e-6.
+        assert_close(model(single(batch, pair)), together[pair : pair + 1], f"pair {pair}", looser=5)
+    order = torch.from_numpy(rng.permutation(len(batch.label)))
+    shuffled = batch._replace(a_index=batch.a_index[order], b_index=batch.b_index[order])
+    assert_close(model(shuffled), together[order], "another order", looser=5)
+
+
+def test_sharing_entities_gives_the_gradients_of_encoding_every_pair_alone(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    model = CrossMamba(7, 5, CONFIG)
+    batch = make_batch(rng)
+    shared = torch.autograd.grad(model(batch).sum(), list(model.parameters()))
+    alone = torch.autograd.grad(
+        sum(model(single(batch, p)).sum() for p in range(len(batch.label))), list(model.parameters())
+    )
+    for (name, _), found, reference in zip(model.named_parameters(), shared, alone, strict=True):
+        assert_close(found, reference, name, looser=10)  # sums of 12 pairs in float32: measured 5e-6
+
+
+def test_join_pairs_puts_a_before_b(rng: np.random.Generator) -> None:
+    a, a_offsets = packed(rng, [2, 3], 4)
+    b, b_offsets = packed(rng, [1, 4], 4)
+    joined, offsets = join_pairs(a, a_offsets, torch.tensor([1, 0]), b, b_offsets, torch.tensor([0, 1]))
+    assert offsets.tolist() == [0, 4, 10]
+    assert torch.equal(joined, torch.cat([a[2:5], b[:1], a[:2], b[1:]]))
+    assert_close(segment_mean(joined, offsets)[0], joined[:4].mean(0), "mean")
+
+
+def test_reversing_the_input_and_swapping_the_directions_reverses_the_output(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    block = BiMamba(8, d_state=4)
+    x, offsets = packed(rng, [3, 11], 8)
+    swapped = BiMamba(8, d_state=4)
+    swapped.load_state_dict({_swap(name): value for name, value in block.state_dict().items()})
+    flip = torch.cat([torch.arange(2, -1, -1), torch.arange(13, 2, -1)])
+    assert_close(swapped(x[flip], offsets)[flip], block(x, offsets), "reversed and swapped")
+
+
+def _swap(name: str) -> str:
+    """The parameter's name in a block whose two directions have changed places."""
+    direction, dot, rest = name.partition(".")
+    return {"fwd": "bwd", "bwd": "fwd"}.get(direction, direction) + dot + rest
+
+
+def test_one_direction_equals_transformers_mamba_mixer(rng: np.random.Generator) -> None:
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
+    torch.manual_seed(1)
+    mine = Mamba(32, d_state=8)
+    config = MambaConfig(hidden_size=32, state_size=8, conv_kernel=4, expand=2, time_step_rank=2, num_hidden_layers=1)
+    theirs = MambaMixer(config, layer_idx=0).eval()
+    theirs.load_state_dict(mine.state_dict())  # the same names, or this raises
+    x, offsets = packed(rng, [50], 32)
+    found, reference = mine(x, offsets), theirs(x[None])[0]
+    assert_close(found, reference, "output", looser=5)  # both float32: measured 2e-6
+    dy = torch.randn_like(found)
+    gradients = dict(zip(*_named_gradients(mine, found, dy), strict=True))
+    for name, expected in zip(*_named_gradients(theirs, reference, dy), strict=True):
+        assert_close(gradients[name], expected, f"gradient of {name}", looser=10)  # measured 6e-6
+
+
+def _named_gradients(module: torch.nn.Module, y: Tensor, dy: Tensor) -> tuple[list[str], list[Tensor]]:
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    return list(names), list(torch.autograd.grad(y, parameters, dy))
+
+
+def test_sixteen_pairs_are_learnt_by_heart(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    model = CrossMamba(7, 5, ModelConfig(d_model=16, d_state=4))
+    batch = make_batch(rng, 16)
+    labels = (batch.a_index + batch.b_index) % 2
+    batch = batch._replace(label=labels.float())
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimiser.zero_grad()
+        loss = focal_loss(model(batch), batch.label)
+        loss.backward()
+        optimiser.step()
+    assert (model.eval()(batch) > 0).long().tolist() == labels.tolist()
+
+
+def test_noise_is_added_in_training_only(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    model = CrossMamba(7, 5, ModelConfig(d_model=16, d_state=4, noise=0.5, dropout=0.0))
+    batch = make_batch(rng)
+    assert not torch.equal(model.train()(batch), model(batch))
+    assert torch.equal(model.eval()(batch), model(batch))
+
+
+def test_forward_only_never_looks_ahead(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    block = BiMamba(8, d_state=4, bidirectional=False)
+    x, offsets = packed(rng, [12], 8)
+    changed = x.clone()
+    changed[8:] = torch.randn(4, 8)  # not a shift, which the norm would take out
+    assert torch.equal(block(x, offsets)[:8], block(changed, offsets)[:8])
+    both = BiMamba(8, d_state=4)
+    assert not torch.equal(both(x, offsets)[:8], both(changed, offsets)[:8])
+
+
+def test_focal_loss_is_its_formula(rng: np.random.Generator) -> None:
+    logit = torch.from_numpy(rng.normal(size=50))
+    label = torch.from_numpy(rng.integers(0, 2, 50)).double()
+    p = torch.sigmoid(logit)
+    p_true = torch.where(label == 1, p, 1 - p)
+    alpha = torch.where(label == 1, 0.25, 0.75)
+    expected = (-alpha * (1 - p_true) ** 2 * torch.log(p_true)).mean()
+    assert_close(focal_loss(logit, label, gamma=2, alpha=0.25), expected, "focal loss")
+    plain = F.binary_cross_entropy_with_logits(logit, label) / 2
+    assert_close(focal_loss(logit, label, gamma=0, alpha=0.5), plain, "γ = 0")
+
+
+def test_window_mean_is_the_mean_of_neighbours(rng: np.random.Generator) -> None:
+    for length in (1, 3, 4, 5, 17):
+        rows = rng.normal(size=(length, 6)).astype(np.float16)
+        found = window_mean(rows, 4)
+        expected = np.stack([rows[i : i + 4].astype(np.float64).mean(0) for i in range(0, length, 4)])
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert window_mean(rows, 1) is rows
+
+
+@pytest.mark.parametrize(("lengths", "k"), [((100, 100), 1), ((200, 56), 1), ((200, 57), 2), ((2825, 127), 16)])
+def test_auto_takes_the_smallest_power_of_two(lengths: tuple[int, int], k: int) -> None:
+    assert auto_window([lengths]) == k
+    assert sum(-(-n // k) for n in lengths) <= AUTO_FUSED_TOKENS
+
+
+@pytest.mark.parametrize(("text", "k"), [("residue", 1), ("window:8", 8), ("auto", None)])
+def test_tokens_are_parsed(text: str, k: int | None) -> None:
+    assert parse_tokens(text) == k
+
+
+@pytest.mark.parametrize("text", ["window:0", "window:-1", "window:", "Residue", "window:1e3", "pool"])
+def test_unknown_tokens_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="one of: residue, window:K"):
+        parse_tokens(text)
