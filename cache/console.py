@@ -61,9 +61,14 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
 
 def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
     try:
-        result = command.main(args=arguments, prog_name=command.name, standalone_mode=False)
+        # Not command.main(): it would turn a closed pipe into exit code 1.
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with command.make_context(command.name, given) as context:
+            command.invoke(context)
         sys.stdout.flush()
-        return result if isinstance(result, int) else 0
+        return 0
+    except click.exceptions.Exit as done:  # --help
+        return done.exit_code
     except CrossLLMError as error:
         show_errors(error.lines)
         return error.exit_code

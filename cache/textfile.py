@@ -71,28 +71,27 @@ def _open(path: Path) -> IO[bytes]:
     if not stat.S_ISREG(mode):
         raise InputError(f"{path}: is not a regular file; it is read twice, so save it to disk first")
     try:
-        file = open(path, "rb")  # noqa: SIM115 - handed on
+        with open(path, "rb") as file:
+            head = file.read(8)
     except PermissionError:
         raise InputError(f"{path}: cannot be read; check its permissions") from None
-    head = file.read(8)
-    file.seek(0)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             raise InputError(f"{path}: is {name}; unpack it first (gzip and plain text are read as they are)")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
     if not head.startswith(b"\x1f\x8b"):
-        return file
-    return io.BufferedReader(_BoundedGzip(path, file), 1 << 16)
+        return open(path, "rb")  # noqa: SIM115 - handed on, closed by read_lines
+    return io.BufferedReader(_BoundedGzip(path), 1 << 16)
 
 
 class _BoundedGzip(io.RawIOBase):
     """A gzip stream that stops at a decompression bomb."""
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._path, self._file = path, file
-        self._gzip = gzip.GzipFile(fileobj=file, mode="rb")
-        self._bound = max(BOMB_BYTES, BOMB_RATIO * os.fstat(file.fileno()).st_size)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._gzip = gzip.open(path, "rb")
+        self._bound = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
         self._size = 0
 
     def readable(self) -> bool:
@@ -108,7 +107,6 @@ class _BoundedGzip(io.RawIOBase):
 
     def close(self) -> None:
         self._gzip.close()
-        self._file.close()
         super().close()
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+
+# One thread a test process: two of them share two cores, and OpenMP's threads spin while they wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # a test compares one with two
+
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
+import torch
 
 from cache import CacheWriter, Recipe, key_of
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
+
+torch.set_num_threads(1)
+numba.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,0 +1,184 @@
+"""Bad input: exit code 2, one line a bad record that says what and where, no traceback, no file left behind."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Program
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _bytes(data: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(data)
+
+
+GOOD = b">x\nACGU\n"
+_DAMAGED = bytearray(gzip.compress(GOOD * 50))
+_DAMAGED[-6] ^= 1  # the stored CRC
+
+# name → (how the file is made, lines of error, what the first one must say)
+BAD_FASTA: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "missing": (lambda path: None, 1, "no such file"),
+    "folder": (lambda path: path.mkdir(), 1, "is a folder"),
+    "fifo": (_fifo, 1, "not a regular file"),
+    "empty": (_bytes(b""), 1, "holds no records"),
+    "white space": (_bytes(b"\n \n\t\n"), 1, "holds no records"),
+    "gz cut short": (_bytes(gzip.compress(GOOD * 50)[:-9]), 1, "gzip file ends early"),
+    "gz bad crc": (_bytes(bytes(_DAMAGED)), 1, "gzip file is damaged"),
+    "gz bomb": (_bytes(gzip.compress(b">x\n" + (b"A" * 999 + b"\n") * (100 << 10), 9)), 1, "fold when unpacked"),
+    "zip": (_bytes(b"PK\x03\x04rest"), 1, "zip archive"),
+    "xz": (_bytes(b"\xfd7zXZ\x00rest"), 1, "xz file"),
+    "utf-16": (_bytes(">x\nACGU\n".encode("utf-16")), 1, "UTF-16"),
+    "lone cr": (_bytes(b">x\rACGU\r"), 1, "carriage return inside"),
+    "nul": (_bytes(b">x\nAC\x00GU\n"), 1, "control character 0x00"),
+    "escape in header": (_bytes(b">x\x1b[2J\nACGU\n"), 1, "control character 0x1b"),
+    "not utf-8": (_bytes(b">x\xe9\nACGU\n"), 1, "0xe9 at column 3 is not UTF-8"),
+    "text before first header": (_bytes(b"junk\n>x\nACGU\n"), 1, "text before the first '>'"),
+    "no id": (_bytes(b">\nACGU\n"), 1, "header without an id"),
+    "id of spaces": (_bytes(b">   \nACGU\n"), 1, "header without an id"),
+    "id twice, two sequences": (_bytes(b">x\nACGU\n>x\nGG\n"), 1, "stands on line 1 with another sequence"),
+    "empty record first": (_bytes(b">x\n>y\nACGU\n"), 1, "without a sequence (record x)"),
+    "empty record last": (_bytes(b">y\nACGU\n>x\n"), 1, "without a sequence (record x)"),
+    "header inside a sequence": (_bytes(b">x\nACGU>y\nGG\n"), 1, "'>' inside a sequence at column 5"),
+    "semicolon comment": (_bytes(b">x\n;note\nACGU\n"), 1, "';' comment"),
+    "gap": (_bytes(b">x\nAC-GU\n"), 1, "'-' at nucleotide 3 of 5 is an alignment gap"),
+    "dot": (_bytes(b">x\nAC.GU\n"), 1, "'.' at nucleotide 3 of 5 is an alignment gap"),
+    "star inside": (_bytes(b">x\nAC*GU\n"), 1, "stop inside the sequence"),
+    "digits": (_bytes(b">x\n1 ACGU\n"), 1, "remove spaces and numbering"),
+    "protein given as rna": (_bytes(b">x\nMKVLE\n"), 1, "is this a protein?"),
+    "letter outside ascii": (_bytes(">x\nACGſ\n".encode()), 1, "'ſ' at nucleotide 4"),
+    "two bad records": (_bytes(b">x\nAC-U\n>y\n>z\nGG\n"), 2, "alignment gap"),
+}
+
+
+def assert_refused(done: object, lines: int, say: str) -> None:
+    assert done.returncode == 2, done.stderr  # type: ignore[attr-defined]
+    errors = done.stderr.splitlines()  # type: ignore[attr-defined]
+    assert len(errors) == lines, done.stderr  # type: ignore[attr-defined]
+    assert all(line.startswith("error: ") for line in errors)
+    assert say in errors[0], errors[0]
+
+
+@pytest.mark.parametrize("name", BAD_FASTA)
+def test_bad_fasta(name: str, program: Program, tmp_path: Path) -> None:
+    make, lines, say = BAD_FASTA[name]
+    make(tmp_path / "bad.fasta")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    done = program("embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile")
+    assert_refused(done, lines, say)
+    assert "bad.fasta" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == before, "a file was left behind"
+
+
+def test_bad_fasta_with_skip_goes_on_counts_and_lists(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "bad.fasta").write_text(">x\nAC-U\n>y\n>z\nGG\n")
+    done = program(
+        "embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile", "--on-bad", "skip"
+    )
+    assert done.returncode == 0
+    assert "1 records, 1 distinct sequences" in done.stdout
+    assert done.stderr.count("skipped: ") == 2
+    assert "2 bad records left out" in done.stderr
+
+
+def test_only_the_first_twenty_errors_are_shown_then_the_count(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "bad.fasta").write_text("".join(f">x{n}\nA-\n" for n in range(50)))
+    done = program("embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 21
+    assert "30 more" in done.stderr.splitlines()[-1]
+
+
+def test_hostile_ids_are_data_never_paths(program: Program, tmp_path: Path) -> None:
+    ids = ["../../escape", "/etc/passwd", "a\\b", "..", "é" * 200, "x" * 10000, "=cmd()"]
+    (tmp_path / "odd.fasta").write_text("".join(f">{i}\n{'ACGU' * (n + 1)}\n" for n, i in enumerate(ids)))
+    done = program("embed", "run", "--modality", "rna", "--input", "odd.fasta", "--encoder", "profile")
+    assert done.returncode == 0, done.stderr
+    from cache.idtable import read_table
+
+    assert set(read_table(tmp_path / "cache" / "odd", "rna")) == set(ids)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "odd.fasta"]
+
+
+HEADER = "a_id\tb_id\tlabel\n"
+BAD_PAIRS: dict[str, tuple[str, int, str]] = {
+    "empty": ("", 1, "is empty"),
+    "no header": ("r1\tp1\t1\n", 1, "no column a_id, b_id, label in the header"),
+    "header only": (HEADER, 1, "no pairs are left"),
+    "too few columns": (HEADER + "r1\tp1\n", 1, "2 columns, the header has 3"),
+    "csv rows under a tsv header": (HEADER + "r1,p1,1\n", 1, "1 columns, the header has 3"),
+    "unknown id": (HEADER + "nobody\tp1\t1\n", 1, "a_id 'nobody' has no sequence"),
+    "other label": (
+        HEADER + "r1\tp1\t1\nr2\tp1\t1\nr1\tp1\t0\n",
+        1,
+        "pairs.tsv:4: this pair has the other label on line 2",
+    ),
+    "label is a word": (HEADER + "r1\tp1\tyes\n", 1, "label 'yes' is no finite number"),
+    "label is nan": (HEADER + "r1\tp1\tnan\n", 1, "label 'nan' is no finite number"),
+    "label is infinite": (HEADER + "r1\tp1\t1e400\n", 1, "is no finite number"),
+    "open quote": (HEADER + 'r1\t"p1\t1\n', 1, "quote is not closed"),
+    "column twice": ("a_id\tb_id\tlabel\tlabel\nr1\tp1\t1\t1\n", 1, "stands twice"),
+    "nul": (HEADER + "r1\tp1\x00\t1\n", 1, "control character"),
+    "two bad rows": (HEADER + "r1\tp9\t1\nr9\tp1\t1\n", 2, "b_id 'p9' has no sequence"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_bad_pairs(name: str, program: Program, tmp_path: Path) -> None:
+    text, lines, say = BAD_PAIRS[name]
+    (tmp_path / "rna.fa").write_text(">r1\nACGU\n>r2\nGG\n")
+    (tmp_path / "protein.fa").write_text(">p1\nMK\n")
+    (tmp_path / "pairs.tsv").write_text(text)
+    done = program("crossllm", "data", "import", "--a", "rna=rna.fa", "--b", "protein=protein.fa", "--pairs", "pairs.tsv",
+                   "--cache", "c")  # fmt: skip
+    assert_refused(done, lines, say)
+    assert "pairs.tsv" in done.stderr
+    assert not (tmp_path / "c").exists()
+
+
+BAD_USAGE: dict[str, tuple[str, str]] = {
+    "no command": ("crossllm nothing", "No such command"),
+    "missing option": ("embed run --modality rna", "Missing option '--input'"),
+    "unknown modality": ("embed run --modality dna --input x", "'dna' is not one of"),
+    "unknown encoder": ("embed run --modality rna --input good.fasta --encoder esm9", "is not an encoder for rna"),
+    "side without a file": ("crossllm data import --a rna --b protein=x --pairs y --cache c", "is not MODALITY=FILE"),
+    "unknown side": ("crossllm data import --a dna=x --b protein=x --pairs y --cache c", "modality 'dna' is not known"),
+    "no cache": ("crossllm cache info --cache nowhere", "no cache here"),
+    "no dataset": ("train --cache nowhere", "no dataset here"),
+    "bad recipe flag": ("train --cache nowhere --recipe c=profile", "is not a=NAME or b=NAME"),
+    "bad device": ("train --cache nowhere --device warp", "--device warp"),
+    "too few folds": ("train --cache nowhere --folds 1", "--folds"),
+    "pull of nothing": ("embed pull esm9", "is not an encoder"),
+    "weights for profile": (
+        "embed run --modality rna --input good.fasta --encoder profile --weights w",
+        "has no weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_USAGE)
+def test_bad_usage_is_one_line(name: str, program: Program, tmp_path: Path) -> None:
+    command, say = BAD_USAGE[name]
+    (tmp_path / "good.fasta").write_bytes(GOOD)
+    done = program(*command.split())
+    assert_refused(done, 1, say)
+    assert [p.name for p in tmp_path.iterdir()] == ["good.fasta"]
+
+
+def test_a_closed_pipe_is_success(program: Program, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from embed.cli import main; main()", "models"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Program
+
+from cache import CacheReader, Conflict, PartlyDone, Record, choose_recipe, key_of
+from cache.idtable import read_table
+from cache.records import CERTAIN
+from embed.profile import ProfileEncoder, columns
+from embed.run import RunOptions, default_cache, run
+
+SEQUENCES = {"rna": "GGAUCNACGUUUGCA", "protein": "MKVLAAGIXBUOWYHRKDE"}
+
+
+def rows_of(modality: str, sequence: str) -> np.ndarray:
+    record = Record(key_of(modality, sequence), "x", sequence)
+    return dict(ProfileEncoder(modality).encode([record]))[record.key]
+
+
+@pytest.mark.parametrize("modality", ["rna", "protein"])
+def test_profile_has_one_row_a_residue_and_one_name_a_column(modality: str) -> None:
+    names = columns(modality)
+    assert len(set(names)) == len(names)
+    for length in (1, 2, 3, 4, len(SEQUENCES[modality])):
+        rows = rows_of(modality, SEQUENCES[modality][:length])
+        assert rows.shape == (length, len(names))
+        assert np.isfinite(rows).all()
+
+
+@pytest.mark.parametrize("modality", ["rna", "protein"])
+def test_profile_columns_equal_a_plain_loop(modality: str) -> None:
+    """The vectorised columns against the same definitions letter by letter."""
+    sequence = "".join(x for x in SEQUENCES[modality] if x in CERTAIN[modality])
+    rows, names = rows_of(modality, sequence), columns(modality)
+    for i, letter in enumerate(sequence):
+        assert [rows[i, names.index(f"is {x}")] for x in CERTAIN[modality]] == [x == letter for x in CERTAIN[modality]]
+    if modality == "rna":
+        for i in range(len(sequence)):
+            for shift in (-3, -1, 2):
+                there = sequence[i + shift] if 0 <= i + shift < len(sequence) else ""
+                assert rows[i, names.index(f"G at {shift:+d}")] == (there == "G")
+            window = sequence[max(0, i - 10) : i + 11]
+            assert rows[i, names.index("C in window±10")] == pytest.approx(window.count("C") / len(window), abs=1e-6)
+        assert rows[0, names.index("stacking with next")] == pytest.approx(-3.26 / 3)  # GG/CC
+    else:
+        from embed.scales import AMINO_SCALES
+
+        charge = AMINO_SCALES["charge"]
+        for i, letter in enumerate(sequence):
+            assert rows[i, names.index("charge")] == pytest.approx(charge[letter])
+            window = sequence[max(0, i - 10) : i + 11]
+            mean = sum(charge[x] for x in window) / len(window)
+            assert rows[i, names.index("charge in window±10")] == pytest.approx(mean, abs=1e-6)
+
+
+def test_tables_are_symmetric_where_the_physics_is() -> None:
+    from embed.scales import BLOSUM62, STACKING
+
+    matrix = np.array([BLOSUM62[x] for x in CERTAIN["protein"]])
+    assert (matrix == matrix.T).all()
+    complement = [3, 2, 1, 0]  # A–U, C–G
+    assert np.allclose(STACKING, STACKING[np.ix_(complement, complement)].T), "a stack read from its other strand"
+
+
+@pytest.mark.parametrize("modality", ["rna", "protein"])
+def test_an_ambiguous_letter_is_the_mean_of_what_it_may_be(modality: str) -> None:
+    letter, members = {"rna": ("R", "AG"), "protein": ("B", "DN")}[modality]
+    names = columns(modality)
+    rows = rows_of(modality, letter)[0]
+    assert rows[names.index("is ambiguous")] == 1
+    for member in members:
+        assert rows[names.index(f"is {member}")] == 0.5
+
+
+def test_profile_is_bit_equal_alone_and_batched() -> None:
+    records = [Record(key_of("rna", s), s, s) for s in ("ACGU", "GG", "ACGUACGUUUGCA" * 5)]
+    together = dict(ProfileEncoder("rna").encode(records))
+    for record in records:
+        assert together[record.key].tobytes() == dict(ProfileEncoder("rna").encode([record]))[record.key].tobytes()
+
+
+def write_fasta(path: Path, records: dict[str, str]) -> Path:
+    path.write_text("".join(f">{i}\n{s}\n" for i, s in records.items()))
+    return path
+
+
+def test_a_run_embeds_each_distinct_sequence_once_and_a_second_nothing(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGT", "y": "acgu", "z": "GG"})
+    options = RunOptions("rna", fasta, tmp_path / "c", "profile")
+    first, second = run(options), run(options)
+    assert (first.records, first.distinct, first.embedded, first.already) == (3, 2, 2, 0)
+    assert (second.embedded, second.already) == (0, 2)
+    reader = CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", None))
+    table = read_table(tmp_path / "c", "rna")
+    assert table["x"].key == table["y"].key
+    assert reader[table["x"].key].tobytes() == rows_of("rna", "ACGU").astype(np.float16).tobytes()
+
+
+def test_only_what_is_missing_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(RunOptions("rna", write_fasta(tmp_path / "a.fasta", {"x": "ACGU"}), tmp_path / "c", "profile"))
+    seen: list[str] = []
+    encode = ProfileEncoder.encode
+
+    def spy(self: ProfileEncoder, records: list[Record]) -> object:
+        seen.extend(r.sequence for r in records)
+        return encode(self, records)
+
+    monkeypatch.setattr(ProfileEncoder, "encode", spy)
+    run(RunOptions("rna", write_fasta(tmp_path / "b.fasta", {"v": "ACGU", "w": "CC"}), tmp_path / "c", "profile"))
+    assert seen == ["CC"]
+
+
+def test_a_run_follows_the_caches_recipe_or_says_what_differs(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU"})
+    run(RunOptions("rna", fasta, tmp_path / "c", "profile", dtype="float32"))
+    assert run(RunOptions("rna", fasta, tmp_path / "c", "profile")).already == 1
+    with pytest.raises(Conflict, match="dtype: float16, not float32"):
+        run(RunOptions("rna", fasta, tmp_path / "c", "profile", dtype="float16"))
+    assert run(RunOptions("rna", fasta, tmp_path / "c", "profile", dtype="float16", new_recipe=True)).embedded == 1
+
+
+def test_refused_rows_are_listed_and_the_rest_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = ProfileEncoder.encode
+
+    def broken(self: ProfileEncoder, records: list[Record]) -> object:
+        for key, rows in encode(self, records):
+            yield key, rows if len(rows) != 2 else rows * np.inf
+
+    monkeypatch.setattr(ProfileEncoder, "encode", broken)
+    fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "bad": "GG", "worse": "gg"})
+    with np.errstate(invalid="ignore"), pytest.raises(PartlyDone, match=r"failed\.tsv"):
+        run(RunOptions("rna", fasta, tmp_path / "c", "profile"))
+    listed = (tmp_path / "c" / "failed.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["id", "bad", "worse"]
+    assert len(CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", None))) == 1
+
+
+def test_default_cache_is_the_dataset_or_named_after_the_input(tmp_path: Path) -> None:
+    assert default_cache(Path("some/where/seqs.fa.gz")) == Path("cache/seqs")
+    (tmp_path / "dataset.toml").touch()
+    assert default_cache(tmp_path / "rna.fasta") == tmp_path
+
+
+def test_the_default_encoder_without_weights_names_three_ways_on(program: Program, tmp_path: Path) -> None:
+    write_fasta(tmp_path / "seqs.fasta", {"x": "ACGU"})
+    done = program("embed", "run", "--modality", "rna", "--input", "seqs.fasta")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert all(way in done.stderr for way in ("embed pull rinalmo-giga", "--weights PATH", "--encoder profile"))
+    assert [p.name for p in tmp_path.iterdir()] == ["seqs.fasta"]
+
+
+def test_embed_run_makes_a_cache_in_an_empty_folder_and_tells_as_json(program: Program, tmp_path: Path) -> None:
+    write_fasta(tmp_path / "seqs.fasta", {"x": "ACGU", "y": "GG"})
+    done = program("embed", "run", "--modality", "rna", "--input", "seqs.fasta", "--encoder", "profile", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["embedded"] == 2
+    shown = program("crossllm", "cache", "info", "--cache", "cache/seqs", "--json")
+    (recipe,) = json.loads(shown.stdout)["recipes"]
+    expected = {
+        "modality": "rna",
+        "encoder": "profile",
+        "sequences": 2,
+        "residues": 6,
+        "segments": 1,
+        "dtype": "float16",
+    }
+    assert {name: recipe[name] for name in expected} == expected
+    assert recipe.keys() == expected.keys() | {"digest", "bytes"}

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer
+
+from pipeline.baselines import id_only
+from pipeline.dataset import load_dataset
+from pipeline.demo import write_demo
+from pipeline.importing import ImportOptions, Side, import_dataset
+from pipeline.metrics import Scored, best_threshold, compute, summarise
+from pipeline.splits import cut_parts, given_folds, random_folds
+
+
+def test_every_metric_equals_scikit_learn_weighted_and_not(rng: np.random.Generator) -> None:
+    label = rng.integers(0, 2, 200)
+    score = np.round(np.clip(rng.normal(0.4 + 0.2 * label, 0.3), 0, 1), 2)  # rounded: many equal scores
+    fold = Scored(label, score, (score >= 0.5).astype(int))
+    weights = np.stack([np.ones(200), rng.integers(0, 4, 200)]).astype(float)
+    found = compute(fold, weights)
+    for row, weight in enumerate(weights):
+        expected = {
+            "mcc": sk.matthews_corrcoef(label, fold.predicted, sample_weight=weight),
+            "accuracy": sk.accuracy_score(label, fold.predicted, sample_weight=weight),
+            "f1": sk.f1_score(label, fold.predicted, sample_weight=weight),
+            "precision": sk.precision_score(label, fold.predicted, sample_weight=weight),
+            "recall": sk.recall_score(label, fold.predicted, sample_weight=weight),
+            "auroc": sk.roc_auc_score(label, score, sample_weight=weight),
+            "auprc": sk.average_precision_score(label, score, sample_weight=weight),
+        }
+        for name, value in expected.items():
+            assert found[name][row] == pytest.approx(value, abs=1e-12), name
+
+
+def test_calibration_error_of_a_known_case() -> None:
+    score = np.array([0.05, 0.05, 0.95, 0.95])
+    fold = Scored(np.array([0, 1, 1, 1]), score, (score > 0.5).astype(int))
+    assert compute(fold, np.ones((1, 4)))["calibration_error"][0] == pytest.approx((0.9 + 0.1) / 4)
+
+
+def test_one_class_leaves_areas_undefined_and_says_so() -> None:
+    fold = Scored(np.ones(5, int), np.linspace(0, 1, 5), np.ones(5, int))
+    found = compute(fold, np.ones((1, 5)))
+    assert np.isnan(found["auroc"][0])
+    assert found["mcc"][0] == 0
+
+
+def test_the_threshold_maximises_mcc(rng: np.random.Generator) -> None:
+    label = rng.integers(0, 2, 60)
+    score = np.clip(rng.normal(0.2 + 0.1 * label, 0.05), 0, 1)
+    threshold = best_threshold(label, score)
+    best = max(sk.matthews_corrcoef(label, score >= t) for t in np.linspace(0, 1, 2001))
+    assert sk.matthews_corrcoef(label, score >= threshold) == pytest.approx(best)
+
+
+def test_the_interval_holds_the_mean_and_narrows_with_more_pairs(rng: np.random.Generator) -> None:
+    def width(pairs: int) -> float:
+        label = rng.integers(0, 2, pairs)
+        score = np.clip(rng.normal(0.4 + 0.2 * label, 0.2), 0, 1)
+        found = summarise([Scored(label, score, (score >= 0.5).astype(int))], seed=0)["mcc"]
+        assert found.ci95[0] <= found.mean <= found.ci95[1]
+        return found.ci95[1] - found.ci95[0]
+
+    assert width(2000) < 0.5 * width(100)
+
+
+def test_the_demo_gives_nothing_away_to_one_side(tmp_path: Path) -> None:
+    """|ID-only| ≤ 0.1 and a k-mer forest on either partner alone ≤ 0.15: the label needs both sequences."""
+    write_demo(tmp_path / "demo")
+    dataset, _ = load_dataset(tmp_path / "demo")
+    folds = random_folds(dataset, 3, seed=0)
+    parts = [cut_parts(dataset, folds, n, 0.15, 0) for n in range(3)]
+    for by_sequence in (False, True):
+        scored = [id_only(dataset, part, by_sequence=by_sequence) for part in parts]
+        assert abs(summarise(scored, 0)["mcc"].mean) <= 0.1
+    labels = dataset.labels.astype(int)
+    for modality, ids, k in (("rna", dataset.a_ids, 4), ("protein", dataset.b_ids, 2)):
+        lines = (tmp_path / "demo" / f"{modality}.fasta").read_text().split()
+        sequence = {i[1:]: s for i, s in zip(lines[::2], lines[1::2], strict=True)}
+        kmers = CountVectorizer(analyzer="char", ngram_range=(k, k), lowercase=False)
+        counts = kmers.fit_transform(sequence[i] for i in ids).toarray().astype(np.float32)
+        found = []
+        for part in parts:
+            fitted = np.concatenate([part.train, part.validation])
+            forest = RandomForestClassifier(60, min_samples_leaf=3, random_state=0, n_jobs=2).fit(
+                counts[fitted], labels[fitted]
+            )
+            found.append(sk.matthews_corrcoef(labels[part.test], forest.predict(counts[part.test])))
+        assert np.mean(found) <= 0.15, f"{modality} alone"
+
+
+def test_id_only_on_rpi1460_is_as_good_as_the_paper(real_data: Path, tmp_path: Path) -> None:
+    """No sequence, no model, MCC above 0.8 on the given folds: why this baseline stands beside every result."""
+    source = real_data / "rpi1460"
+    sides = Side("rna", source / "rna.fasta"), Side("protein", source / "protein.fasta")
+    import_dataset(ImportOptions(*sides, source / "pairs.tsv", tmp_path / "c"))
+    dataset, _ = load_dataset(tmp_path / "c")
+    folds = given_folds(dataset, "fold")
+    parts = [cut_parts(dataset, folds, n, 0.15, 0) for n in range(5)]
+    by_id = summarise([id_only(dataset, part, by_sequence=False) for part in parts], 0)["mcc"].mean
+    by_sequence = summarise([id_only(dataset, part, by_sequence=True) for part in parts], 0)["mcc"].mean
+    assert 0.79 <= by_id <= 0.84
+    assert 0.3 <= by_sequence <= 0.45

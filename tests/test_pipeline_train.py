@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Program
+from safetensors.torch import load_file
+from sklearn import metrics as sk
+
+from cache import Conflict, InputError
+from embed.run import RunOptions, run
+from model.fusion import CrossMamba, ModelConfig
+from pipeline.batches import Entities, PairBatches
+from pipeline.config import TrainConfig
+from pipeline.demo import write_demo
+from pipeline.fold import Epoch, fit_fold, fold_seed, predict
+from pipeline.inputs import TrainOptions, open_inputs
+from pipeline.splits import cut_parts
+from pipeline.train import train
+
+QUICK = TrainConfig(folds=2, epochs=2, model=ModelConfig(d_model=8, d_state=4))
+
+
+def embedded_demo(folder: Path, **size: int) -> Path:
+    write_demo(folder, **size)
+    for modality in ("rna", "protein"):
+        run(RunOptions(modality, folder / f"{modality}.fasta", folder, "profile", quiet=True))
+    return folder
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> TrainOptions:
+    return TrainOptions(embedded_demo(tmp_path / "demo", entities=30, pairs=160), QUICK, quiet=True)
+
+
+def rows(path: Path, delimiter: str = "\t") -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(small: TrainOptions) -> None:
+    done = train(small)
+    assert done.folder == small.cache_dir / "runs" / "demo"
+    expected = {"config.toml", "splits.tsv", "history.csv", "metrics.json", "checkpoints", "predictions.tsv",
+                "predictions.id_only.tsv", "predictions.id_only_sequence.tsv"}  # fmt: skip
+    assert {p.name for p in done.folder.iterdir()} == expected
+    metrics = json.loads((done.folder / "metrics.json").read_text())
+    assert metrics == done.metrics
+    assert (metrics["task"], metrics["split"], metrics["folds"]) == ("classification", "random", 2)
+    pairs = {(r["a_id"], r["b_id"]): (float(r["label"]), r["fold"]) for r in rows(done.folder / "predictions.tsv")}
+    assert len(pairs) == len(rows(done.folder / "predictions.tsv")) == 160, "every pair is tested once"
+    assert {p: f for p, (_, f) in pairs.items()} == {
+        (r["a_id"], r["b_id"]): r["fold"] for r in rows(done.folder / "splits.tsv")
+    }
+    for name, file in (("model", "predictions.tsv"), ("id_only", "predictions.id_only.tsv")):
+        found = metrics["model"] if name == "model" else metrics["baselines"][name]
+        assert found.keys() == metrics["model"].keys()
+        per_fold: dict[str, list[float]] = {"mcc": [], "auroc": []}
+        for fold in "01":
+            own = [r for r in rows(done.folder / file) if r["fold"] == fold]
+            label, score, predicted = (np.array([float(r[c]) for r in own]) for c in ("label", "score", "predicted"))
+            per_fold["mcc"].append(sk.matthews_corrcoef(label, predicted))
+            per_fold["auroc"].append(sk.roc_auc_score(label, score))
+        for metric, values in per_fold.items():
+            assert found[metric]["mean"] == pytest.approx(np.mean(values))
+            assert found[metric]["std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_checkpoints_hold_the_weights_that_made_the_predictions(small: TrainOptions) -> None:
+    done = train(small)
+    inputs = open_inputs(small)
+    a, b = inputs.readers
+    batches = PairBatches(inputs.dataset, Entities(a, inputs.dataset.a_keys, inputs.window),
+                          Entities(b, inputs.dataset.b_keys, inputs.window))  # fmt: skip
+    model = CrossMamba(a.recipe.dim, b.recipe.dim, QUICK.model)
+    model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-0.safetensors"))
+    test = np.flatnonzero(inputs.folds.of_pair == 0)
+    score = predict(model, batches, test, QUICK.batch_pairs, torch.device("cpu")).sigmoid().numpy()
+    saved = [float(r["score"]) for r in rows(done.folder / "predictions.tsv") if r["fold"] == "0"]
+    np.testing.assert_array_equal(score, np.array(saved, np.float32))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: TrainOptions, tmp_path: Path) -> None:
+    texts = []
+    for name, seed in (("x", 0), ("y", 0), ("z", 1)):
+        options = dataclasses.replace(small, out=tmp_path / name, config=dataclasses.replace(QUICK, seed=seed))
+        train(options)
+        texts.append((tmp_path / name / "history.csv").read_text())
+    assert texts[0] == texts[1] != texts[2]
+    assert (tmp_path / "x" / "predictions.tsv").read_bytes() == (tmp_path / "y" / "predictions.tsv").read_bytes()
+
+
+def test_a_run_cut_off_between_folds_continues_to_the_same_result(
+    small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(dataclasses.replace(small, out=tmp_path / "whole"))
+    from pipeline import train as module
+
+    fitted: list[int] = []
+
+    def cut_off(*arguments: Any) -> Any:
+        if fitted:
+            raise KeyboardInterrupt
+        fitted.append(1)
+        return fit_fold(*arguments)
+
+    monkeypatch.setattr(module, "fit_fold", cut_off)
+    halved = dataclasses.replace(small, out=tmp_path / "halved", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(halved)
+    assert not (tmp_path / "halved" / "metrics.json").exists()
+    fitted.clear()
+    continued = train(halved)
+    assert fitted == [1], "only the second fold was fitted"
+    assert continued.metrics == whole.metrics
+    for name in ("predictions.tsv", "history.csv"):
+        assert (continued.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    fitted.append(1)
+    assert train(halved).metrics == whole.metrics, "a finished run is shown, not fitted again"
+
+
+def test_a_run_folder_is_never_overwritten(small: TrainOptions, tmp_path: Path) -> None:
+    train(small)
+    with pytest.raises(Conflict, match="already holds a run"):
+        train(small)
+    with pytest.raises(Conflict, match=r"train\.lr \(0\.5, there 0\.002\)"):
+        train(dataclasses.replace(small, resume=True, config=dataclasses.replace(QUICK, lr=0.5)))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(Conflict, match="is not empty"):
+        train(dataclasses.replace(small, out=tmp_path / "mine"))
+
+
+def test_a_pair_without_an_embedding_is_an_error_or_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    write_demo(folder, entities=30, pairs=160)
+    run(RunOptions("rna", folder / "rna.fasta", folder, "profile", quiet=True))
+    with pytest.raises(InputError, match="holds no protein embeddings"):
+        open_inputs(TrainOptions(folder, QUICK))
+    some = (folder / "protein.fasta").read_text().split("\n")[:50]
+    (tmp_path / "some.fasta").write_text("\n".join(some) + "\n")
+    run(RunOptions("protein", tmp_path / "some.fasta", folder, "profile", quiet=True))
+    with pytest.raises(InputError, match="has no embedding; run `embed run --modality protein") as caught:
+        open_inputs(TrainOptions(folder, QUICK))
+    assert len(caught.value.lines) == 5
+    kept = open_inputs(TrainOptions(folder, QUICK, on_bad="skip")).dataset
+    assert 0 < len(kept.labels) < 160
+    assert not set(kept.b_ids) & {f"protein{n:04d}" for n in range(25, 30)}
+
+
+def test_train_through_the_program(program: Program, tmp_path: Path) -> None:
+    folder = embedded_demo(tmp_path / "cache" / "demo", entities=30, pairs=160)
+    flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--tokens", "window:2", "--cache", folder]
+    done = program("train", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "model" in done.stdout
+    assert "id_only_sequence" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert program("train", *flags).returncode == 5
+    again = program("train", *flags, "--resume", "--json")
+    assert json.loads(again.stdout)["tokens"] == "window:2"
+    refused = program("train", *flags, "--tokens", "pool")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert program("train", *flags, "--split", "given").returncode == 2
+
+
+def test_the_demo_is_learnt(tmp_path: Path) -> None:
+    """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on."""
+    config = TrainConfig(folds=3, epochs=12, lr=3e-3)
+    inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
+    a, b = inputs.readers
+    batches = PairBatches(inputs.dataset, Entities(a, inputs.dataset.a_keys, inputs.window),
+                          Entities(b, inputs.dataset.b_keys, inputs.window))  # fmt: skip
+    parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
+    history: list[Epoch] = []
+    result = fit_fold(batches, inputs.dataset.labels, parts, (a.recipe.dim, b.recipe.dim), config,
+                      fold_seed(config.seed, 0), torch.device("cpu"), history.append)  # fmt: skip
+    assert history == result.history
+    mcc = sk.matthews_corrcoef(inputs.dataset.labels[parts.test], result.score >= result.threshold)
+    assert mcc >= 0.8
