@@ -81,7 +81,7 @@ def _open(path: Path) -> IO[bytes]:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
     if not head.startswith(b"\x1f\x8b"):
-        return open(path, "rb")  # noqa: SIM115 - handed on, closed by read_lines
+        return path.open("rb")
     return io.BufferedReader(_BoundedGzip(path), 1 << 16)
 
 
@@ -90,7 +90,7 @@ class _BoundedGzip(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._gzip = gzip.open(path, "rb")
+        self._gzip = gzip.GzipFile(path, "rb")
         self._bound = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
         self._size = 0
 

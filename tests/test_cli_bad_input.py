@@ -136,8 +136,8 @@ def test_bad_pairs(name: str, program: Program, tmp_path: Path) -> None:
     (tmp_path / "rna.fa").write_text(">r1\nACGU\n>r2\nGG\n")
     (tmp_path / "protein.fa").write_text(">p1\nMK\n")
     (tmp_path / "pairs.tsv").write_text(text)
-    done = program("crossllm", "data", "import", "--a", "rna=rna.fa", "--b", "protein=protein.fa", "--pairs", "pairs.tsv",
-                   "--cache", "c")  # fmt: skip
+    sides = ("--a", "rna=rna.fa", "--b", "protein=protein.fa")
+    done = program("crossllm", "data", "import", *sides, "--pairs", "pairs.tsv", "--cache", "c")
     assert_refused(done, lines, say)
     assert "pairs.tsv" in done.stderr
     assert not (tmp_path / "c").exists()
