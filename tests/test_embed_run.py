@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,7 @@ from conftest import Program
 
 from cache import CacheReader, Conflict, PartlyDone, Record, choose_recipe, key_of
 from cache.idtable import read_table
+from cache.inspection import verify
 from cache.records import CERTAIN
 from embed.profile import ProfileEncoder, columns
 from embed.run import RunOptions, default_cache, run
@@ -171,3 +176,25 @@ def test_embed_run_makes_a_cache_in_an_empty_folder_and_tells_as_json(program: P
     }
     assert {name: recipe[name] for name in expected} == expected
     assert recipe.keys() == expected.keys() | {"digest", "bytes"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_commits_what_is_done_and_the_next_run_continues(tmp_path: Path, number: int, code: int) -> None:
+    fasta = write_fasta(tmp_path / "long.fasta", {f"x{n}": "ACGU" * (5000 + n) for n in range(150)})
+    command = [sys.executable, "-c", "from embed.cli import main; main()", "run", "--modality", "rna", "--encoder",
+               "profile", "--input", str(fasta), "--cache", str(tmp_path / "c")]  # fmt: skip
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "c").glob("embeddings/rna/*/segments/*/rows/c/0/0")):
+        assert child.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    child.send_signal(number)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == code, stderr
+    assert len(stderr.splitlines()) == 1
+    assert not verify(tmp_path / "c", data=True).damage
+    kept = len(CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", None)))
+    assert kept >= 1, "the record being written was finished and committed"
+    summary = run(RunOptions("rna", fasta, tmp_path / "c", "profile", quiet=True))
+    assert (summary.already, summary.already + summary.embedded) == (kept, 150)
