@@ -32,6 +32,7 @@ test: $(STAMP)  ## Run the tests
 
 check: $(STAMP)  ## Lint, types (strict), layering
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_cli_layers.py
 

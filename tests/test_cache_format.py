@@ -16,8 +16,9 @@ from embed.run import RunOptions, run
 
 def test_the_script_of_format_md_reads_a_sequences_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "seqs.fasta").write_text(">a\nACGU\n>b\nGGATCACGT\n")
-    summary = run(RunOptions("rna", tmp_path / "seqs.fasta", tmp_path / "cache" / "mine", "profile", quiet=True))
-    assert summary.embedded == 2
+    (tmp_path / "more.fasta").write_text(">c\nCC\n")
+    for name in ("seqs.fasta", "more.fasta"):  # two segments
+        run(RunOptions("rna", tmp_path / name, tmp_path / "cache" / "mine", "profile", quiet=True))
     text = (ROOT / "docs" / "format.md").read_text()
     match = re.search(r"```python\n(.*?)```", text, re.S)
     assert match is not None
