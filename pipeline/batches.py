@@ -53,8 +53,9 @@ class Entities:
 class PairBatches:
     """Makes `Batch`es of a dataset's pairs."""
 
-    def __init__(self, dataset: Dataset, a: Entities, b: Entities) -> None:
-        self._a, self._b = a, b
+    def __init__(self, dataset: Dataset, readers: tuple[CacheReader, CacheReader], window: int) -> None:
+        self._a = Entities(readers[0], dataset.a_keys, window)
+        self._b = Entities(readers[1], dataset.b_keys, window)
         self._labels = torch.from_numpy(dataset.labels.astype(np.float32))
 
     def collate(self, pairs: np.ndarray) -> Batch:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cache.console import note
 from pipeline.baselines import id_only
-from pipeline.batches import Entities, PairBatches
+from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset
 from pipeline.fold import Epoch, FoldResult, fit_fold, fold_seed
@@ -100,9 +100,7 @@ def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
 def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder) -> list[FoldResult]:
     reader_a, reader_b = inputs.readers
     dataset, config = inputs.dataset, options.config
-    batches = PairBatches(
-        dataset, Entities(reader_a, dataset.a_keys, inputs.window), Entities(reader_b, dataset.b_keys, inputs.window)
-    )
+    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     results = []
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
     for number, part in enumerate(parts):

@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 from cache import Conflict, InputError
 from embed.run import RunOptions, run
 from model.fusion import CrossMamba, ModelConfig
-from pipeline.batches import Entities, PairBatches
+from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
 from pipeline.fold import Epoch, fit_fold, fold_seed, predict
@@ -76,8 +76,7 @@ def test_checkpoints_hold_the_weights_that_made_the_predictions(small: TrainOpti
     done = train(small)
     inputs = open_inputs(small)
     a, b = inputs.readers
-    batches = PairBatches(inputs.dataset, Entities(a, inputs.dataset.a_keys, inputs.window),
-                          Entities(b, inputs.dataset.b_keys, inputs.window))  # fmt: skip
+    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     model = CrossMamba(a.recipe.dim, b.recipe.dim, QUICK.model)
     model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-0.safetensors"))
     test = np.flatnonzero(inputs.folds.of_pair == 0)
@@ -175,8 +174,7 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
     config = TrainConfig(folds=3, epochs=12, lr=3e-3)
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
     a, b = inputs.readers
-    batches = PairBatches(inputs.dataset, Entities(a, inputs.dataset.a_keys, inputs.window),
-                          Entities(b, inputs.dataset.b_keys, inputs.window))  # fmt: skip
+    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
     history: list[Epoch] = []
     result = fit_fold(batches, inputs.dataset.labels, parts, (a.recipe.dim, b.recipe.dim), config,
