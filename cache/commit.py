@@ -15,6 +15,11 @@ from cache.recipe import FORMAT, parse_json
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
 _FILE = re.compile(r"(zarr\.json|(rows|offsets|digest|crc32c)/(zarr\.json|c/0(/0)?))")
+FILES = frozenset(
+    {"zarr.json", "rows/c/0/0", "offsets/c/0", "digest/c/0/0", "crc32c/c/0"}
+    | {f"{array}/zarr.json" for array in ("rows", "offsets", "digest", "crc32c")}
+)
+"""Every segment has these files, and a commit record names each."""
 _MAX_JSON = 8 << 20
 _MAX_INT = 1 << 53
 
@@ -107,6 +112,8 @@ def read_commit(path: Path) -> Commit:
         named = [commit.segment, *commit.supersedes]
         if not all(map(HEX32.fullmatch, named)) or not all(map(_FILE.fullmatch, files)):
             raise ValueError("a segment or file name is not one of the format's")
+        if commit.segment in commit.supersedes or not files.keys() >= FILES:
+            raise ValueError("it supersedes itself, or lacks a file of its segment")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CacheCorrupt(f"{path}: {error}; the commit record is damaged") from None
     return commit

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -18,6 +19,19 @@ import click
 
 from cache.errors import CrossLLMError, Problem
 
+_PATH_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EISDIR,
+    }
+)
 SHOWN_LINES = 20
 """Bad records are reported one line each, this many, then the count of the rest."""
 
@@ -31,8 +45,12 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def note(text: str) -> None:
-    """Say something that is no result: to standard error, so that `--json` and pipes stay clean."""
-    click.echo(text, err=True)
+    """Say something that is no result: to standard error, so that `--json` and pipes stay clean.
+
+    Nobody listening there is no reason to stop the work.
+    """
+    with suppress(OSError, ValueError):
+        click.echo(text, err=True)
 
 
 def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit: str) -> None:
@@ -48,7 +66,7 @@ def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit:
 def show_errors(lines: Sequence[str]) -> None:
     """Print one line a bad record, the first `SHOWN_LINES`, then how many more there are."""
     for line in lines[:SHOWN_LINES]:
-        note("error: " + line)
+        note("error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
     if len(lines) > SHOWN_LINES:
         note(f"error: … and {len(lines) - SHOWN_LINES} more like these, {len(lines)} in all")
 
@@ -56,6 +74,9 @@ def show_errors(lines: Sequence[str]) -> None:
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
     signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(command, arguments))
 
 
@@ -65,13 +86,17 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         given = list(sys.argv[1:] if arguments is None else arguments)
         with command.make_context(command.name, given) as context:
             command.invoke(context)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller: `>&-`
+            sys.stdout.flush()
         return 0
     except click.exceptions.Exit as done:  # --help
         return done.exit_code
     except CrossLLMError as error:
         show_errors(error.lines)
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        show_errors([f"a command is needed; see `{error.ctx.command_path if error.ctx else command.name} --help`"])
+        return 2
     except click.ClickException as error:
         show_errors([_usage_line(error)])
         return 2
@@ -82,10 +107,19 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         note("terminated; what was committed before stays")
         return 128 + signal.SIGTERM
     except MemoryError:
-        show_errors(["out of memory; make the batches smaller or use a machine with more"])
-        return 4
+        return _out_of_memory()
+    except RuntimeError as error:
+        # torch has no error class of its own for the CPU allocator, and is not imported here.
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            return _out_of_memory()
+        raise
     except OSError as error:
         return _os_error(error)
+
+
+def _out_of_memory() -> int:
+    show_errors(["out of memory; make the batches or the model smaller, or use a machine with more"])
+    return 4
 
 
 def _usage_line(error: click.ClickException) -> str:
@@ -105,7 +139,7 @@ def _os_error(error: OSError) -> int:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         show_errors([f"{where}{reason}; free some space and run the same command again: it goes on from here"])
         return 4
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+    if error.errno in _PATH_ERRORS:
         show_errors([f"{where}{reason}; check the path and its permissions"])
         return 2
     if error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE):

@@ -6,6 +6,7 @@ The order of a commit (DESIGN section 2) is built from these five: `make_new_dir
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import secrets
@@ -137,19 +138,17 @@ def replace(path: Path, data: bytes) -> None:
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes; links are not followed, larger files are refused unread."""
-    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY)
+    descriptor, found = _open_plain(path)
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-            raise CacheCorrupt(f"{path}: {found.st_size} bytes where a plain file of at most {limit} is expected")
+        if found > limit:
+            raise CacheCorrupt(f"{path}: {found} bytes where at most {limit} are expected")
         return file.read(limit + 1)
 
 
 def map_file(path: Path, size: int) -> np.ndarray:
     """A read-only view of a file's bytes, `uint8`, shape (size,); a file of another size is refused before mapping."""
-    descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY)
+    descriptor, found = _open_plain(path)
     try:
-        found = os.fstat(descriptor).st_size
         if found != size:
             raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}")
         if size == 0:
@@ -157,3 +156,18 @@ def map_file(path: Path, size: int) -> np.ndarray:
         return np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
     finally:
         os.close(descriptor)
+
+
+def _open_plain(path: Path) -> tuple[int, int]:
+    """Descriptor and size of a plain file; a link, a folder or a pipe in its place is damage."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
+            raise CacheCorrupt(f"{path}: {error.strerror}; a plain file is expected") from None
+        raise
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise CacheCorrupt(f"{path}: is no plain file")
+    return descriptor, found.st_size

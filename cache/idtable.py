@@ -35,6 +35,20 @@ def publish_table(cache_dir: Path, modality: str, records: Iterable[Record]) -> 
     Raises:
         Conflict: an id already stands for another sequence in this cache.
     """
+    new = new_rows(cache_dir, modality, records)
+    if new:
+        data = (_HEADER + "".join(new)).encode()
+        folder = cache_dir / "records"
+        fsio.make_dirs(folder)
+        fsio.publish(folder / f"{modality}-{hashlib.sha256(data).hexdigest()[:32]}.tsv", data)
+
+
+def new_rows(cache_dir: Path, modality: str, records: Iterable[Record]) -> list[str]:
+    """The table's lines for those records that the cache does not list yet; nothing is written.
+
+    Raises:
+        Conflict: an id already stands for another sequence in this cache.
+    """
     known = read_table(cache_dir, modality)
     new: list[str] = []
     conflicts: list[str] = []
@@ -49,11 +63,7 @@ def publish_table(cache_dir: Path, modality: str, records: Iterable[Record]) -> 
             )
     if conflicts:
         raise Conflict(conflicts)
-    if new:
-        data = (_HEADER + "".join(new)).encode()
-        folder = cache_dir / "records"
-        fsio.make_dirs(folder)
-        fsio.publish(folder / f"{modality}-{hashlib.sha256(data).hexdigest()[:32]}.tsv", data)
+    return new
 
 
 def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
@@ -72,9 +82,21 @@ def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
         data = fsio.read_bytes(folder / name, _MAX_BYTES)
         if hashlib.sha256(data).hexdigest()[:32] != match[2]:
             raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
-        for line in data.decode().split("\n")[1:-1]:
-            id_, key, length, _ = line.split("\t")
-            entry = Entry(bytes.fromhex(key), int(length))
+        for id_, entry in _parse(folder / name, data):
             if entries.setdefault(id_, entry) != entry:
                 raise CacheCorrupt(f"{folder / name}: id '{printable(id_)}' has two sequences; start a new cache")
     return entries
+
+
+def _parse(path: Path, data: bytes) -> list[tuple[str, Entry]]:
+    try:
+        header, *lines, end = data.decode().split("\n")
+        if header + "\n" != _HEADER or end:
+            raise ValueError("no header line, or no newline at the end")
+        cells = [line.split("\t") for line in lines]
+        found = [(id_, Entry(bytes.fromhex(key), int(length))) for id_, key, length, _ in cells]
+        if any(len(entry.key) != 32 or entry.length < 1 for _, entry in found):
+            raise ValueError("a key or length is out of range")
+    except ValueError as error:
+        raise CacheCorrupt(f"{path}: {error}; not a table of records") from None
+    return found

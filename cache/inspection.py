@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from cache import fsio
 from cache.commit import commit_paths, live_commits, read_commit
 from cache.errors import CacheCorrupt, InputError
 from cache.idtable import read_table
@@ -87,12 +90,38 @@ def verify(cache_dir: Path, *, data: bool) -> Report:
     """
     require_cache(cache_dir)
     report = Report([], 0, 0, [])
+    with _collecting(report.damage):
+        _verify_dataset(cache_dir)
     for modality in ALL_MODALITIES:
         with _collecting(report.damage):
             read_table(cache_dir, modality)
         for folder in recipe_folders(cache_dir, modality):
             report = _verify_recipe(folder, report, data=data)
+        for folder in sorted((cache_dir / "embeddings" / modality).glob("*")):
+            if not (folder / "recipe.json").exists() and commit_paths(folder):
+                report.damage.append(f"{folder}: has commit records but no recipe.json")
     return report
+
+
+def _verify_dataset(cache_dir: Path) -> None:
+    """The files that `dataset.toml` names are as they were imported."""
+    path = cache_dir / "dataset.toml"
+    if not path.exists():
+        return
+    try:
+        sums = tomllib.loads(fsio.read_bytes(path, 1 << 20).decode())["sha256"]
+        changed = [name for name, digest in sums.items() if _sha256(cache_dir / Path(name).name) != digest]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CacheCorrupt(f"{path}: {error!r}; import the dataset again") from None
+    if changed:
+        raise CacheCorrupt(f"{cache_dir / name}: is not as it was imported" for name in changed)
+
+
+def _sha256(path: Path) -> str:
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verify_recipe(folder: Path, report: Report, *, data: bool) -> Report:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import fsio
 from cache.commit import commit_paths, live_commits, read_commit
-from cache.errors import CacheCorrupt
 from cache.recipe import Recipe
 from cache.segment import Segment
 
@@ -27,10 +25,6 @@ class CacheReader:
         self.recipe = recipe
         self.folder = recipe.folder(cache_dir)
         commits = live_commits([read_commit(path) for path in commit_paths(self.folder)])
-        expected = (recipe.digest, fsio.crc32c(recipe.to_json()))
-        for commit in commits:
-            if (commit.recipe, commit.recipe_crc32c) != expected:
-                raise CacheCorrupt(f"{self.folder}: segment {commit.segment} was written for another recipe")
         self.segments = [Segment(self.folder, recipe, commit) for commit in commits]
         digests = [s.digest for s in self.segments]
         digest = np.concatenate(digests) if digests else np.empty((0, 32), np.uint8)

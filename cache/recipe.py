@@ -90,8 +90,13 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
         recipe = Recipe(**found)
     except TypeError as error:
         raise CacheCorrupt(f"{where}: {error}; the recipe is damaged") from None
-    if not all(isinstance(getattr(recipe, n), int) for n in ("encoder_version", "dim", "normaliser", "format")):
+    if not all(type(getattr(recipe, n)) is int for n in ("encoder_version", "dim", "normaliser", "format")):
         raise CacheCorrupt(f"{where}: a number of the recipe is no integer; the recipe is damaged")
+    texts = [recipe.modality, recipe.encoder, recipe.compute, recipe.tokenizer, recipe.long]
+    texts += [value for value in (recipe.weights, recipe.layer) if value is not None]
+    options = recipe.options if isinstance(recipe.options, dict) else {"": None}
+    if not all(isinstance(text, str) for text in (*texts, *options, *options.values())):
+        raise CacheCorrupt(f"{where}: a text of the recipe is none; the recipe is damaged")
     if recipe.dim < 1 or recipe.dtype not in ("float16", "float32") or not _NAME.fullmatch(str(recipe.encoder)):
         raise CacheCorrupt(f"{where}: dim, dtype or encoder out of range; the recipe is damaged")
     return recipe

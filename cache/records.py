@@ -110,9 +110,14 @@ def read_fasta(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
             )
     if problems and on_bad == "error":
         raise InputError(map(str, problems))
-    if not records and not problems:
-        raise InputError(f"{path}: holds no records; a FASTA file of one or more sequences is expected")
-    return Records(modality, [r for r in records if r.id not in ambiguous], notes, problems)
+    problems += [
+        Problem(path, seen[i][0], "this id has another sequence further down; rename one", i) for i in ambiguous
+    ]
+    kept = [record for record in records if record.id not in ambiguous]
+    if not kept:
+        bad = f", {len(problems)} bad ones were left out" if problems else ""
+        raise InputError(f"{path}: holds no records{bad}; a FASTA file of one or more sequences is expected")
+    return Records(modality, kept, notes, sorted(problems, key=lambda problem: problem.line))
 
 
 def normalise(modality: str, sequence: str) -> str:
@@ -123,23 +128,23 @@ def normalise(modality: str, sequence: str) -> str:
 
 def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:
     """Split the file at its headers.  A record that holds a bad line is yielded with `bad` set."""
-    line, header, bad = 0, "", False
+    start, header, bad = 0, "", False
     parts: list[str] = []
-    for number, text in read_lines(path, problems):
-        if text is None:
-            bad = True
-        elif text.startswith(">"):
-            if line:
-                yield _Raw(line, header, "".join(parts), bad)
-            line, header, bad, parts = number, text[1:], False, []
-        elif text.strip():
-            what = _line_problem(text, before_first=line == 0)
-            if what and not (bad and line == 0):  # text before the first header is one problem, not one a line
-                problems.append(Problem(path, number, what))
-            bad = bad or what is not None
+    for number, text, problem in read_lines(path):
+        if text.startswith(">"):
+            if start:
+                yield _Raw(start, header, "".join(parts), bad)
+            start, header, bad, parts = number, text[1:], False, []
+        elif not text.strip():
+            continue
+        elif problem is None:
+            problem = _line_problem(text, before_first=start == 0)
             parts.append(text.rstrip())
-    if line:
-        yield _Raw(line, header, "".join(parts), bad)
+        if problem is not None and not bad:  # a bad record is one problem, not one a line
+            problems.append(Problem(path, number, problem))
+            bad = True
+    if start:
+        yield _Raw(start, header, "".join(parts), bad)
 
 
 def _line_problem(text: str, *, before_first: bool) -> str | None:

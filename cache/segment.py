@@ -106,6 +106,10 @@ class Segment:
     def __init__(self, recipe_dir: Path, recipe: Recipe, commit: Commit) -> None:
         self.path = recipe_dir / "segments" / commit.segment
         self.commit = commit
+        if (commit.recipe, commit.recipe_crc32c) != (recipe.digest, fsio.crc32c(recipe.to_json())):
+            raise CacheCorrupt(f"{self.path}: was written for another recipe")
+        if self.path.is_symlink():
+            raise CacheCorrupt(f"{self.path}: is a link; a segment is a folder")
         for name, expected in commit.files.items():
             self._check_file(name, expected, data=name != ROWS)
         self.offsets = self._small("offsets", "int64", (commit.records + 1,))
@@ -118,8 +122,7 @@ class Segment:
         layout = parse_array_json(self.path / "rows" / "zarr.json")
         if layout.shape != (commit.rows, recipe.dim) or layout.dtype.name != recipe.dtype:
             raise CacheCorrupt(f"{self.path}/rows: shape {layout.shape} {layout.dtype}, not what the recipe says")
-        size = commit.files[ROWS].bytes if ROWS in commit.files else 0
-        self._view = plain_view(self.path / ROWS, layout, size)
+        self._view = plain_view(self.path / ROWS, layout, commit.files[ROWS].bytes)
         self._zarr: Any = None
 
     @property
@@ -155,11 +158,18 @@ class Segment:
         return found
 
     def _through_zarr(self, start: int, stop: int) -> np.ndarray:
-        if self._zarr is None:
-            import zarr
+        try:
+            if self._zarr is None:
+                import zarr
 
-            self._zarr = zarr.open_array(str(self.path / "rows"), mode="r")
-        rows: np.ndarray = np.ascontiguousarray(self._zarr[start:stop])
+                self._zarr = zarr.open_array(str(self.path / "rows"), mode="r")
+            rows: np.ndarray = np.ascontiguousarray(self._zarr[start:stop])
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # a decoder may raise anything at damaged bytes
+            raise CacheCorrupt(
+                f"{self.path / ROWS}: zarr-python cannot read rows {start} to {stop}: {error}"
+            ) from error
         rows.flags.writeable = False
         return rows
 
@@ -173,8 +183,6 @@ class Segment:
             raise CacheCorrupt(f"{path}: does not match the crc32c of its commit record")
 
     def _small(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        if _CHUNK[name] not in self.commit.files or f"{name}/zarr.json" not in self.commit.files:
-            raise CacheCorrupt(f"{self.path}/{name}: not in the commit record")
         layout = parse_array_json(self.path / name / "zarr.json")
         array = plain_view(self.path / _CHUNK[name], layout, self.commit.files[_CHUNK[name]].bytes)
         if array is None or array.dtype.name != dtype or array.shape != shape:

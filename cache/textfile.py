@@ -10,9 +10,9 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
-from cache.errors import InputError, Problem
+from cache.errors import InputError
 
 MAX_LINE_BYTES = 64 << 20
 """A longer line is an error: no RNA or protein is that long, and one line must fit in memory."""
@@ -24,12 +24,21 @@ _MAGIC = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ\x00": "an xz file", b"BZh":
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def read_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str | None]]:
-    """Yield `(line number, text without its newline)`.
+class Line(NamedTuple):
+    """One line of a text file."""
 
-    A line that is no clean text (bad UTF-8, a control character, a lone CR) is appended to `problems` and yielded
-    as None, so that the caller can mark the record it belongs to.  What concerns the file as a whole raises
-    `InputError` at once.
+    number: int
+    text: str
+    """Without its newline."""
+    problem: str | None
+    """Why it is no clean text (bad UTF-8, a control character, a lone CR); None for a good line."""
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of a file.  A bad line is yielded too, so that the caller can tell which record it belongs to.
+
+    Raises:
+        InputError: what concerns the file as a whole: it is missing, not text, a damaged gzip file, …
     """
     with _open(path) as file:
         number = 0
@@ -40,19 +49,15 @@ def read_lines(path: Path, problems: list[Problem]) -> Iterator[tuple[int, str |
             number += 1
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
-            what = None
-            text = ""
+            text, problem = raw.rstrip(b"\n").removesuffix(b"\r").decode("utf-8", "replace"), None
             try:
-                text = raw.rstrip(b"\n").removesuffix(b"\r").decode("utf-8")
+                raw.decode("utf-8")
             except UnicodeDecodeError as error:
-                what = f"byte 0x{raw[error.start]:02x} at column {error.start + 1} is not UTF-8; save the file as UTF-8"
-            if what is None and (match := _CONTROL.search(text)):
-                what = _control_problem(match)
-            if what is None:
-                yield number, text
-            else:
-                problems.append(Problem(path, number, what))
-                yield number, None
+                place = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
+                problem = f"{place} is not UTF-8; save the file as UTF-8"
+            if problem is None and (match := _CONTROL.search(text)):
+                problem = _control_problem(match)
+            yield Line(number, text, problem)
 
 
 def _control_problem(match: re.Match[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,17 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, printable
+
+
+class Finite(click.FloatRange):
+    """A float within a range; NaN, which no range excludes, and infinities are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or a usage error."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 @click.command("train")
@@ -41,14 +53,10 @@ from cache.errors import InputError, printable
     help="Epochs without a better validation loss before training stops.",
 )
 @click.option("--batch-pairs", type=click.IntRange(min=1), default=32, show_default=True, help="Pairs a step.")
-@click.option(
-    "--lr", type=click.FloatRange(0, 1, min_open=True), default=2e-3, show_default=True, help="Learning rate."
-)
+@click.option("--lr", type=Finite(0, 1, min_open=True), default=2e-3, show_default=True, help="Learning rate.")
 @click.option("--d-model", type=click.IntRange(1, 4096), default=32, show_default=True, help="Width of the model.")
 @click.option("--d-state", type=click.IntRange(1, 256), default=16, show_default=True, help="State of the scan.")
-@click.option(
-    "--noise", type=click.FloatRange(min=0), default=0.1, show_default=True, help="σ of the projections' noise."
-)
+@click.option("--noise", type=Finite(min=0), default=0.1, show_default=True, help="σ of the projections' noise.")
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -114,8 +122,8 @@ def _check_device(name: str) -> None:
     import torch
 
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(f"--device {printable(name)}: {reason}; cpu always works") from None
 

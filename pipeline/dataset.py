@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,15 @@ import numpy as np
 import tomli_w
 
 from cache import fsio
-from cache.errors import Conflict, InputError, printable
-from cache.idtable import publish_table, read_table
+from cache.errors import CacheCorrupt, Conflict, InputError, printable
+from cache.idtable import new_rows, publish_table, read_table
 from cache.records import MODALITIES, OnBad, Record
 from pipeline.pairs import Pair, Pairs, Task, read_pairs
 
 FORMAT = 1
+_MAX_TOML = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_NOT_IN_NAMES = re.compile(r"^[.-]+|[^A-Za-z0-9_.-]")
 
 
 class Dataset(NamedTuple):
@@ -70,7 +74,7 @@ def write_dataset(
     table = io.StringIO()
     rows = csv.writer(table, delimiter="\t", lineterminator="\n")
     rows.writerow(("a_id", "b_id", "label", *extra_columns))
-    rows.writerows((p.a_id, p.b_id, f"{p.label:.10g}", *p.extra) for p in pairs)
+    rows.writerows((p.a_id, p.b_id, _label_text(p.label, task), *p.extra) for p in pairs)
     files = {
         f"{modality}.fasta": "".join(f">{r.id}\n{r.sequence}\n" for r in found).encode()
         for modality, found in records.items()
@@ -90,11 +94,33 @@ def write_dataset(
         held = _read_toml(cache_dir / "dataset.toml")
         if held.get("sha256") != head["sha256"] or (held["task"], held["a"], held["b"]) != (task, head["a"], head["b"]):
             raise Conflict(f"{cache_dir}: already holds another dataset; use another --cache or remove that folder")
+    else:
+        _refuse_foreign_files(cache_dir, files)
+    for modality, found in records.items():
+        new_rows(cache_dir, modality, found)  # a conflict on either side, before anything is written
     fsio.make_dirs(cache_dir)
     for modality, found in records.items():
         publish_table(cache_dir, modality, found)
     for path, data in files.items():
         fsio.replace(cache_dir / path, data)
+
+
+def _label_text(label: float, task: Task) -> str:
+    """A class as 0 or 1; an affinity with all of its digits."""
+    return str(int(label)) if task == "classification" else repr(label)
+
+
+def dataset_name(cache_dir: Path) -> str:
+    """Name of a dataset: its folder's, with what no run folder should be called by replaced."""
+    return _NOT_IN_NAMES.sub("_", cache_dir.resolve().name) or "dataset"
+
+
+def _refuse_foreign_files(cache_dir: Path, files: dict[str, bytes]) -> None:
+    """A file of the user's own (`--cache .`) is never written over."""
+    for name, data in files.items():
+        path = cache_dir / name
+        if path.exists() and (not path.is_file() or path.read_bytes() != data):
+            raise Conflict(f"{path}: exists and is not this dataset's; choose an empty folder for --cache")
 
 
 def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pairs]:
@@ -108,6 +134,8 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
     tables = {modality: read_table(cache_dir, modality) for modality in set(sides)}
     table_a, table_b = (tables[side] for side in sides)
     path = cache_dir / "pairs.tsv"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != head["sha256"]["pairs.tsv"]:
+        raise CacheCorrupt(f"{path}: is not as it was imported; change the source and import it into another --cache")
     found = read_pairs(path, set(table_a), set(table_b), task=head["task"], on_bad=on_bad)
     pairs = found.pairs
     digest = hashlib.sha256((cache_dir / "dataset.toml").read_bytes() + path.read_bytes()).hexdigest()
@@ -129,18 +157,19 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        head = tomllib.loads(path.read_text("utf-8"))
+        head = tomllib.loads(fsio.read_bytes(path, _MAX_TOML).decode())
     except FileNotFoundError:
         raise InputError(
             f"{path}: no dataset here; make one with `crossllm data import` or `crossllm data demo`"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}; correct the file") from None
     try:
         sides = (head["a"]["modality"], head["b"]["modality"])
         known = head["task"] in ("classification", "regression") and all(side in MODALITIES for side in sides)
         newer = head["format"] > FORMAT
-        str(head["name"])
+        if not _NAME.fullmatch(head["name"]) or not isinstance(head["sha256"]["pairs.tsv"], str):
+            raise TypeError("name or sha256")
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: {error} is missing or of the wrong type; import the dataset again") from None
     if newer or not known:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cache.errors import InputError
 from model.fusion import CrossMamba
 from model.losses import focal_loss
 from pipeline.batches import PairBatches
@@ -116,7 +117,7 @@ def _train_epoch(
         batch = batch.to(device)
         loss = focal_loss(model(batch), batch.label)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the training loss is {loss.item()}; use a lower --lr")
+            raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

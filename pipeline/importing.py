@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cache.console import note, say_notes
 from cache.errors import InputError, printable
 from cache.records import OnBad, Record, Records, check_modality, read_fasta
-from pipeline.dataset import write_dataset
+from pipeline.dataset import dataset_name, write_dataset
 from pipeline.pairs import Columns, Task, Where, read_pairs
 
 
@@ -55,12 +55,12 @@ def import_dataset(options: ImportOptions) -> str:
         InputError: bad records or pairs, one line each; nothing was written.
         Conflict: the folder holds another dataset.
     """
-    read: dict[Path, Records] = {}
+    read: dict[Side, Records] = {}
     for side in (options.a, options.b):
-        if side.path not in read or read[side.path].modality != side.modality:
-            read[side.path] = read_fasta(side.path, side.modality, options.on_bad)
-            say_notes(side.path, read[side.path].notes, read[side.path].skipped, "records")
-    records_a, records_b = read[options.a.path], read[options.b.path]
+        if side not in read:
+            read[side] = read_fasta(side.path, side.modality, options.on_bad)
+            say_notes(side.path, read[side].notes, read[side].skipped, "records")
+    records_a, records_b = read[options.a], read[options.b]
     found = read_pairs(
         options.pairs,
         {r.id for r in records_a.records},
@@ -84,7 +84,7 @@ def import_dataset(options: ImportOptions) -> str:
         "pairs": options.pairs.name,
         "where": [f"{w.column}={w.value}" for w in options.where],
     }
-    name = options.cache_dir.resolve().name
+    name = dataset_name(options.cache_dir)
     sides = options.a.modality, options.b.modality
     write_dataset(options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source)
     positive = sum(p.label == 1 for p in found.pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from cache.records import OnBad
 from cache.textfile import read_lines
 
 Task = Literal["classification", "regression"]
+MAX_LABEL = 1e30
+"""No affinity in any unit is larger."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+RESERVED = ("a_id", "b_id", "label")
+"""Columns of every stored table."""
 
 
 class Columns(NamedTuple):
@@ -84,6 +90,8 @@ def read_pairs(
     header, rows = _rows(path, problems)
     wanted = _positions(path, header, columns, where)
     extra = [i for i in range(len(header)) if i not in wanted[:3]]
+    if clash := [header[i] for i in extra if header[i] in RESERVED]:
+        raise InputError(f"{path}:1: a further column is named {clash[0]}, as stored tables name another; rename it")
     pairs = []
     for line, row in rows:
         if any(row[at] != w.value for at, w in zip(wanted[3:], where, strict=True)):
@@ -109,39 +117,38 @@ def read_pairs(
 
 def _rows(path: Path, problems: list[Problem]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The header's names, and an iterator of `(line, cells)` of the rows with as many cells as it."""
-    lines = ((number, text) for number, text in read_lines(path, problems) if text is None or text.strip())
+    lines = (line for line in read_lines(path) if line.text.strip(" "))
     first = next(lines, None)
     if first is None:
         raise InputError(f"{path}: is empty; a table with the header 'a_id b_id label' is expected")
-    if first[1] is None:
-        raise InputError(str(problems[0]))
-    delimiter = "\t" if "\t" in first[1] or "," not in first[1] else ","
-    header = [name.strip() for name in _cells(first[1], delimiter) or []]
+    if first.problem is not None:
+        raise InputError(str(Problem(path, first.number, first.problem)))
+    delimiter = "\t" if "\t" in first.text or "," not in first.text else ","
+    header = [name.strip() for name in _cells(first.text, delimiter)]
     if len(set(header)) != len(header):
-        raise InputError(f"{path}:1: a column name stands twice in the header; rename one")
+        raise InputError(f"{path}:{first.number}: a column name stands twice in the header; rename one")
 
     def rows() -> Iterator[tuple[int, list[str]]]:
-        for number, text in lines:
-            if text is None:
-                continue  # listed in `problems` by read_lines
-            cells = _cells(text, delimiter)
-            if cells is None:
-                problems.append(Problem(path, number, "a quote is not closed; remove it or close it on the same line"))
-            elif len(cells) != len(header):
-                what = f"{len(cells)} columns, the header has {len(header)}; separate columns as the header does"
-                problems.append(Problem(path, number, what))
-            else:
+        for number, text, problem in lines:
+            cells: list[str] = []
+            if problem is None:
+                try:
+                    cells = _cells(text, delimiter)
+                except csv.Error as error:
+                    reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+                    problem = f"{reason}; close or remove quotes on the same line"
+            if problem is None and len(cells) != len(header):
+                problem = f"{len(cells)} columns, the header has {len(header)}; separate columns as the header does"
+            if problem is None:
                 yield number, cells
+            else:
+                problems.append(Problem(path, number, problem))
 
     return header, rows()
 
 
-def _cells(text: str, delimiter: str) -> list[str] | None:
-    """The cells of one line, None where a quote is left open."""
-    try:
-        return next(csv.reader([text], delimiter=delimiter, strict=True))
-    except csv.Error:
-        return None
+def _cells(text: str, delimiter: str) -> list[str]:
+    return next(csv.reader([text], delimiter=delimiter, strict=True))
 
 
 def _positions(path: Path, header: list[str], columns: Columns, where: tuple[Where, ...]) -> list[int]:
@@ -157,11 +164,9 @@ def _positions(path: Path, header: list[str], columns: Columns, where: tuple[Whe
 
 
 def _label(text: str, task: Task | None) -> tuple[float, str | None]:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    # Not float() alone, which reads '1_0' as ten.
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not abs(value) <= MAX_LABEL:
         return value, f"label '{printable(text, 20)}' is no finite number; give 0 or 1, or an affinity"
     if task == "classification" and value not in (0.0, 1.0):
         return value, f"label {printable(text, 20)} is neither 0 nor 1; use --task regression for affinities"

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict
 from cache.recipe import parse_json
+from pipeline import report
 from pipeline.fold import Epoch, FoldResult
 
 _MAX_JSON = 256 << 20
@@ -51,8 +52,8 @@ class RunFolder:
         if not resume:
             raise Conflict(f"{self.path}: already holds a run; continue it with --resume, or name another by --out")
         try:
-            held = tomllib.loads(where.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            held = tomllib.loads(fsio.read_bytes(where, _MAX_JSON).decode())
+        except (ValueError, RecursionError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove the folder and train again") from None
         if differences := list(_differences(held, self._config)):
             raise Conflict(f"{where}: this run differs in {'; '.join(differences)}; name another folder by --out")
@@ -64,7 +65,14 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """The metrics of a finished run."""
         where = self.path / "metrics.json"
-        return parse_json(fsio.read_bytes(where, _MAX_JSON), where) if where.exists() else None
+        if not where.exists():
+            return None
+        found = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
+        try:
+            report.table(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CacheCorrupt(f"{where}: {error!r}; remove it and run again with --resume") from None
+        return found
 
     def save_fold(self, number: int, result: FoldResult) -> None:
         """Keep a finished fold: weights first, the JSON that says it is finished last."""
@@ -85,15 +93,15 @@ class RunFolder:
             return None
         body = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
         try:
-            score = np.array(body["score"], np.float32)
-            history = [Epoch(*epoch) for epoch in body["history"]]
+            score = np.array(body["score"], np.float64).astype(np.float32)
+            history = [Epoch(int(n), *map(float, losses)) for n, *losses in body["history"]]
+            if not (score.shape == (pairs,) and ((score >= 0) & (score <= 1)).all()):
+                raise ValueError(f"not one probability for each of {pairs} test pairs")
+            if not where.with_suffix(".safetensors").is_file():
+                raise ValueError("its weights are missing")
             result = FoldResult(score, float(body["threshold"]), int(body["best_epoch"]), history, {})
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove it and run again with --resume") from None
-        if score.shape != (pairs,):
-            raise CacheCorrupt(
-                f"{where}: {len(score)} scores for {pairs} test pairs; remove it and run again with --resume"
-            )
         return result
 
 

@@ -6,6 +6,7 @@ Ids do not decide: RPI1460 has 1,460 protein ids over 635 sequences.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -65,10 +66,10 @@ def given_folds(dataset: Dataset, column: str) -> Folds:
     if column not in dataset.extra:
         held = ", ".join(dataset.extra) or "none"
         raise InputError(f"--fold-column: no column '{printable(column)}' in pairs.tsv; further columns there: {held}")
-    values = dataset.extra[column]
-    if empty := sum(not value.strip() for value in values):
+    values = [value.strip() for value in dataset.extra[column]]
+    if empty := sum(not value for value in values):
         raise InputError(f"--fold-column {column}: {empty} pairs have no fold; fill the column")
-    names = sorted(set(values), key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    names = sorted(set(values), key=lambda name: (int(name) if name.isascii() and name.isdigit() else math.inf, name))
     if not 2 <= len(names) <= 100:
         raise InputError(f"--fold-column {column}: {len(names)} distinct values; 2 to 100 folds are expected")
     fold = np.array([names.index(value) for value in values])

@@ -49,6 +49,8 @@ def train(options: TrainOptions) -> Run:
     """
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
+    count = len(inputs.folds.names)
+    parts = [cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(count)]
     folder = RunFolder(
         options.out or options.cache_dir / "runs" / dataset.name, _resolved(options, inputs), resume=options.resume
     )
