@@ -14,7 +14,7 @@ from cache.commit import commit_paths, live_commits, read_commit
 from cache.errors import CacheCorrupt, InputError
 from cache.idtable import read_table
 from cache.reader import CacheReader
-from cache.recipe import list_recipes, read_recipe, recipe_folders
+from cache.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
 from cache.segment import Segment
 
 ALL_MODALITIES = ("rna", "protein", "molecule")
@@ -97,9 +97,8 @@ def verify(cache_dir: Path, *, data: bool) -> Report:
             read_table(cache_dir, modality)
         for folder in recipe_folders(cache_dir, modality):
             report = _verify_recipe(folder, report, data=data)
-        for folder in sorted((cache_dir / "embeddings" / modality).glob("*")):
-            if not (folder / "recipe.json").exists() and commit_paths(folder):
-                report.damage.append(f"{folder}: has commit records but no recipe.json")
+        lost = orphaned_folders(cache_dir, modality)
+        report.damage.extend(f"{folder}: has commit records but no recipe.json" for folder in lost)
     return report
 
 

@@ -151,8 +151,23 @@ def recipe_folders(cache_dir: Path, modality: str) -> list[Path]:
 
 
 def list_recipes(cache_dir: Path, modality: str) -> list[Recipe]:
-    """The recipes a cache holds for a modality, by folder name."""
+    """The recipes a cache holds for a modality, by folder name.
+
+    Raises:
+        CacheCorrupt: one of them is damaged or missing.
+    """
+    if lost := orphaned_folders(cache_dir, modality):
+        raise CacheCorrupt(f"{folder}: has commit records but no recipe.json" for folder in lost)
     return [read_recipe(folder) for folder in recipe_folders(cache_dir, modality)]
+
+
+def orphaned_folders(cache_dir: Path, modality: str) -> list[Path]:
+    """Folders that hold commit records but have lost their recipe.json: damage, where an empty one is a start."""
+    parent = cache_dir / "embeddings" / modality
+    lost = (
+        p.parent for p in parent.glob("*/commits") if not (p.parent / "recipe.json").exists() and any(p.glob("*.json"))
+    )
+    return sorted(lost)
 
 
 def choose_recipe(cache_dir: Path, modality: str, named: str | None) -> Recipe:

@@ -84,7 +84,9 @@ def parse_array_json(path: Path) -> Layout:
             configuration = codecs[0]["configuration"]
             inner, codecs = _axes(configuration["chunk_shape"]), configuration["codecs"]
             _check_codecs([*codecs, *configuration["index_codecs"]])
-        if not len(shape) == len(chunk) == len(inner or chunk) > 0 or not all((*chunk, *(inner or ()))):
+        if not len(shape) == len(chunk) == len(chunk if inner is None else inner) > 0 or not all(
+            (*chunk, *(inner or ()))
+        ):
             raise ValueError(f"shape {shape}, chunk {chunk} and inner chunk {inner} do not fit each other")
         plain = len(codecs) == 1 and codecs[0]["name"] == "bytes"
         plain = plain and codecs[0].get("configuration", {}).get("endian", "little") == "little"

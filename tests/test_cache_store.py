@@ -262,3 +262,50 @@ def test_the_cache_of_format_1_is_read_for_ever() -> None:
     for letters in ("A", "ACGU", "GGAUC" * 9):
         expected = np.outer(np.arange(len(letters)), np.arange(1, 5)).astype(np.float16)
         assert (reader[key_of("rna", letters)] == expected).all()
+
+
+DAMAGE = {
+    "recipe gone": lambda recipe_dir: (recipe_dir / "recipe.json").unlink(),
+    "recipe is a folder": lambda recipe_dir: _folder_for(recipe_dir / "recipe.json"),
+    "commit is a folder": lambda recipe_dir: _folder_for(commit_paths(recipe_dir)[0]),
+    "commit of another recipe": lambda recipe_dir: _sign(recipe_dir, recipe="0" * 64),
+    "commit supersedes itself": lambda recipe_dir: _sign(recipe_dir, supersedes=(commit_paths(recipe_dir)[0].stem,)),
+    "segment is a link": lambda recipe_dir: _link_for(next((recipe_dir / "segments").iterdir())),
+    "rows of no chunk": lambda recipe_dir: _edit_rows(recipe_dir, chunk_shape=[0, 24]),
+    "rows of no shape": lambda recipe_dir: _edit_rows(recipe_dir, chunk_shape=[]),
+}
+
+
+def _folder_for(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _link_for(path: Path) -> None:
+    path.symlink_to(path.rename(path.parent.parent / "elsewhere"))
+
+
+def _sign(recipe_dir: Path, **changes: object) -> None:
+    from cache.commit import publish_commit, read_commit
+
+    path = commit_paths(recipe_dir)[0]
+    commit = read_commit(path)
+    path.unlink()
+    publish_commit(recipe_dir, commit._replace(**changes))  # type: ignore[arg-type]
+
+
+def _edit_rows(recipe_dir: Path, chunk_shape: list[int]) -> None:
+    segment = recipe_dir / "segments" / commit_paths(recipe_dir)[0].stem
+    body = json.loads((segment / "rows" / "zarr.json").read_text())
+    body["codecs"][0]["configuration"]["chunk_shape"] = chunk_shape
+    (segment / "rows" / "zarr.json").write_text(json.dumps(body))
+    _resign(segment)
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_of_every_kind_is_damage_to_verify_and_to_readers(made_cache: Path, name: str) -> None:
+    (recipe_dir,) = (made_cache / "embeddings" / "rna").iterdir()
+    DAMAGE[name](recipe_dir)
+    assert verify(made_cache, data=True).damage
+    with pytest.raises(CacheCorrupt):
+        info(made_cache)

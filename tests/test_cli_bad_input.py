@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +109,49 @@ def test_hostile_ids_are_data_never_paths(program: Program, tmp_path: Path) -> N
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "odd.fasta"]
 
 
+def test_a_bad_header_costs_its_own_record_only(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "bad.fasta").write_bytes(b">a\nACGU\n>b\xe9\nGGGG\n>c\nCC\n")
+    done = program(
+        "embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile", "--on-bad", "skip"
+    )
+    assert done.returncode == 0
+    from cache.idtable import read_table
+
+    found = read_table(tmp_path / "cache" / "bad", "rna")
+    assert {i: e.length for i, e in found.items()} == {"a": 4, "c": 2}
+
+
+def test_all_bad_is_an_error_even_with_skip(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "bad.fasta").write_text(">x\nAC\n>x\nGG\n")
+    done = program(
+        "embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile", "--on-bad", "skip"
+    )
+    assert_refused(done, 1, "holds no records, 2 bad ones were left out")
+
+
+def test_import_never_writes_over_a_file_of_the_users(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "rna.fasta").write_text(">r1 mine\nACGU\n>r2\nGG\n")
+    (tmp_path / "p.fasta").write_text(">p1\nMK\n")
+    (tmp_path / "pairs.tsv").write_text("a_id\tb_id\tlabel\nr1\tp1\t1\n")
+    done = program("crossllm", "data", "import", "--a", "rna=rna.fasta", "--b", "protein=p.fasta", "--pairs", "pairs.tsv",
+                   "--cache", ".")  # fmt: skip
+    assert done.returncode == 5
+    assert (tmp_path / "rna.fasta").read_text().startswith(">r1 mine")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.fasta", "pairs.tsv", "rna.fasta"]
+
+
+def test_lost_notes_stop_nothing(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "good.fasta").write_text(">x\nacgt\n")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from embed.cli import main; main()", "run", "--modality", "rna", "--encoder",
+               "profile", "--input", "good.fasta"]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=write, text=True, cwd=tmp_path)
+    os.close(write)
+    assert done.returncode == 0
+    assert "embedded 1" in done.stdout
+
+
 HEADER = "a_id\tb_id\tlabel\n"
 BAD_PAIRS: dict[str, tuple[str, int, str]] = {
     "empty": ("", 1, "is empty"),
@@ -123,6 +168,8 @@ BAD_PAIRS: dict[str, tuple[str, int, str]] = {
     "label is a word": (HEADER + "r1\tp1\tyes\n", 1, "label 'yes' is no finite number"),
     "label is nan": (HEADER + "r1\tp1\tnan\n", 1, "label 'nan' is no finite number"),
     "label is infinite": (HEADER + "r1\tp1\t1e400\n", 1, "is no finite number"),
+    "label with an underscore": (HEADER + "r1\tp1\t1_0\n", 1, "label '1_0' is no finite number"),
+    "row of tabs": (HEADER + "r1\tp1\t1\n\t\t\n", 1, "label '' is no finite number"),
     "open quote": (HEADER + 'r1\t"p1\t1\n', 1, "quote is not closed"),
     "column twice": ("a_id\tb_id\tlabel\tlabel\nr1\tp1\t1\t1\n", 1, "stands twice"),
     "nul": (HEADER + "r1\tp1\x00\t1\n", 1, "control character"),
@@ -145,6 +192,11 @@ def test_bad_pairs(name: str, program: Program, tmp_path: Path) -> None:
 
 BAD_USAGE: dict[str, tuple[str, str]] = {
     "no command": ("crossllm nothing", "No such command"),
+    "nothing at all": ("crossllm", "a command is needed"),
+    "noise is nan": ("train --cache nowhere --noise nan", "no finite number"),
+    "rate is nan": ("train --cache nowhere --lr nan", "no finite number"),
+    "device without numbers": ("train --cache nowhere --device meta", "--device meta"),
+    "name too long": ("embed run --modality rna --encoder profile --input " + "x" * 300, "name too long"),
     "missing option": ("embed run --modality rna", "Missing option '--input'"),
     "unknown modality": ("embed run --modality dna --input x", "'dna' is not one of"),
     "unknown encoder": ("embed run --modality rna --input good.fasta --encoder esm9", "is not an encoder for rna"),
@@ -172,10 +224,7 @@ def test_bad_usage_is_one_line(name: str, program: Program, tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["good.fasta"]
 
 
-def test_a_closed_pipe_is_success(program: Program, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
+def test_a_closed_pipe_is_success() -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-c", "from embed.cli import main; main()", "models"]

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import Conflict, InputError
+from cache import CacheCorrupt, Conflict, InputError
+from cache.inspection import verify
 from pipeline.dataset import Dataset, load_dataset
 from pipeline.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
 from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.pairs import Where, read_pairs
+from pipeline.pairs import Columns, Where, read_pairs
 from pipeline.splits import cut_parts, given_folds, random_folds
 
 
@@ -150,3 +151,38 @@ def test_the_real_sets_import_as_their_readme_counts_them(real_data: Path, tmp_p
                                      source / "pairs.tsv", tmp_path / name))  # fmt: skip
         dataset, _ = load_dataset(tmp_path / name)
         assert (len(dataset.labels), len(set(dataset.a_keys)), len(set(dataset.b_keys))) == (pairs, rnas, proteins)
+
+
+def test_a_further_column_must_not_take_a_stored_columns_name(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.tsv", "rna\tb_id\ty\tlabel\nx\ty\t1\tfoo\n")
+    with pytest.raises(InputError, match="further column is named label"):
+        read_pairs(path, columns=Columns("rna", "b_id", "y"))
+
+
+def test_one_file_may_be_both_sides_of_two_modalities(tmp_path: Path) -> None:
+    both = table(tmp_path / "both.fa", ">s\nACG\n")
+    pairs = table(tmp_path / "pairs.tsv", "a_id\tb_id\tlabel\ns\ts\t1\n")
+    import_dataset(ImportOptions(Side("rna", both), Side("protein", both), pairs, tmp_path / "c"))
+    dataset, _ = load_dataset(tmp_path / "c")
+    assert dataset.a_keys != dataset.b_keys
+
+
+def test_an_edited_table_or_name_is_noticed(tmp_path: Path) -> None:
+    write_demo(tmp_path / "c", entities=30, pairs=60)
+    head = (tmp_path / "c" / "dataset.toml").read_text()
+    (tmp_path / "c" / "dataset.toml").write_text(head.replace('name = "demo"', 'name = "../../out"'))
+    with pytest.raises(InputError, match="name"):
+        load_dataset(tmp_path / "c")
+    (tmp_path / "c" / "dataset.toml").write_text(head)
+    text = (tmp_path / "c" / "pairs.tsv").read_text()
+    (tmp_path / "c" / "pairs.tsv").write_text(text.replace("\t1\n", "\t0\n", 1))
+    with pytest.raises(CacheCorrupt, match="not as it was imported"):
+        load_dataset(tmp_path / "c")
+    assert verify(tmp_path / "c", data=False).damage
+
+
+def test_affinities_keep_all_their_digits(tmp_path: Path) -> None:
+    fasta = table(tmp_path / "both.fa", ">s\nACG\n")
+    pairs = table(tmp_path / "pairs.tsv", "a_id\tb_id\tlabel\ns\ts\t1.2345678901234567\n")
+    import_dataset(ImportOptions(Side("rna", fasta), Side("rna", fasta), pairs, tmp_path / "c"))
+    assert load_dataset(tmp_path / "c")[0].labels.tolist() == [1.2345678901234567]

@@ -13,7 +13,7 @@ from conftest import Program
 from safetensors.torch import load_file
 from sklearn import metrics as sk
 
-from cache import Conflict, InputError
+from cache import CacheCorrupt, Conflict, InputError
 from embed.run import RunOptions, run
 from model.fusion import CrossMamba, ModelConfig
 from pipeline.batches import PairBatches
@@ -182,3 +182,29 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
     assert history == result.history
     mcc = sk.matthews_corrcoef(inputs.dataset.labels[parts.test], result.score >= result.threshold)
     assert mcc >= 0.8
+
+
+def test_a_split_that_cannot_be_cut_leaves_no_run_folder(small: TrainOptions) -> None:
+    with pytest.raises(InputError):
+        train(dataclasses.replace(small, config=dataclasses.replace(QUICK, split="given")))
+    with pytest.raises(InputError):
+        train(dataclasses.replace(small, config=dataclasses.replace(QUICK, folds=100)))
+    assert not (small.cache_dir / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "body", ["{}", '{"score": 5}', '{"score": [7.5]}', '{"score": [null]}', "[", '{"score": [1e999]}']
+)
+def test_an_edited_checkpoint_is_damage_not_a_result(small: TrainOptions, body: str) -> None:
+    folder = train(small).folder
+    (folder / "metrics.json").unlink()
+    (folder / "checkpoints" / "fold-0.json").write_text(body)
+    with pytest.raises(CacheCorrupt, match=r"fold-0\.json"):
+        train(dataclasses.replace(small, resume=True))
+
+
+def test_edited_metrics_are_damage(small: TrainOptions) -> None:
+    folder = train(small).folder
+    (folder / "metrics.json").write_text('{"model": 1}')
+    with pytest.raises(CacheCorrupt, match=r"metrics\.json"):
+        train(dataclasses.replace(small, resume=True))
