@@ -9,7 +9,6 @@ from cache.errors import (
     Conflict,
     CrossLLMError,
     InputError,
-    OutOfSpace,
     PartlyDone,
     RowsRefused,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "Conflict",
     "CrossLLMError",
     "InputError",
-    "OutOfSpace",
     "PartlyDone",
     "Recipe",
     "Record",

@@ -1,9 +1,9 @@
 """The error tree: every error a user can cause or meet, and the exit code it ends in.
 
-    CrossLLMError            1  never raised itself; an error outside this tree is our bug and exits 1
+    CrossLLMError            1  never raised itself; an error outside this tree is our bug and exits 1,
+    │                           but for what the system says: no space or memory 4, a bad path 2
     ├── InputError           2  bad input or usage
     ├── CacheCorrupt         3  damage found
-    ├── OutOfSpace           4  out of disk space or memory
     ├── Conflict             5  what is asked for contradicts what the folder already holds
     ├── PartlyDone           6  finished in part; the failures are listed in a file
     └── RowsRefused          2  rows that are not finite or overflow the storage dtype
@@ -39,12 +39,6 @@ class CacheCorrupt(CrossLLMError):
     """Bytes of a cache are not what its commit record says."""
 
     exit_code = 3
-
-
-class OutOfSpace(CrossLLMError):
-    """The disk or the memory is full; what was committed before stays."""
-
-    exit_code = 4
 
 
 class Conflict(CrossLLMError):

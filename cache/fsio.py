@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from cache.errors import CacheCorrupt
 
 WINDOWS = sys.platform == "win32"
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
@@ -115,13 +116,29 @@ def publish(path: Path, data: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without hard links
-            with SyncedFile(path) as file:
-                file.write(data)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            return _create_exclusively(path, data)
         return True
     finally:
         temporary.unlink(missing_ok=True)
         sync_dir(path.parent)
+
+
+def _create_exclusively(path: Path, data: bytes) -> bool:
+    """What `publish` does on a file system without hard links; a crash midway leaves a cut file, which readers refuse."""
+    try:
+        file = SyncedFile(path)
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -143,6 +160,17 @@ def read_bytes(path: Path, limit: int) -> bytes:
         if found > limit:
             raise CacheCorrupt(f"{path}: {found} bytes where at most {limit} are expected")
         return file.read(limit + 1)
+
+
+def check_size(path: Path, size: int) -> None:
+    """Raise `CacheCorrupt` unless a plain file of this size is there."""
+    try:
+        descriptor, found = _open_plain(path)
+    except FileNotFoundError:
+        raise CacheCorrupt(f"{path}: missing, though its commit record names it") from None
+    os.close(descriptor)
+    if found != size:
+        raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}")
 
 
 def map_file(path: Path, size: int) -> np.ndarray:

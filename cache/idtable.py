@@ -84,7 +84,9 @@ def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
             raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
         for id_, entry in _parse(folder / name, data):
             if entries.setdefault(id_, entry) != entry:
-                raise CacheCorrupt(f"{folder / name}: id '{printable(id_)}' has two sequences; start a new cache")
+                raise CacheCorrupt(
+                    f"{folder / name}: id '{printable(id_)}' has another sequence in another table here; delete one of the two"
+                )
     return entries
 
 

@@ -136,6 +136,7 @@ def _verify_recipe(folder: Path, report: Report, *, data: bool) -> Report:
         for commit in live:
             with _collecting(damage):
                 segment = Segment(folder, recipe, commit)
+                _ = segment.is_mapped  # proves the shard's index
                 if data:
                     damage += segment.check_all()
     named = {path.stem for path in commit_paths(folder)}
@@ -148,7 +149,7 @@ def _collecting(damage: list[str]) -> Iterator[None]:
     """Turn damage met inside into lines of `damage`, so that one bad file does not hide the next."""
     try:
         yield
-    except CacheCorrupt as error:
+    except (CacheCorrupt, InputError) as error:  # InputError: a newer format
         damage.extend(error.lines)
     except OSError as error:
         damage.append(f"{error.filename}: {error.strerror}")

@@ -135,7 +135,7 @@ def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:
             if start:
                 yield _Raw(start, header, "".join(parts), bad)
             start, header, bad, parts = number, text[1:], False, []
-        elif not text.strip():
+        elif problem is None and not text.strip():
             continue
         elif problem is None:
             problem = _line_problem(text, before_first=start == 0)

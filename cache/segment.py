@@ -6,6 +6,7 @@ Legend: n records, L residues of a record, D width of a row.
 from __future__ import annotations
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cache import fsio
 from cache.commit import Commit, FileSum
 from cache.errors import CacheCorrupt
 from cache.recipe import Recipe
-from cache.zarrfile import GROUP_JSON, array_json, inner_rows, parse_array_json, plain_view, shard_index
+from cache.zarrfile import GROUP_JSON, array_json, inner_rows, is_plain, parse_array_json, plain_array, shard_index
 
 ROWS = "rows/c/0/0"
 _CHUNK = {"rows": ROWS, "offsets": "offsets/c/0", "digest": "digest/c/0/0", "crc32c": "crc32c/c/0"}
@@ -108,22 +109,28 @@ class Segment:
         self.commit = commit
         if (commit.recipe, commit.recipe_crc32c) != (recipe.digest, fsio.crc32c(recipe.to_json())):
             raise CacheCorrupt(f"{self.path}: was written for another recipe")
-        if self.path.is_symlink():
-            raise CacheCorrupt(f"{self.path}: is a link; a segment is a folder")
-        for name, expected in commit.files.items():
-            self._check_file(name, expected, data=name != ROWS)
-        self.offsets = self._small("offsets", "int64", (commit.records + 1,))
-        self.digest = self._small("digest", "uint8", (commit.records, 32))
-        self.crc32c = self._small("crc32c", "uint32", (commit.records,))
+        self._refuse_links()
+        small = {name: self._read_small(name) for name in commit.files if name != ROWS}
+        fsio.check_size(self.path / ROWS, commit.files[ROWS].bytes)
+        self.offsets = self._array("offsets", small, "int64", (commit.records + 1,))
+        self.digest = self._array("digest", small, "uint8", (commit.records, 32))
+        self.crc32c = self._array("crc32c", small, "uint32", (commit.records,))
         self._checked = np.zeros(commit.records, bool)
         lengths = np.diff(self.offsets)
         if self.offsets[0] != 0 or self.offsets[-1] != commit.rows or (lengths < 1).any():
             raise CacheCorrupt(f"{self.path}: offsets do not run from 0 to {commit.rows}; `crossllm cache verify`")
-        layout = parse_array_json(self.path / "rows" / "zarr.json")
-        if layout.shape != (commit.rows, recipe.dim) or layout.dtype.name != recipe.dtype:
-            raise CacheCorrupt(f"{self.path}/rows: shape {layout.shape} {layout.dtype}, not what the recipe says")
-        self._view = plain_view(self.path / ROWS, layout, commit.files[ROWS].bytes)
+        self._layout = parse_array_json(self.path / "rows" / "zarr.json", small["rows/zarr.json"])
+        if self._layout.shape != (commit.rows, recipe.dim) or self._layout.dtype.name != recipe.dtype:
+            raise CacheCorrupt(f"{self.path}/rows: shape {self._layout.shape} {self._layout.dtype}, not the recipe's")
         self._zarr: Any = None
+
+    @cached_property
+    def _view(self) -> np.ndarray | None:
+        """All rows, mapped when the first of them is wanted: an open map holds a file descriptor."""
+        if not is_plain(self._layout):
+            return None
+        raw = fsio.map_file(self.path / ROWS, self.commit.files[ROWS].bytes)
+        return plain_array(raw, self._layout, self.path / ROWS)
 
     @property
     def is_mapped(self) -> bool:
@@ -147,7 +154,9 @@ class Segment:
         """Read every byte: one line for the shard file and one for each record that does not match its crc32c."""
         found: list[str] = []
         try:
-            self._check_file(ROWS, self.commit.files[ROWS], data=True)
+            expected = self.commit.files[ROWS]
+            if fsio.crc32c(fsio.map_file(self.path / ROWS, expected.bytes)) != expected.crc32c:
+                raise CacheCorrupt(f"{self.path / ROWS}: does not match the crc32c of its commit record")
         except CacheCorrupt as error:
             found.extend(error.lines)
         for index in range(self.commit.records):
@@ -173,18 +182,28 @@ class Segment:
         rows.flags.writeable = False
         return rows
 
-    def _check_file(self, name: str, expected: FileSum, *, data: bool) -> None:
-        path = self.path / name
+    def _refuse_links(self) -> None:
+        folders = {self.path / parent for name in self.commit.files for parent in Path(name).parents}
+        for folder in sorted(folders):
+            if folder.is_symlink():
+                raise CacheCorrupt(f"{folder}: is a link; a segment holds plain files and folders")
+
+    def _read_small(self, name: str) -> bytes:
+        """The bytes of a small file, checked against the commit record."""
+        path, expected = self.path / name, self.commit.files[name]
         try:
-            raw = fsio.map_file(path, expected.bytes)
+            data = fsio.read_bytes(path, expected.bytes)
         except FileNotFoundError:
             raise CacheCorrupt(f"{path}: missing, though its commit record names it") from None
-        if data and fsio.crc32c(raw) != expected.crc32c:
-            raise CacheCorrupt(f"{path}: does not match the crc32c of its commit record")
+        if len(data) != expected.bytes or fsio.crc32c(data) != expected.crc32c:
+            raise CacheCorrupt(f"{path}: does not match the size and crc32c of its commit record")
+        return data
 
-    def _small(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-        layout = parse_array_json(self.path / name / "zarr.json")
-        array = plain_view(self.path / _CHUNK[name], layout, self.commit.files[_CHUNK[name]].bytes)
-        if array is None or array.dtype.name != dtype or array.shape != shape:
-            raise CacheCorrupt(f"{self.path}/{name}: not a plain {dtype} array of shape {shape}")
+    def _array(self, name: str, small: dict[str, bytes], dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+        path = self.path / name
+        layout = parse_array_json(path / "zarr.json", small[f"{name}/zarr.json"])
+        if layout.inner is not None or not is_plain(layout) or layout.dtype.name != dtype or layout.shape != shape:
+            raise CacheCorrupt(f"{path}: not one plain {dtype} chunk of shape {shape}")
+        array = plain_array(np.frombuffer(small[_CHUNK[name]], np.uint8), layout, path)
+        assert array is not None  # only a shard can be out of order
         return array

@@ -18,11 +18,10 @@ from cache.recipe import parse_json
 
 INNER_CHUNK_BYTES = 128 << 10
 """Size aimed at for an inner chunk of `rows`: what a reader without the fast path must read at least."""
-ALLOWED_CODECS = frozenset({"bytes", "crc32c", "zstd", "blosc", "gzip", "sharding_indexed"})
+ALLOWED_CODECS = frozenset({"bytes", "crc32c", "zstd", "blosc", "gzip"})
 """Anything else (a pickle codec behind a harmless name, say) is refused before zarr-python sees it."""
 DTYPES = frozenset({"float16", "float32", "int64", "uint8", "uint32"})
 GROUP_JSON = b'{"attributes":{},"node_type":"group","zarr_format":3}'
-_MAX_JSON = 1 << 20
 _MAX_AXIS = 1 << 53
 
 
@@ -70,20 +69,23 @@ def array_json(shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], inner
     ).encode()
 
 
-def parse_array_json(path: Path) -> Layout:
-    """The layout of the array whose `zarr.json` this is; foreign codecs and types are refused."""
-    found = parse_json(fsio.read_bytes(path, _MAX_JSON), path)
+def parse_array_json(path: Path, data: bytes) -> Layout:
+    """The layout of the array whose `zarr.json` has these bytes; foreign codecs and types are refused."""
+    found = parse_json(data, path)
     try:
         if found["data_type"] not in DTYPES:
             raise ValueError(f"data type {found['data_type']!r} is not one of the format's")
         shape, chunk = _axes(found["shape"]), _axes(found["chunk_grid"]["configuration"]["chunk_shape"])
         codecs = found["codecs"]
         inner = None
-        _check_codecs(codecs)
-        if codecs[0]["name"] == "sharding_indexed":
+        if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
             configuration = codecs[0]["configuration"]
             inner, codecs = _axes(configuration["chunk_shape"]), configuration["codecs"]
-            _check_codecs([*codecs, *configuration["index_codecs"]])
+            if [codec["name"] for codec in configuration["index_codecs"]] != ["bytes", "crc32c"]:
+                raise ValueError("the shard index is not stored as bytes, crc32c")
+            if configuration.get("index_location", "end") != "end":
+                raise ValueError("the shard index is not at the end")
+        _check_codecs(codecs)  # a shard within a shard is refused here
         if not len(shape) == len(chunk) == len(chunk if inner is None else inner) > 0 or not all(
             (*chunk, *(inner or ()))
         ):
@@ -116,30 +118,35 @@ def shard_index(chunks: int, chunk_bytes: int) -> bytes:
     return data + fsio.crc32c(data).to_bytes(4, "little")
 
 
-def plain_view(path: Path, layout: Layout, size: int) -> np.ndarray | None:
-    """The array as a read-only view of its mapped file, or None where the file is not a plain array.
+def is_plain(layout: Layout) -> bool:
+    """Whether one uncompressed chunk, or one shard of uncompressed rows of inner chunks, holds the whole array."""
+    whole = layout.shape[0] <= layout.chunk[0] and layout.shape[1:] == layout.chunk[1:]
+    rows = layout.inner is None or (layout.inner[1:] == layout.shape[1:] and layout.chunk[0] % layout.inner[0] == 0)
+    return layout.plain and whole and rows
 
-    A shard is plain when its codec is `bytes` alone and its index says that every inner chunk is there, in order,
-    without gaps: then its payload is the array in C order, rows first.
+
+def plain_array(raw: np.ndarray, layout: Layout, path: Path) -> np.ndarray | None:
+    """The array that the bytes of an `is_plain` file hold, without a copy; None where its shard is in another order.
+
+    A shard is in order when its index says that every inner chunk is there, one after the other: then its payload is
+    the array in C order, rows first.
 
     Raises:
-        CacheCorrupt: the file's size is not `size`, or the shard index fails its crc32c.
+        CacheCorrupt: the size does not fit the layout, or the shard index fails its crc32c.
     """
-    if not layout.plain or layout.shape[0] > layout.chunk[0] or layout.shape[1:] != layout.chunk[1:]:
-        return None
-    raw = fsio.map_file(path, size)
     row_bytes = int(np.prod(layout.shape[1:], dtype=np.int64)) * layout.dtype.itemsize
+    payload, chunks = layout.chunk[0] * row_bytes, 0
     if layout.inner is not None:
-        inner = layout.inner
-        if inner[1:] != layout.shape[1:] or layout.chunk[0] % inner[0]:
-            return None
-        chunks = layout.chunk[0] // inner[0]
-        expected = shard_index(chunks, inner[0] * row_bytes)
-        found = raw[-len(expected) :].tobytes()
-        if len(found) < len(expected) or fsio.crc32c(found[:-4]).to_bytes(4, "little") != found[-4:]:
+        chunks = layout.chunk[0] // layout.inner[0]
+    index_bytes = 16 * chunks + 4 if chunks else 0
+    if len(raw) != payload + index_bytes:  # before anything of a declared size is allocated
+        if chunks and len(raw) < payload + index_bytes:
+            return None  # inner chunks left out: zarr-python fills them in
+        raise CacheCorrupt(f"{path}: {len(raw)} bytes where {payload + index_bytes} are expected")
+    if layout.inner is not None:
+        found = raw[payload:].tobytes()
+        if fsio.crc32c(found[:-4]).to_bytes(4, "little") != found[-4:]:
             raise CacheCorrupt(f"{path}: the shard index does not match its crc32c; run `crossllm cache verify`")
-        if found != expected or size != chunks * inner[0] * row_bytes + len(expected):
+        if found != shard_index(chunks, layout.inner[0] * row_bytes):
             return None
-    elif size != layout.chunk[0] * row_bytes:
-        raise CacheCorrupt(f"{path}: {size} bytes where {layout.chunk[0] * row_bytes} are expected")
     return raw[: layout.shape[0] * row_bytes].view(layout.dtype).reshape(layout.shape)

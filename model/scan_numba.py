@@ -178,14 +178,15 @@ def _group(offsets: np.ndarray) -> np.ndarray:
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, offsets: Any, reverse: bool) -> Any:
+    def forward(
+        ctx: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, offsets: Any, reverse: bool, keep: bool
+    ) -> Any:
         """y, shape (T, C); see `model.scan.selective_scan`."""
         at = A.detach().t().contiguous()
         ends = offsets.numpy()
         groups = _group(ends)
         chunks = -(-np.diff(ends) // EVERY)
         kept_offsets = np.concatenate([[0], np.cumsum(chunks)])
-        keep = any(ctx.needs_input_grad)
         kept = torch.empty((int(kept_offsets[-1]) if keep else 0, A.shape[1], A.shape[0]))
         y = torch.empty_like(u)
         arrays = [x.detach().contiguous().numpy() for x in (u, delta, at, B, C, D)]
@@ -213,10 +214,12 @@ class _Scan(torch.autograd.Function):
             ctx.kept_offsets,
             *(x.numpy() for x in (du, ddelta, da, db, dc, dd)),
         )
-        return du, ddelta, da.sum(0).t(), db.sum(0), dc.sum(0), dd.sum(0), None, None
+        return du, ddelta, da.sum(0).t(), db.sum(0), dc.sum(0), dd.sum(0), None, None, None
 
 
 def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, offsets: Any, reverse: bool) -> torch.Tensor:
     """`model.scan.selective_scan` for float32 tensors on the CPU."""
-    y: torch.Tensor = _Scan.apply(u, delta, A, B, C, D, offsets, reverse)
+    # Inside forward() gradients are always off, and needs_input_grad is set for parameters even under no_grad.
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (u, delta, A, B, C, D))
+    y: torch.Tensor = _Scan.apply(u, delta, A, B, C, D, offsets, reverse, keep)
     return y

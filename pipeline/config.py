@@ -11,7 +11,7 @@ from model.fusion import ModelConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every choice that changes a number of a run."""
+    """What a user may choose of a run; the loss is `model.losses.focal_loss` with its named defaults."""
 
     split: str = "random"
     """`random` (distinct sequence pairs, stratified) or `given` (a column of the pairs table)."""

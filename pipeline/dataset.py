@@ -152,7 +152,19 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
         extra,
         digest,
     )
+    if both := _contradictory(dataset):
+        found.notes["whose two sequences stand under other ids with the other label, kept"] += both
     return dataset, found
+
+
+def _contradictory(dataset: Dataset) -> int:
+    """Pairs that, as sequences, carry both labels (RPI1807 has some): no model of sequences can fit them."""
+    if dataset.task != "classification":
+        return 0
+    groups = dataset.sequence_pairs()
+    counts = np.bincount(groups)
+    positive = np.bincount(groups, weights=dataset.labels)
+    return int(((positive > 0) & (positive < counts))[groups].sum())
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

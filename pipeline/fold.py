@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ class Epoch(NamedTuple):
     epoch: int
     train_loss: float
     validation_loss: float
-    validation_auroc: float
+    validation_auroc: float | None
+    """None where the validation part has one class only."""
 
 
 class FoldResult(NamedTuple):
@@ -72,7 +73,7 @@ def fit_fold(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = CrossMamba(*dims, config.model).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
     history: list[Epoch] = []
     best, best_epoch, state = math.inf, 0, copy.deepcopy(model.state_dict())
@@ -92,6 +93,14 @@ def fit_fold(
     threshold = best_threshold(labels[parts.validation], validation)
     score = predict(model, batches, parts.test, config.batch_pairs, device).sigmoid().numpy()
     return FoldResult(score, threshold, best_epoch, history, {k: v.cpu() for k, v in state.items()})
+
+
+def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: not on biases, norms and D, nor on A_log, whose decay would move A towards −1."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim > 1 and not name.endswith("A_log") else others).append(parameter)
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def predict(model: CrossMamba, batches: PairBatches, pairs: np.ndarray, size: int, device: torch.device) -> Tensor:
@@ -127,6 +136,7 @@ def _train_epoch(
     return total / len(order)
 
 
-def _auroc(label: np.ndarray, logit: Tensor) -> float:
+def _auroc(label: np.ndarray, logit: Tensor) -> float | None:
     score = logit.sigmoid().numpy()
-    return float(compute(Scored(label, score, score >= 0.5), np.ones((1, len(label))))["auroc"][0])
+    found = float(compute(Scored(label, score, score >= 0.5), np.ones((1, len(label))))["auroc"][0])
+    return found if math.isfinite(found) else None

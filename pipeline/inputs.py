@@ -68,6 +68,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     if window is None:
         keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
+        note(f"note: --tokens auto: {'residue' if window == 1 else f'window:{window}'}")
     config = options.config
     if config.split == "given":
         folds = given_folds(dataset, config.fold_column)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 REPLICATES = 1000
+BLOCK = 50
 CALIBRATION_BINS = 10
 METRICS = ("mcc", "accuracy", "f1", "precision", "recall", "auroc", "auprc", "calibration_error")
 
@@ -45,7 +46,8 @@ def summarise(folds: Sequence[Scored], seed: int, replicates: int = REPLICATES) 
     points, draws = [], []
     for fold in folds:
         points.append(compute(fold, np.ones((1, len(fold.label)))))
-        draws.append(compute(fold, _resample(rng, len(fold.label), replicates)))
+        blocks = [compute(fold, _resample(rng, len(fold.label), n)) for n in _block_sizes(replicates)]
+        draws.append({name: np.concatenate([block[name] for block in blocks]) for name in METRICS})
     found = {}
     for name in METRICS:
         values = np.array([point[name][0] for point in points])
@@ -65,9 +67,8 @@ def compute(fold: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
         for cell in (label & predicted, ~label & predicted, label & ~predicted, ~label & ~predicted)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
         found = {
-            "mcc": np.where(scale > 0, (tp * tn - fp * fn) / scale, 0.0),
+            "mcc": _mcc(tp, fp, fn, tn),
             "accuracy": (tp + tn) / (tp + tn + fp + fn),
             "f1": np.where(tp > 0, 2 * tp / (2 * tp + fp + fn), 0.0),
             "precision": np.where(tp > 0, tp / (tp + fp), 0.0),
@@ -83,13 +84,30 @@ def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
 
     Half-way between two neighbouring scores; of equal MCC, the threshold nearest to 0.5.
     """
-    values = np.unique(score)
-    candidates = np.concatenate([[0.5], (values[1:] + values[:-1]) / 2])
-    quality = [compute(Scored(label, score, score >= c), np.ones((1, len(label))))["mcc"][0] for c in candidates]
-    best = max(quality)
-    return float(
-        min((c for c, q in zip(candidates, quality, strict=True) if q >= best - 1e-12), key=lambda c: (abs(c - 0.5), c))
-    )
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last pair of each distinct score
+    tp, fp = np.cumsum(label[order] == 1)[last], np.cumsum(label[order] != 1)[last]
+    distinct = score[order][last].astype(float)
+    candidates = np.append((distinct[:-1] + distinct[1:]) / 2, 0.5)
+    above = int((distinct >= 0.5).sum())
+    at = np.append(np.arange(len(distinct) - 1), above - 1)
+    tp, fp = np.where(at >= 0, tp[at], 0), np.where(at >= 0, fp[at], 0)
+    positives, negatives = int((label == 1).sum()), int((label != 1).sum())
+    quality = _mcc(tp, fp, positives - tp, negatives - fp)
+    best = np.flatnonzero(quality >= quality.max() - 1e-12)
+    return float(min(candidates[best], key=lambda c: (abs(c - 0.5), c)))
+
+
+def _mcc(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
+    """Matthews correlation, 0 where it is undefined."""
+    tp, fp, fn, tn = (np.asarray(count, float) for count in (tp, fp, fn, tn))
+    scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)
+
+
+def _block_sizes(replicates: int) -> list[int]:
+    """Replicates are drawn in blocks, so that memory does not grow with their number."""
+    return [min(BLOCK, replicates - start) for start in range(0, replicates, BLOCK)]
 
 
 def _resample(rng: np.random.Generator, pairs: int, replicates: int) -> np.ndarray:

@@ -94,7 +94,7 @@ def read_pairs(
         raise InputError(f"{path}:1: a further column is named {clash[0]}, as stored tables name another; rename it")
     pairs = []
     for line, row in rows:
-        if any(row[at] != w.value for at, w in zip(wanted[3:], where, strict=True)):
+        if any(row[at].strip() != w.value for at, w in zip(wanted[3:], where, strict=True)):
             notes["left out by --where"] += 1
             continue
         a_id, b_id, label = (row[i].strip() for i in wanted[:3])

@@ -84,7 +84,7 @@ class RunFolder:
             "best_epoch": result.best_epoch,
             "history": [list(epoch) for epoch in result.history],
         }
-        self.write(f"checkpoints/fold-{number}.json", json.dumps(body))
+        self.write(f"checkpoints/fold-{number}.json", json.dumps(body, allow_nan=False))
 
     def load_fold(self, number: int, pairs: int) -> FoldResult | None:
         """A fold finished before, without its weights; None where it is not."""
@@ -94,7 +94,7 @@ class RunFolder:
         body = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
         try:
             score = np.array(body["score"], np.float64).astype(np.float32)
-            history = [Epoch(int(n), *map(float, losses)) for n, *losses in body["history"]]
+            history = [Epoch(int(n), float(fit), float(held), auroc) for n, fit, held, auroc in body["history"]]
             if not (score.shape == (pairs,) and ((score >= 0) & (score <= 1)).all()):
                 raise ValueError(f"not one probability for each of {pairs} test pairs")
             if not where.with_suffix(".safetensors").is_file():

@@ -83,7 +83,7 @@ def train(options: TrainOptions) -> Run:
         ",",
     )
     metrics = _metrics(inputs, config, scored)
-    folder.write("metrics.json", json.dumps(metrics, indent=1))
+    folder.write("metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     return Run(folder.path, metrics)
 
 
