@@ -17,7 +17,8 @@ from typing import NoReturn
 
 import click
 
-from cache.errors import CrossLLMError, Problem
+from cache import fsio
+from cache.errors import CrossLLMError, Problem, printable
 
 _PATH_ERRORS = frozenset(
     {
@@ -61,6 +62,14 @@ def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit:
         note(f"skipped: {problem}")
     if skipped:
         note(f"note: {path}: {len(skipped)} bad {unit} left out (--on-bad skip)")
+
+
+def write_skipped(cache_dir: Path, skipped: Sequence[Problem]) -> None:
+    """`skipped.tsv`: every record or row that `--on-bad skip` left out of the last import or run."""
+    if skipped:
+        lines = [f"{p.path}\t{p.line}\t{printable(p.record, 10**6)}\t{p.what}\n" for p in skipped]
+        fsio.replace(cache_dir / "skipped.tsv", ("file\tline\trecord\twhat\n" + "".join(lines)).encode())
+        note(f"note: all {len(skipped)} that were left out: {cache_dir / 'skipped.tsv'}")
 
 
 def show_errors(lines: Sequence[str]) -> None:

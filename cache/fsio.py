@@ -127,7 +127,7 @@ def publish(path: Path, data: bytes) -> bool:
 
 
 def _create_exclusively(path: Path, data: bytes) -> bool:
-    """What `publish` does on a file system without hard links; a crash midway leaves a cut file, which readers refuse."""
+    """What `publish` does where there are no hard links; a crash midway leaves a cut file, which readers refuse."""
     try:
         file = SyncedFile(path)
     except FileExistsError:

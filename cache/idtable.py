@@ -85,7 +85,7 @@ def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
         for id_, entry in _parse(folder / name, data):
             if entries.setdefault(id_, entry) != entry:
                 raise CacheCorrupt(
-                    f"{folder / name}: id '{printable(id_)}' has another sequence in another table here; delete one of the two"
+                    f"{folder / name}: id '{printable(id_)}' has another sequence in another table; delete one"
                 )
     return entries
 

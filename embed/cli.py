@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cache.console import run as run_program
-from cache.errors import InputError
+from cache.errors import InputError, PartlyDone
 from cache.records import MODALITIES
 from embed.encoder import DEFAULT_ENCODER, ENCODERS
+
+if TYPE_CHECKING:
+    from embed.run import RunSummary
+
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes: 1048576, 1024KiB, 1MiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes, or a usage error."""
+        match = re.fullmatch(r"([1-9][0-9]{0,14})(|KiB|MiB|GiB)", str(value))
+        if match is None:
+            self.fail(f"'{value}' is no size; write 268435456 or 256MiB.", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]
 
 
 @click.group("embed")
@@ -45,6 +64,13 @@ def embed() -> None:
     help="Bad records: stop and list them, or leave them out, listed and counted.",
 )
 @click.option("--new-recipe", is_flag=True, help="Start another recipe beside one that differs.")
+@click.option(
+    "--segment-bytes",
+    type=ByteSize(),
+    default="256MiB",
+    show_default=True,
+    help="Rows after which a segment is committed; also every 60 s and at SIGTERM.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run_command(as_json: bool, cache_dir: Path | None, **asked: Any) -> None:
@@ -55,13 +81,20 @@ def run_command(as_json: bool, cache_dir: Path | None, **asked: Any) -> None:
     done = run(options)
     if as_json:
         click.echo(json.dumps(done._asdict()))
-        return
+    else:
+        click.echo(_in_words(done))
+    if done.failed_list:
+        raise PartlyDone(
+            f"{done.failed_list}: lists {done.failed} sequences that could not be stored; the rest is done"
+        )
+
+
+def _in_words(done: RunSummary) -> str:
     read = f"{done.records} records, {done.distinct} distinct sequences, {done.residues} residues"
     if done.embedded:
         before = f", {done.already} were there" if done.already else ""
-        click.echo(f"{read}: embedded {done.embedded}{before} → {done.cache} ({done.recipe})")
-    else:
-        click.echo(f"{read}: nothing to embed, all are in {done.cache} ({done.recipe})")
+        return f"{read}: embedded {done.embedded}{before} → {done.cache} ({done.recipe})"
+    return f"{read}: nothing to embed, {done.already} are in {done.cache} ({done.recipe})"
 
 
 @embed.command("models")

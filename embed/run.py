@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +11,19 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import fsio
-from cache.console import say_notes, stop_between_records
-from cache.errors import Conflict, PartlyDone, RowsRefused
+from cache.commit import commit_paths
+from cache.console import say_notes, stop_between_records, write_skipped
+from cache.errors import Conflict, RowsRefused
 from cache.idtable import publish_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe, StorageType, list_recipes
 from cache.records import OnBad, Record, Records, read_fasta
 from cache.writer import SEGMENT_BYTES, CacheWriter
 from embed.encoder import Encoder, load_encoder
+
+BATCH = 64
+"""Records between two looks at what other writers have committed."""
+FAILED_COLUMNS = ("id", "key", "length", "reason")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class RunSummary(NamedTuple):
     failed: int
     skipped: int
     """Bad records left out under `--on-bad skip`."""
+    failed_list: str | None
+    """File that lists what failed, with reasons."""
 
 
 class Plan(NamedTuple):
@@ -64,6 +71,14 @@ class Plan(NamedTuple):
 
     distinct: dict[bytes, Record]
     pending: list[Record]
+
+
+class Outcome(NamedTuple):
+    """What became of the pending sequences, filled while the run goes on."""
+
+    stored: set[bytes]
+    failures: dict[bytes, str]
+    """Key → why its rows were refused."""
 
 
 def default_cache(input_file: Path) -> Path:
@@ -80,7 +95,6 @@ def run(options: RunOptions) -> RunSummary:
     Raises:
         InputError: bad records (one line each) or no such encoder; nothing was written.
         Conflict: the cache's recipe of this encoder differs from what was asked for.
-        PartlyDone: some sequences could not be stored; they are listed in `failed.tsv`.
     """
     records = read_fasta(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
@@ -88,23 +102,26 @@ def run(options: RunOptions) -> RunSummary:
     recipe = settle_recipe(options, encoder)
     plan = make_plan(options.cache_dir, recipe, records)
     publish_table(options.cache_dir, options.modality, records.records)
-    failures = _embed(options, encoder, recipe, plan)
+    write_skipped(options.cache_dir, records.skipped)
+    outcome = Outcome(set(), {})
+    try:
+        _embed(options, encoder, recipe, plan, outcome)
+    finally:
+        failed_list = _list_failures(options.cache_dir, recipe, records, outcome)
     residues = sum(len(r.sequence) for r in plan.distinct.values())
-    embedded = len(plan.pending) - len(failures)
-    summary = RunSummary(
+    already = len(plan.distinct) - len(outcome.stored) - len(outcome.failures)
+    return RunSummary(
         str(options.cache_dir),
         recipe.folder_name,
         len(records.records),
         len(plan.distinct),
         residues,
-        len(plan.distinct) - len(plan.pending),
-        embedded,
-        len(failures),
+        already,
+        len(outcome.stored),
+        len(outcome.failures),
         len(records.skipped),
+        str(failed_list) if failed_list else None,
     )
-    if failures:
-        raise PartlyDone(_list_failures(options.cache_dir, records, failures))
-    return summary
 
 
 def settle_recipe(options: RunOptions, encoder: Encoder) -> Recipe:
@@ -137,32 +154,43 @@ def make_plan(cache_dir: Path, recipe: Recipe, records: Records) -> Plan:
     return Plan(distinct, [distinct[key] for key in missing])
 
 
-def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan) -> dict[bytes, str]:
-    """Encode and store what is pending; key → reason of each sequence that was refused."""
-    failures: dict[bytes, str] = {}
+def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, outcome: Outcome) -> None:
+    """Encode and store what is pending, noting in `outcome` what was stored and what was refused."""
     if not plan.pending:
-        return failures
+        return
     with (
         stop_between_records() as stopping,
         CacheWriter(options.cache_dir, recipe, segment_bytes=options.segment_bytes) as writer,
     ):
-        for key, rows in _with_progress(encoder, plan.pending, options.quiet):
+        pending = _not_done_by_others(options.cache_dir, recipe, plan.pending)
+        for key, rows in _with_progress(encoder, pending, plan, options.quiet):
             expected = len(plan.distinct[key].sequence)
             if rows.shape[0] != expected:
                 raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} residues")
             try:
                 writer.add(key, rows)
+                outcome.stored.add(key)
             except RowsRefused as refusal:
-                failures[key] = str(refusal)
+                outcome.failures[key] = str(refusal)
             if stopping():
                 break
-    return failures
 
 
-def _with_progress(encoder: Encoder, pending: list[Record], quiet: bool) -> Iterator[tuple[bytes, np.ndarray]]:
+def _not_done_by_others(cache_dir: Path, recipe: Recipe, pending: list[Record]) -> Iterator[Record]:
+    """The pending records, the commits listed again before every `BATCH`: what another writer did is left out."""
+    listed, reader = commit_paths(recipe.folder(cache_dir)), CacheReader(cache_dir, recipe)
+    for start in range(0, len(pending), BATCH):
+        if (now := commit_paths(recipe.folder(cache_dir))) != listed:
+            listed, reader = now, CacheReader(cache_dir, recipe)
+        yield from (record for record in pending[start : start + BATCH] if record.key not in reader)
+
+
+def _with_progress(
+    encoder: Encoder, pending: Iterable[Record], plan: Plan, quiet: bool
+) -> Iterator[tuple[bytes, np.ndarray]]:
     from tqdm import tqdm
 
-    residues = sum(len(record.sequence) for record in pending)
+    residues = sum(len(record.sequence) for record in plan.pending)
     # disable=None: no bar where standard error is not a terminal.
     with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=True if quiet else None) as bar:
         for key, rows in encoder.encode(pending):
@@ -170,11 +198,13 @@ def _with_progress(encoder: Encoder, pending: list[Record], quiet: bool) -> Iter
             bar.update(rows.shape[0])
 
 
-def _list_failures(cache_dir: Path, records: Records, failures: dict[bytes, str]) -> str:
-    lines = ["id\tkey\tlength\treason\n"]
-    lines += [
-        f"{r.id}\t{r.key.hex()}\t{len(r.sequence)}\t{failures[r.key]}\n" for r in records.records if r.key in failures
-    ]
-    path = cache_dir / "failed.tsv"
-    fsio.replace(path, "".join(lines).encode())
-    return f"{path}: lists {len(failures)} sequences that could not be stored, with reasons; the rest is done"
+def _list_failures(cache_dir: Path, recipe: Recipe, records: Records, outcome: Outcome) -> Path | None:
+    """Write `failed.tsv` beside the recipe, or remove the list of an earlier run when this one stored everything."""
+    path = recipe.folder(cache_dir) / "failed.tsv"
+    failures = outcome.failures
+    if not failures:
+        path.unlink(missing_ok=True)
+        return None
+    rows = ((r.id, r.key.hex(), str(len(r.sequence)), failures[r.key]) for r in records.records if r.key in failures)
+    fsio.replace(path, "".join("\t".join(row) + "\n" for row in (FAILED_COLUMNS, *rows)).encode())
+    return path

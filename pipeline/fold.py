@@ -97,7 +97,8 @@ def fit_fold(
 
 def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: not on biases, norms and D, nor on A_log, whose decay would move A towards −1."""
-    matrices, others = [], []
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim > 1 and not name.endswith("A_log") else others).append(parameter)
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

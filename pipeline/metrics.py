@@ -102,7 +102,8 @@ def _mcc(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.n
     """Matthews correlation, 0 where it is undefined."""
     tp, fp, fn, tn = (np.asarray(count, float) for count in (tp, fp, fn, tn))
     scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    return np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)
+    found: np.ndarray = np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)
+    return found
 
 
 def _block_sizes(replicates: int) -> list[int]:

@@ -19,6 +19,8 @@ def test_the_script_of_format_md_reads_a_sequences_rows(tmp_path: Path, monkeypa
     (tmp_path / "more.fasta").write_text(">c\nCC\n")
     for name in ("seqs.fasta", "more.fasta"):  # two segments
         run(RunOptions("rna", tmp_path / name, tmp_path / "cache" / "mine", "profile", quiet=True))
+    (folder,) = (tmp_path / "cache" / "mine" / "embeddings" / "rna").iterdir()
+    (folder / "segments" / ("0" * 32)).mkdir()  # another writer at work
     text = (ROOT / "docs" / "format.md").read_text()
     match = re.search(r"```python\n(.*?)```", text, re.S)
     assert match is not None

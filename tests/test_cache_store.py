@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zarr
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, InputError, Recipe, choose_recipe, key_of
+from cache import CacheCorrupt, CacheReader, CacheWriter, InputError, Recipe, choose_recipe, key_of, list_recipes
 from cache.commit import commit_paths
 from cache.errors import RowsRefused
 from cache.inspection import info, verify
@@ -264,6 +264,14 @@ def test_the_cache_of_format_1_is_read_for_ever() -> None:
         assert (reader[key_of("rna", letters)] == expected).all()
 
 
+NESTED = {
+    "name": "sharding_indexed",
+    "configuration": {
+        "chunk_shape": [1, 24],
+        "codecs": [{"name": "numcodecs.pickle"}],
+        "index_codecs": [{"name": "bytes"}],
+    },
+}
 DAMAGE = {
     "recipe gone": lambda recipe_dir: (recipe_dir / "recipe.json").unlink(),
     "recipe is a folder": lambda recipe_dir: _folder_for(recipe_dir / "recipe.json"),
@@ -272,8 +280,17 @@ DAMAGE = {
     "commit supersedes itself": lambda recipe_dir: _sign(recipe_dir, supersedes=(commit_paths(recipe_dir)[0].stem,)),
     "segment is a link": lambda recipe_dir: _link_for(next((recipe_dir / "segments").iterdir())),
     "rows of no chunk": lambda recipe_dir: _edit_rows(recipe_dir, chunk_shape=[0, 24]),
+    "rows folder is a link": lambda recipe_dir: _link_for(next((recipe_dir / "segments").iterdir()) / "rows"),
+    "rows of 2^50 chunks": lambda recipe_dir: _edit_rows(recipe_dir, chunk_shape=[1, 24], shard_shape=[2**50, 24]),
+    "pickle codec in a shard in a shard": lambda recipe_dir: _edit_rows(recipe_dir, codecs=[NESTED]),
     "rows of no shape": lambda recipe_dir: _edit_rows(recipe_dir, chunk_shape=[]),
 }
+
+
+def read_everything(cache_dir: Path) -> None:
+    reader = CacheReader(cache_dir, list_recipes(cache_dir, "rna")[0])
+    for key in reader:
+        reader[key]
 
 
 def _folder_for(path: Path) -> None:
@@ -294,10 +311,12 @@ def _sign(recipe_dir: Path, **changes: object) -> None:
     publish_commit(recipe_dir, commit._replace(**changes))  # type: ignore[arg-type]
 
 
-def _edit_rows(recipe_dir: Path, chunk_shape: list[int]) -> None:
+def _edit_rows(recipe_dir: Path, shard_shape: list[int] | None = None, **configuration: object) -> None:
     segment = recipe_dir / "segments" / commit_paths(recipe_dir)[0].stem
     body = json.loads((segment / "rows" / "zarr.json").read_text())
-    body["codecs"][0]["configuration"]["chunk_shape"] = chunk_shape
+    body["codecs"][0]["configuration"].update(configuration)
+    if shard_shape is not None:
+        body["chunk_grid"]["configuration"]["chunk_shape"] = shard_shape
     (segment / "rows" / "zarr.json").write_text(json.dumps(body))
     _resign(segment)
 
@@ -308,4 +327,21 @@ def test_damage_of_every_kind_is_damage_to_verify_and_to_readers(made_cache: Pat
     DAMAGE[name](recipe_dir)
     assert verify(made_cache, data=True).damage
     with pytest.raises(CacheCorrupt):
-        info(made_cache)
+        read_everything(made_cache)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource limits there")
+def test_a_cache_of_more_segments_than_descriptors_can_be_opened(tmp_path: Path, recipe: Recipe) -> None:
+    import resource
+
+    with CacheWriter(tmp_path, recipe, segment_bytes=1) as writer:
+        for n in range(1, 120):
+            writer.add(key_of("rna", "A" * n), np.ones((n, 24)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        reader = CacheReader(tmp_path, recipe)
+        assert len(reader) == 119
+        assert not verify(tmp_path, data=True).damage
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -21,6 +21,7 @@ def _bytes(data: bytes) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(data)
 
 
+RNA_PROFILE = ("--modality", "rna", "--encoder", "profile")
 GOOD = b">x\nACGU\n"
 _DAMAGED = bytearray(gzip.compress(GOOD * 50))
 _DAMAGED[-6] ^= 1  # the stored CRC
@@ -133,8 +134,8 @@ def test_import_never_writes_over_a_file_of_the_users(program: Program, tmp_path
     (tmp_path / "rna.fasta").write_text(">r1 mine\nACGU\n>r2\nGG\n")
     (tmp_path / "p.fasta").write_text(">p1\nMK\n")
     (tmp_path / "pairs.tsv").write_text("a_id\tb_id\tlabel\nr1\tp1\t1\n")
-    done = program("crossllm", "data", "import", "--a", "rna=rna.fasta", "--b", "protein=p.fasta", "--pairs", "pairs.tsv",
-                   "--cache", ".")  # fmt: skip
+    sides = ("--a", "rna=rna.fasta", "--b", "protein=p.fasta")
+    done = program("crossllm", "data", "import", *sides, "--pairs", "pairs.tsv", "--cache", ".")
     assert done.returncode == 5
     assert (tmp_path / "rna.fasta").read_text().startswith(">r1 mine")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.fasta", "pairs.tsv", "rna.fasta"]

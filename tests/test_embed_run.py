@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import Program
 
-from cache import CacheReader, Conflict, PartlyDone, Record, choose_recipe, key_of
+from cache import CacheReader, Conflict, Record, choose_recipe, key_of
 from cache.idtable import read_table
 from cache.inspection import verify
 from cache.records import CERTAIN
+from embed.encoder import ENCODERS
 from embed.profile import ProfileEncoder, columns
 from embed.run import RunOptions, default_cache, run
 
@@ -137,11 +139,39 @@ def test_refused_rows_are_listed_and_the_rest_is_stored(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(ProfileEncoder, "encode", broken)
     fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "bad": "GG", "worse": "gg"})
-    with np.errstate(invalid="ignore"), pytest.raises(PartlyDone, match=r"failed\.tsv"):
-        run(RunOptions("rna", fasta, tmp_path / "c", "profile"))
-    listed = (tmp_path / "c" / "failed.tsv").read_text().splitlines()
+    options = RunOptions("rna", fasta, tmp_path / "c", "profile")
+    with np.errstate(invalid="ignore"):
+        summary = run(options)
+    assert (summary.embedded, summary.failed) == (1, 1)
+    assert summary.failed_list is not None
+    listed = Path(summary.failed_list).read_text().splitlines()
     assert [line.split("\t")[0] for line in listed] == ["id", "bad", "worse"]
     assert len(CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", None))) == 1
+    monkeypatch.setattr(ProfileEncoder, "encode", encode)
+    assert run(options).embedded == 1
+    assert not Path(summary.failed_list).exists(), "the list of a run that another has made good is gone"
+
+
+def test_a_run_leaves_out_what_another_commits_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embed.run.BATCH", 1)
+    fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "y": "GG", "z": "CC"})
+    encode = ProfileEncoder.encode
+
+    def other_writer_steps_in(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+        monkeypatch.setattr(ProfileEncoder, "encode", encode)
+        for number, found in enumerate(encode(self, records)):
+            yield found
+            if number == 0:
+                run(RunOptions("rna", write_fasta(tmp_path / "b.fasta", {"z": "CC"}), tmp_path / "c", "profile"))
+
+    monkeypatch.setattr(ProfileEncoder, "encode", other_writer_steps_in)
+    summary = run(RunOptions("rna", fasta, tmp_path / "c", "profile"))
+    assert (summary.embedded, summary.already) == (2, 1)
+
+
+@pytest.mark.parametrize("modality", ["rna", "protein"])
+def test_the_table_of_encoders_tells_the_true_width(modality: str) -> None:
+    assert ENCODERS[modality, "profile"].dim == ProfileEncoder(modality).dim
 
 
 def test_default_cache_is_the_dataset_or_named_after_the_input(tmp_path: Path) -> None:

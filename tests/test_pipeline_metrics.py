@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 
-from pipeline.baselines import id_only
+from pipeline.baselines import _counts, id_only
 from pipeline.dataset import load_dataset
 from pipeline.demo import write_demo
 from pipeline.importing import ImportOptions, Side, import_dataset
@@ -105,3 +105,12 @@ def test_id_only_on_rpi1460_is_as_good_as_the_paper(real_data: Path, tmp_path: P
     by_sequence = summarise([id_only(dataset, part, by_sequence=True) for part in parts], 0)["mcc"].mean
     assert 0.79 <= by_id <= 0.84
     assert 0.3 <= by_sequence <= 0.45
+
+
+def test_the_counts_of_id_only_leave_their_own_pair_out() -> None:
+    side = ["x", "x", "x", "y", "z"]
+    label = np.array([1, 0, 1, 1, 1])
+    fitted = np.array([0, 1, 3])  # pairs 2 and 4 are tested
+    found = np.expm1(_counts(side, label, fitted))
+    expected = [[0, 1], [1, 0], [1, 1], [0, 0], [0, 0]]  # positives, negatives
+    np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from model.fusion import CrossMamba, ModelConfig
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
-from pipeline.fold import Epoch, fit_fold, fold_seed, predict
+from pipeline.fold import Epoch, FoldResult, fit_fold, fold_seed, predict
 from pipeline.inputs import TrainOptions, open_inputs
+from pipeline.runfolder import RunFolder
 from pipeline.splits import cut_parts
 from pipeline.train import train
 
@@ -208,3 +211,56 @@ def test_edited_metrics_are_damage(small: TrainOptions) -> None:
     (folder / "metrics.json").write_text('{"model": 1}')
     with pytest.raises(CacheCorrupt, match=r"metrics\.json"):
         train(dataclasses.replace(small, resume=True))
+
+
+def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
+    """Other labels in the test fold: the same weights, epoch, threshold and scores, bit for bit."""
+    inputs = open_inputs(small)
+    parts = cut_parts(inputs.dataset, inputs.folds, 0, QUICK.validation, 0)
+    found = []
+    for turned in (False, True):
+        labels = inputs.dataset.labels.copy()
+        if turned:
+            labels[parts.test] = 1 - labels[parts.test]
+        batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
+        dims = (inputs.readers[0].recipe.dim, inputs.readers[1].recipe.dim)
+        found.append(fit_fold(batches, labels, parts, dims, QUICK, 5, torch.device("cpu"), lambda epoch: None))
+    one, other = found
+    assert (one.threshold, one.best_epoch, one.history) == (other.threshold, other.best_epoch, other.history)
+    assert one.score.tobytes() == other.score.tobytes()
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+
+
+def test_the_loss_trace_is_the_recorded_one(small: TrainOptions) -> None:
+    """tests/data/loss_trace.csv: a change here is a change of the model, the data order or the optimiser."""
+    done = train(dataclasses.replace(small, config=dataclasses.replace(QUICK, epochs=3)))
+    recorded = rows(Path(__file__).parent / "data" / "loss_trace.csv", ",")
+    found = rows(done.folder / "history.csv", ",")
+    assert [(r["fold"], r["epoch"]) for r in found] == [(r["fold"], r["epoch"]) for r in recorded]
+    for column in ("train_loss", "validation_loss"):
+        # Float32 sums in another order on another processor: measured 0 on this one.
+        np.testing.assert_allclose([float(r[column]) for r in found], [float(r[column]) for r in recorded], rtol=1e-3)
+
+
+def test_train_loads_no_encoder_and_no_foreign_library(small: TrainOptions) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from pipeline.config import TrainConfig
+from pipeline.inputs import TrainOptions
+from pipeline.train import train
+train(TrainOptions(Path({str(small.cache_dir)!r}), TrainConfig(folds=2, epochs=1), quiet=True))
+print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask zarr esm".split())))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "LOADED"), done.stderr
+
+
+def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
+    """A validation part of one class has no AUROC; that is written and read again as null."""
+    folder = RunFolder(small.cache_dir / "runs" / "x", {}, resume=True)
+    result = FoldResult(np.full(3, 0.5, np.float32), 0.5, 1, [Epoch(1, 0.1, 0.2, None)], {"w": torch.ones(1)})
+    folder.save_fold(0, result)
+    loaded = folder.load_fold(0, 3)
+    assert loaded is not None
+    assert loaded.history == result.history
