@@ -12,9 +12,10 @@ from cache.errors import (
     PartlyDone,
     RowsRefused,
 )
+from cache.idtable import read_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe, choose_recipe, list_recipes
-from cache.records import Record, Records, key_of, read_fasta
+from cache.records import Record, Records, key_of, normalise, read_fasta
 from cache.writer import CacheWriter
 
 __all__ = [
@@ -32,5 +33,7 @@ __all__ = [
     "choose_recipe",
     "key_of",
     "list_recipes",
+    "normalise",
     "read_fasta",
+    "read_table",
 ]

@@ -57,7 +57,7 @@ def note(text: str) -> None:
 def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit: str) -> None:
     """Say what was normalised, merged or left out of a file, counted: nothing is dropped in silence."""
     for what, times in notes.items():
-        note(f"note: {path}: {times} {unit}: {what}")
+        note(f"note: {path}: {times} {unit if times != 1 else unit.removesuffix('s')}: {what}")
     for problem in skipped[:SHOWN_LINES]:
         note(f"skipped: {problem}")
     if skipped:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cache import fsio
 from cache.errors import CacheCorrupt, InputError, printable
-from cache.records import NORMALISER
+from cache.records import NORMALISER, check_modality
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
@@ -170,12 +170,13 @@ def orphaned_folders(cache_dir: Path, modality: str) -> list[Path]:
     return sorted(lost)
 
 
-def choose_recipe(cache_dir: Path, modality: str, named: str | None) -> Recipe:
+def choose_recipe(cache_dir: Path, modality: str, named: str | None = None) -> Recipe:
     """The only recipe of a modality, or the one named by encoder name, folder name or the start of its digest.
 
     Raises:
         InputError: none, or several and none named; the message lists them.
     """
+    check_modality(modality)
     held = list_recipes(cache_dir, modality)
     found = [r for r in held if named is None or named in (r.encoder, r.folder_name) or _starts(r, named)]
     if len(found) == 1:

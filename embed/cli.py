@@ -90,7 +90,8 @@ def run_command(as_json: bool, cache_dir: Path | None, **asked: Any) -> None:
 
 
 def _in_words(done: RunSummary) -> str:
-    read = f"{done.records} records, {done.distinct} distinct sequences, {done.residues} residues"
+    noun = "record" if done.records == 1 else "records"
+    read = f"{done.records} {noun}, {done.distinct} distinct sequences, {done.residues} residues"
     if done.embedded:
         before = f", {done.already} were there" if done.already else ""
         return f"{read}: embedded {done.embedded}{before} → {done.cache} ({done.recipe})"

@@ -74,6 +74,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
         folds = given_folds(dataset, config.fold_column)
     else:
         folds = random_folds(dataset, config.folds, config.seed)
+        if config.fold_column in dataset.extra:
+            note(f"note: pairs.tsv has a column '{config.fold_column}', not used; --split given takes its folds")
     return Inputs(dataset, (reader_a, reader_b), window, folds)
 
 

@@ -18,6 +18,8 @@ def table(metrics: dict[str, Any]) -> str:
             f"{metrics['shared_between_folds']} pairs have their exact two sequences in another fold too: "
             "this split is optimistic"
         )
+    if metrics["ids_are_sequences"]:
+        lines.append("every id has a sequence of its own here, so id_only and id_only_sequence are the same")
     above = [name for name, found in metrics["baselines"].items() if _mean(found) >= _mean(metrics["model"])]
     if above:
         lines.append(

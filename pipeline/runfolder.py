@@ -45,8 +45,9 @@ class RunFolder:
             self._check_same(where, resume)
         elif path.is_dir() and any(path.iterdir()):
             raise Conflict(f"{path}: is not empty and holds no run; name another folder by --out")
-        fsio.make_dirs(path / "checkpoints")
-        self.write("config.toml", tomli_w.dumps(config))
+        else:
+            fsio.make_dirs(path / "checkpoints")
+            self.write("config.toml", tomli_w.dumps(config))
 
     def _check_same(self, where: Path, resume: bool) -> None:
         if not resume:

@@ -147,9 +147,15 @@ def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]
         "tokens": f"window:{inputs.window}" if inputs.window > 1 else "residue",
         "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},
         "shared_between_folds": inputs.folds.shared,
+        "ids_are_sequences": _ids_are_sequences(inputs.dataset),
         "model": found.pop("model"),
         "baselines": found,
     }
+
+
+def _ids_are_sequences(dataset: Dataset) -> bool:
+    sides = ((dataset.a_ids, dataset.a_keys), (dataset.b_ids, dataset.b_keys))
+    return all(len(set(ids)) == len(set(keys)) for ids, keys in sides)
 
 
 def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:

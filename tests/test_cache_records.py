@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +85,19 @@ def test_an_id_with_two_sequences_names_both_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.fasta:5: .*line 1 .*\(record x\)"):
         read_fasta(path, "rna")
     assert [r.id for r in read_fasta(path, "rna", "skip").records] == ["y"]
+
+
+def test_the_readmes_python_reads_a_sequence_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embed.run import RunOptions, run
+
+    write(tmp_path / "seqs.fasta", ">s1\nGGAUCACGU\n")
+    run(RunOptions("rna", tmp_path / "seqs.fasta", tmp_path / "cache" / "seqs", "profile", quiet=True))
+    match = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert match is not None
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(compile(match[1], "README.md", "exec"), found)
+    assert found["rows"].shape == (9, 57)
 
 
 @given(st.text(CERTAIN["rna"] + "T" + "".join(AMBIGUOUS["rna"]), min_size=1))

@@ -86,7 +86,7 @@ def test_bad_fasta_with_skip_goes_on_counts_and_lists(program: Program, tmp_path
         "embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile", "--on-bad", "skip"
     )
     assert done.returncode == 0
-    assert "1 records, 1 distinct sequences" in done.stdout
+    assert "1 record, 1 distinct sequences" in done.stdout
     assert done.stderr.count("skipped: ") == 2
     assert "2 bad records left out" in done.stderr
 
