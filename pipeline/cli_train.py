@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,6 +85,9 @@ class Finite(click.FloatRange):
 def train(as_json: bool, cache_dir: Path, recipes: tuple[str, ...], **flags: Any) -> None:
     """Train and evaluate the fusion model on a cache, one model a fold, with the ID-only baselines beside it."""
     chosen = _recipes(recipes)
+    # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
+    # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     _check_device(flags["device"])
     from pipeline.inputs import TrainOptions
     from pipeline.report import table
