@@ -43,11 +43,12 @@ class RunFolder:
         where = path / "config.toml"
         if where.exists():
             self._check_same(where, resume)
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and any(not found.name.startswith(".tmp-") for found in path.iterdir()):
             raise Conflict(f"{path}: is not empty and holds no run; name another folder by --out")
         else:
-            fsio.make_dirs(path / "checkpoints")
+            fsio.make_dirs(path)
             self.write("config.toml", tomli_w.dumps(config))
+        fsio.make_dirs(path / "checkpoints")  # after config.toml: a run killed here can still be continued
 
     def _check_same(self, where: Path, resume: bool) -> None:
         if not resume:
