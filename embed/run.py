@@ -104,10 +104,14 @@ def run(options: RunOptions) -> RunSummary:
     publish_table(options.cache_dir, options.modality, records.records)
     write_skipped(options.cache_dir, records.skipped)
     outcome = Outcome(set(), {})
+    failed_list = recipe.folder(options.cache_dir) / "failed.tsv"
     try:
         _embed(options, encoder, recipe, plan, outcome)
     finally:
-        failed_list = _list_failures(options.cache_dir, recipe, records, outcome)
+        if outcome.failures:
+            _list_failures(failed_list, records, outcome.failures)
+    if not outcome.failures:
+        failed_list.unlink(missing_ok=True)  # an earlier run's, now made good; a run cut off above leaves it
     residues = sum(len(r.sequence) for r in plan.distinct.values())
     already = len(plan.distinct) - len(outcome.stored) - len(outcome.failures)
     return RunSummary(
@@ -120,7 +124,7 @@ def run(options: RunOptions) -> RunSummary:
         len(outcome.stored),
         len(outcome.failures),
         len(records.skipped),
-        str(failed_list) if failed_list else None,
+        str(failed_list) if outcome.failures else None,
     )
 
 
@@ -198,13 +202,7 @@ def _with_progress(
             bar.update(rows.shape[0])
 
 
-def _list_failures(cache_dir: Path, recipe: Recipe, records: Records, outcome: Outcome) -> Path | None:
-    """Write `failed.tsv` beside the recipe, or remove the list of an earlier run when this one stored everything."""
-    path = recipe.folder(cache_dir) / "failed.tsv"
-    failures = outcome.failures
-    if not failures:
-        path.unlink(missing_ok=True)
-        return None
+def _list_failures(path: Path, records: Records, failures: dict[bytes, str]) -> None:
+    """Write `failed.tsv`: every id whose sequence could not be stored, with the reason."""
     rows = ((r.id, r.key.hex(), str(len(r.sequence)), failures[r.key]) for r in records.records if r.key in failures)
     fsio.replace(path, "".join("\t".join(row) + "\n" for row in (FAILED_COLUMNS, *rows)).encode())
-    return path

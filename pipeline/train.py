@@ -66,9 +66,6 @@ def train(options: TrainOptions) -> Run:
             for a, b, f in zip(dataset.a_ids, dataset.b_ids, inputs.folds.of_pair, strict=True)
         ),
     )
-    parts = [
-        cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(len(inputs.folds.names))
-    ]
     results = _fit_folds(options, inputs, parts, folder)
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     for name, baseline in BASELINES.items():
