@@ -1,6 +1,6 @@
 """Records and keys, and the store of per-residue embeddings.  Imports nothing of ours and no torch.
 
-A cache is a folder (docs/format.md); one sequence goes `records.read_fasta` → `CacheWriter.add` → disk →
+A cache is a folder (docs/format.md); one sequence goes `read_records` → `CacheWriter.add` → disk →
 `CacheReader[key]`.
 """
 
@@ -15,7 +15,7 @@ from cache.errors import (
 from cache.idtable import read_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe, choose_recipe, list_recipes
-from cache.records import Record, Records, key_of, normalise, read_fasta
+from cache.records import Record, Records, key_of, normalise, read_records, record_of
 from cache.writer import CacheWriter
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "key_of",
     "list_recipes",
     "normalise",
-    "read_fasta",
+    "read_records",
     "read_table",
+    "record_of",
 ]

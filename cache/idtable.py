@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
     key: bytes
     length: int
-    """Residues of the normalised sequence."""
+    """Rows: nucleotides, residues or atoms."""
 
 
 def publish_table(cache_dir: Path, modality: str, records: Iterable[Record]) -> None:
@@ -55,7 +55,7 @@ def new_rows(cache_dir: Path, modality: str, records: Iterable[Record]) -> list[
     for record in records:
         entry = known.get(record.id)
         if entry is None:
-            new.append(f"{record.id}\t{record.key.hex()}\t{len(record.sequence)}\t{NORMALISER}\n")
+            new.append(f"{record.id}\t{record.key.hex()}\t{record.length}\t{NORMALISER}\n")
         elif entry.key != record.key:
             conflicts.append(
                 f"{cache_dir}: {modality} id '{printable(record.id)}' already stands for another sequence here; "

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from cache import fsio
 from cache.errors import CacheCorrupt, InputError, printable
-from cache.records import NORMALISER, check_modality
+from cache.records import INPUT_NAMES, NORMALISER, check_modality
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
@@ -185,7 +185,7 @@ def choose_recipe(cache_dir: Path, modality: str, named: str | None = None) -> R
     if not held:
         raise InputError(
             f"{cache_dir}: holds no {modality} embeddings; run `embed run --modality {modality} "
-            f"--input {cache_dir / (modality + '.fasta')}` first"
+            f"--input {cache_dir / INPUT_NAMES[modality]}` first"
         )
     wanted = "one is needed" if named is None else f"'{printable(named)}' fits {len(found)} of them"
     raise InputError(f"{cache_dir}: {modality} recipes here: {names}; {wanted}, name one by --recipe")

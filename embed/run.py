@@ -17,7 +17,7 @@ from cache.errors import Conflict, RowsRefused
 from cache.idtable import publish_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe, StorageType, list_recipes
-from cache.records import OnBad, Record, Records, read_fasta
+from cache.records import OnBad, Record, Records, read_records
 from cache.writer import SEGMENT_BYTES, CacheWriter
 from embed.encoder import Encoder, load_encoder
 
@@ -96,7 +96,7 @@ def run(options: RunOptions) -> RunSummary:
         InputError: bad records (one line each) or no such encoder; nothing was written.
         Conflict: the cache's recipe of this encoder differs from what was asked for.
     """
-    records = read_fasta(options.input, options.modality, options.on_bad)
+    records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
     encoder = load_encoder(options.modality, options.encoder, options.weights)
     recipe = settle_recipe(options, encoder)
@@ -112,7 +112,7 @@ def run(options: RunOptions) -> RunSummary:
             _list_failures(failed_list, records, outcome.failures)
     if not outcome.failures:
         failed_list.unlink(missing_ok=True)  # an earlier run's, now made good; a run cut off above leaves it
-    residues = sum(len(r.sequence) for r in plan.distinct.values())
+    residues = sum(r.length for r in plan.distinct.values())
     already = len(plan.distinct) - len(outcome.stored) - len(outcome.failures)
     return RunSummary(
         str(options.cache_dir),
@@ -168,7 +168,7 @@ def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, ou
     ):
         pending = _not_done_by_others(options.cache_dir, recipe, plan.pending)
         for key, rows in _with_progress(encoder, pending, plan, options.quiet):
-            expected = len(plan.distinct[key].sequence)
+            expected = plan.distinct[key].length
             if rows.shape[0] != expected:
                 raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} residues")
             try:
@@ -194,7 +194,7 @@ def _with_progress(
 ) -> Iterator[tuple[bytes, np.ndarray]]:
     from tqdm import tqdm
 
-    residues = sum(len(record.sequence) for record in plan.pending)
+    residues = sum(record.length for record in plan.pending)
     # disable=None: no bar where standard error is not a terminal.
     with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=True if quiet else None) as bar:
         for key, rows in encoder.encode(pending):
@@ -204,5 +204,5 @@ def _with_progress(
 
 def _list_failures(path: Path, records: Records, failures: dict[bytes, str]) -> None:
     """Write `failed.tsv`: every id whose sequence could not be stored, with the reason."""
-    rows = ((r.id, r.key.hex(), str(len(r.sequence)), failures[r.key]) for r in records.records if r.key in failures)
+    rows = ((r.id, r.key.hex(), str(r.length), failures[r.key]) for r in records.records if r.key in failures)
     fsio.replace(path, "".join("\t".join(row) + "\n" for row in (FAILED_COLUMNS, *rows)).encode())

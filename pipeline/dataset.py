@@ -17,11 +17,13 @@ import tomli_w
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, InputError, printable
 from cache.idtable import new_rows, publish_table, read_table
-from cache.records import MODALITIES, OnBad, Record
+from cache.records import INPUT_NAMES, MODALITIES, OnBad, Record
 from pipeline.pairs import Pair, Pairs, Task, read_pairs
 
 FORMAT = 1
 _MAX_TOML = 1 << 20
+_LINES = {"rna": ">{0.id}\n{0.sequence}\n", "protein": ">{0.id}\n{0.sequence}\n", "molecule": "{0.id}\t{0.sequence}\n"}
+"""Modality → a record in its file of the dataset."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _NOT_IN_NAMES = re.compile(r"^[.-]+|[^A-Za-z0-9_.-]")
 
@@ -76,7 +78,7 @@ def write_dataset(
     rows.writerow(("a_id", "b_id", "label", *extra_columns))
     rows.writerows((p.a_id, p.b_id, _label_text(p.label, task), *p.extra) for p in pairs)
     files = {
-        f"{modality}.fasta": "".join(f">{r.id}\n{r.sequence}\n" for r in found).encode()
+        INPUT_NAMES[modality]: "".join(_LINES[modality].format(r) for r in found).encode()
         for modality, found in records.items()
     }
     files["pairs.tsv"] = table.getvalue().encode()

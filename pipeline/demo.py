@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.records import CERTAIN, Record, key_of
+from cache.records import CERTAIN, Record, record_of
 from pipeline.dataset import write_dataset
 from pipeline.pairs import Pair
 
@@ -51,7 +51,7 @@ def _entities(
             others = (m for f, spellings in enumerate(motifs) if f != own for m in spellings)
             if not any(motif in sequence for motif in others):
                 break
-        records.append(Record(key_of(modality, sequence), f"{modality}{number:04d}", sequence))
+        records.append(record_of(modality, f"{modality}{number:04d}", sequence))
     return records, family
 
 

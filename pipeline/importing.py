@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cache.console import note, say_notes, write_skipped
 from cache.errors import InputError, printable
-from cache.records import OnBad, Record, Records, check_modality, read_fasta
+from cache.records import OnBad, Record, Records, check_modality, read_records
 from pipeline.dataset import dataset_name, write_dataset
 from pipeline.pairs import Columns, Task, Where, read_pairs
 
@@ -58,7 +58,7 @@ def import_dataset(options: ImportOptions) -> str:
     read: dict[Side, Records] = {}
     for side in (options.a, options.b):
         if side not in read:
-            read[side] = read_fasta(side.path, side.modality, options.on_bad)
+            read[side] = read_records(side.path, side.modality, options.on_bad)
             say_notes(side.path, read[side].notes, read[side].skipped, "records")
     records_a, records_b = read[options.a], read[options.b]
     found = read_pairs(

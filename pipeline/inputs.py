@@ -10,7 +10,7 @@ from cache.console import note, say_notes
 from cache.errors import InputError
 from cache.reader import CacheReader
 from cache.recipe import choose_recipe
-from cache.records import OnBad
+from cache.records import INPUT_NAMES, OnBad
 from model.tokens import auto_window, parse_tokens
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset, load_dataset
@@ -95,7 +95,7 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
     if options.on_bad == "error":
         raise InputError(
             f"{options.cache_dir}: {modality} '{id_}' stands in a pair but has no embedding; run `embed run "
-            f"--modality {modality} --input {options.cache_dir / (modality + '.fasta')}`"
+            f"--modality {modality} --input {options.cache_dir / INPUT_NAMES[modality]}`"
             for id_, modality in missing.items()
         )
     keep = [n for n, (x, y) in enumerate(zip(dataset.a_keys, dataset.b_keys, strict=True)) if x in a and y in b]

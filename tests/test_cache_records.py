@@ -11,8 +11,9 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache import Conflict, InputError, Record, key_of, read_fasta
+from cache import Conflict, InputError, key_of, record_of
 from cache.errors import CacheCorrupt
+from cache.fasta import read_fasta
 from cache.idtable import publish_table, read_table
 from cache.records import AMBIGUOUS, CERTAIN, normalise
 
@@ -46,7 +47,7 @@ def test_key_is_golden() -> None:
 )
 def test_accepted_spellings_are_one_key(tmp_path: Path, text: str, note: str | None) -> None:
     found = read_fasta(write(tmp_path / "a.fasta", text), "rna")
-    assert found.records == [Record(key_of("rna", "ACGU"), "x", "ACGU")]
+    assert found.records == [record_of("rna", "x", "ACGU")]
     assert list(found.notes) == ([note] if note else [])
 
 
@@ -108,14 +109,14 @@ def test_normalising_is_idempotent_and_blind_to_case(sequence: str) -> None:
 
 
 def test_id_table_round_trip_and_conflict(tmp_path: Path) -> None:
-    records = [Record(key_of("rna", s), i, s) for i, s in [("a/../b", "ACGU"), ("x", "GG"), ("é", "GG")]]
+    records = [record_of("rna", i, s) for i, s in [("a/../b", "ACGU"), ("x", "GG"), ("é", "GG")]]
     publish_table(tmp_path, "rna", records)
     publish_table(tmp_path, "rna", records)
     files = list((tmp_path / "records").iterdir())
     assert len(files) == 1, "the same records are published once"
     assert {i: e.key for i, e in read_table(tmp_path, "rna").items()} == {r.id: r.key for r in records}
     with pytest.raises(Conflict, match="already stands for another sequence"):
-        publish_table(tmp_path, "rna", [Record(key_of("rna", "CC"), "é", "CC")])
+        publish_table(tmp_path, "rna", [record_of("rna", "é", "CC")])
     files[0].write_bytes(files[0].read_bytes().replace(b"\t4\t", b"\t5\t"))
     with pytest.raises(CacheCorrupt):
         read_table(tmp_path, "rna")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Program
 
-from cache import CacheReader, Conflict, Record, choose_recipe, key_of
+from cache import CacheReader, Conflict, Record, choose_recipe, record_of
 from cache.idtable import read_table
 from cache.inspection import verify
 from cache.records import CERTAIN
@@ -24,7 +24,7 @@ SEQUENCES = {"rna": "GGAUCNACGUUUGCA", "protein": "MKVLAAGIXBUOWYHRKDE"}
 
 
 def rows_of(modality: str, sequence: str) -> np.ndarray:
-    record = Record(key_of(modality, sequence), "x", sequence)
+    record = record_of(modality, "x", sequence)
     return dict(ProfileEncoder(modality).encode([record]))[record.key]
 
 
@@ -84,7 +84,7 @@ def test_an_ambiguous_letter_is_the_mean_of_what_it_may_be(modality: str) -> Non
 
 
 def test_profile_is_bit_equal_alone_and_batched() -> None:
-    records = [Record(key_of("rna", s), s, s) for s in ("ACGU", "GG", "ACGUACGUUUGCA" * 5)]
+    records = [record_of("rna", s, s) for s in ("ACGU", "GG", "ACGUACGUUUGCA" * 5)]
     together = dict(ProfileEncoder("rna").encode(records))
     for record in records:
         assert together[record.key].tobytes() == dict(ProfileEncoder("rna").encode([record]))[record.key].tobytes()

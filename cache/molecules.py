@@ -1,0 +1,192 @@
+"""SMILES, CSV and SDF files → records of molecules, keyed by RDKit's canonical SMILES.
+
+RDKit runs in a child process with bounds on time and memory: one 442-character SMILES has kept it busy for hours.
+Row i of a molecule is atom i of its canonical SMILES, read from left to right.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cache.errors import InputError, Problem, printable
+from cache.records import OnBad, Record, Records, record_of, settle
+from cache.textfile import Line, read_lines
+
+MAX_SMILES = 2000
+"""Characters of a longer SMILES are refused unread."""
+MAX_ATOMS = 500
+"""Heavy atoms; a larger molecule is refused."""
+ID_COLUMNS = ("id", "molecule_id", "mol_id", "ligand_id", "compound_id", "name", "b_id")
+SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles")
+"""Columns of a table with a header, whatever their case; the first of each that is there is taken."""
+
+
+class _Raw(NamedTuple):
+    line: int
+    id: str
+    structure: str
+    """SMILES, or a mol block."""
+
+
+def read_molecules(path: Path, on_bad: OnBad = "error") -> Records:
+    """Read molecules: `id TAB SMILES` lines, a TSV or CSV with a header that names both columns, or an SDF file.
+
+    Raises:
+        InputError: one line a bad record (`on_bad="error"`), or a file that as a whole cannot be used.
+    """
+    from cache.rdkit_child import RdkitChild
+
+    problems: list[Problem] = []
+    notes: Counter[str] = Counter()
+
+    def found() -> Iterator[tuple[int, Record]]:
+        with RdkitChild() as child:
+            for raw in _raw_records(path, problems):
+                problem = _problem_before(raw)
+                answer = child.canonical(raw.structure) if problem is None else None
+                if answer is not None and answer.problem is None and not 1 <= answer.atoms <= MAX_ATOMS:
+                    problem = f"{answer.atoms} heavy atoms, 1 to {MAX_ATOMS} are taken; leave it out"
+                if answer is not None and answer.problem is not None:
+                    problem = answer.problem + _hint(raw)
+                if answer is None or problem is not None:
+                    problems.append(Problem(path, raw.line, problem or "", raw.id))
+                    continue
+                notes.update(answer.notes)
+                yield raw.line, record_of("molecule", raw.id, answer.smiles)
+
+    return settle(path, "molecule", found(), notes, problems, on_bad)
+
+
+def canonical_smiles(smiles: str) -> str:
+    """The normal form of one molecule, as keys are made of it (in this process, without bounds on time).
+
+    Raises:
+        ValueError: RDKit cannot read it.
+    """
+    from cache.rdkit_child import canonical
+
+    answer = canonical(smiles)
+    if answer.problem is not None:
+        raise ValueError(answer.problem)
+    return answer.smiles
+
+
+def _problem_before(raw: _Raw) -> str | None:
+    """What is wrong before RDKit is asked."""
+    if not raw.id:
+        return "a molecule without an id; give it one"
+    if "\n" in raw.structure:
+        return None
+    if not raw.structure:
+        return "an empty SMILES; remove the record or fill it in"
+    if len(raw.structure) > MAX_SMILES:
+        return f"a SMILES of {len(raw.structure)} characters, at most {MAX_SMILES} are taken; leave it out"
+    if not raw.structure.isascii():
+        return f"a SMILES with '{printable(next(c for c in raw.structure if not c.isascii()))}'; SMILES are ASCII"
+    if " " in raw.structure or "\t" in raw.structure:
+        return f"more than a SMILES: '{printable(raw.structure.split(None, 1)[1], 30)}'; give the SMILES alone"
+    return None
+
+
+def _hint(raw: _Raw) -> str:
+    if ";" in raw.structure:
+        return "; two SMILES joined by ';'? give each a record of its own"
+    if set("()=#[]") & set(raw.id) and "\n" not in raw.structure:
+        return "; is the order SMILES, id? id TAB SMILES is expected"
+    return "; correct it or leave it out with --on-bad skip"
+
+
+def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:
+    """The molecules of a file, its form told by its first lines."""
+    lines = read_lines(path)
+    head: list[Line] = []
+    for line in lines:
+        head.append(line)
+        if len(head) == 4:
+            break
+    # A mol block's fourth line ends in its version; no SMILES does.
+    if len(head) == 4 and head[3].text.rstrip().endswith(("V2000", "V3000")):
+        yield from _sdf(path, _chain(head, lines), problems)
+    else:
+        yield from _table(path, _chain(head, lines), problems)
+
+
+def _chain(head: list[Line], rest: Iterator[Line]) -> Iterator[Line]:
+    yield from head
+    yield from rest
+
+
+def _table(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
+    id_at, smiles_at, width, delimiter = 0, 1, 2, "\t"
+    first = True
+    for number, text, problem in lines:
+        if not text.strip():
+            continue
+        if problem is None and first:
+            first = False
+            delimiter = "\t" if "\t" in text or "," not in text else ","
+            names = [cell.strip().lower() for cell in _cells(text, delimiter)]
+            if any(name in names for name in SMILES_COLUMNS):
+                id_at, smiles_at = (
+                    _column(path, names, ID_COLUMNS, "id"),
+                    _column(path, names, SMILES_COLUMNS, "smiles"),
+                )
+                width = len(names)
+                continue
+            if delimiter == ",":
+                raise InputError(f"{path}:{number}: a CSV without a column 'smiles' in its header; add a header line")
+        first = False
+        cells = _cells(text, delimiter) if problem is None else []
+        if problem is None and len(cells) != width:
+            problem = f"{len(cells)} columns, {width} expected; write id TAB SMILES, or a header with id and smiles"
+        if problem is not None:
+            problems.append(Problem(path, number, problem))
+        else:
+            yield _Raw(number, cells[id_at].strip(), cells[smiles_at].strip())
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    """The cells of a line; quotes mean something in CSV alone."""
+    if delimiter == "\t":
+        return text.split("\t")
+    try:
+        return next(csv.reader([text], strict=True))
+    except csv.Error:
+        return []
+
+
+def _column(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
+    for name in wanted:
+        if name in names:
+            return names.index(name)
+    found = printable(" ".join(names), 80)
+    raise InputError(f"{path}:1: no {what} column in the header '{found}'; one of {', '.join(wanted)} is expected")
+
+
+def _sdf(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
+    """Mol blocks; the id is the title line."""
+    start, block, bad = 1, list[str](), None
+    for number, text, problem in lines:
+        if text.startswith("$$$$"):
+            yield from _block(path, start, block, bad, problems)
+            start, block, bad = number + 1, [], None
+            continue
+        block.append(text)
+        bad = bad or problem
+    if any(text.strip() for text in block):
+        yield from _block(path, start, block, bad, problems)
+
+
+def _block(path: Path, line: int, block: list[str], bad: str | None, problems: list[Problem]) -> Iterator[_Raw]:
+    title = block[0].strip() if block else ""
+    end = next((n for n, text in enumerate(block) if text.startswith("M  END")), None)
+    if bad is not None:
+        problems.append(Problem(path, line, bad, title))
+    elif end is None:
+        problems.append(Problem(path, line, "a mol block without 'M  END'; is the file cut short?", title))
+    else:
+        yield _Raw(line, title, "\n".join(block[: end + 1]) + "\n")
