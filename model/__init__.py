@@ -5,7 +5,7 @@ One batch goes `CrossMamba.forward` → `BiMamba` → `Mamba` → `selective_sca
 
 from model.bimamba import BiMamba, Mamba
 from model.fusion import Batch, CrossMamba, ModelConfig
-from model.losses import focal_loss
+from model.losses import affinity_loss, focal_loss
 from model.scan import selective_scan
 
-__all__ = ["Batch", "BiMamba", "CrossMamba", "Mamba", "ModelConfig", "focal_loss", "selective_scan"]
+__all__ = ["Batch", "BiMamba", "CrossMamba", "Mamba", "ModelConfig", "affinity_loss", "focal_loss", "selective_scan"]

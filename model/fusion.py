@@ -14,7 +14,7 @@ Shapes: T packed tokens, D width of a row, M model width, P pairs, S distinct en
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -48,19 +48,22 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a `CrossMamba`.  The paper's summary gives none of these numbers: defaults are ours."""
+    """Shape of a `CrossMamba`.  The paper's summary gives none of these numbers: defaults are ours.
 
-    d_model: int = 32
+    A field's metadata says what a user may set it to; `pipeline.config` checks it.
+    """
+
+    d_model: int = field(default=32, metadata={"range": (1, 4096)})
     """Width M of projections, encoders and mixer (not from the paper)."""
-    d_state: int = 16
+    d_state: int = field(default=16, metadata={"range": (1, 256)})
     """State N of the scan (the Mamba paper's default)."""
-    encoder_layers: int = 1
+    encoder_layers: int = field(default=1, metadata={"range": (0, 64)})
     """BiMamba blocks a modality encoder stacks (not from the paper)."""
-    mixer_layers: int = 1
+    mixer_layers: int = field(default=1, metadata={"range": (0, 64)})
     """BiMamba blocks of the Cross-Mamba mixer (not from the paper)."""
-    noise: float = 0.1
+    noise: float = field(default=0.1, metadata={"range": (0.0, 1e3)})
     """Standard deviation σ of ε, added to the projections in training (not from the paper)."""
-    dropout: float = 0.1
+    dropout: float = field(default=0.1, metadata={"range": (0.0, 0.99)})
     """In the head (not from the paper)."""
     bidirectional: bool = True
     """False leaves out every backward scan: an ablation."""

@@ -10,6 +10,9 @@ FOCAL_GAMMA = 2.0
 """Lin et al. 2017 (arXiv:1708.02002), section 5.1; not from the CrossLLM-Mamba paper."""
 FOCAL_ALPHA = 0.5
 """Weight of the positive class; 0.5 favours neither.  Not from the paper."""
+MSE_WEIGHT = 0.5
+"""α of the affinity loss; not from the paper."""
+PEARSON_FLOOR = 1e-8
 
 
 def focal_loss(logit: Tensor, label: Tensor, gamma: float = FOCAL_GAMMA, alpha: float = FOCAL_ALPHA) -> Tensor:
@@ -25,3 +28,21 @@ def focal_loss(logit: Tensor, label: Tensor, gamma: float = FOCAL_GAMMA, alpha: 
     p_true = torch.exp(-cross_entropy)
     weight = torch.where(label > 0.5, alpha, 1 - alpha)
     return (weight * (1 - p_true) ** gamma * cross_entropy).mean()
+
+
+def affinity_loss(prediction: Tensor, target: Tensor, mse_weight: float = MSE_WEIGHT) -> Tensor:
+    """α · MSE + (1 − α) · (1 − Pearson), the affinity loss of CrossLLM-Mamba (arXiv:2602.22236, training section).
+
+    Args:
+        prediction: (P,), in units of the scaled target.
+        target: (P,), affinities scaled to mean 0 and variance 1 over the training part.
+        mse_weight: α, 0 to 1.
+
+    The correlation is of the pairs given, so of one batch in training; where it is undefined, over a single pair or a
+    constant target, its term is 1 and has no gradient.
+    """
+    mse = F.mse_loss(prediction, target)
+    x, y = prediction - prediction.mean(), target - target.mean()
+    # The small number keeps the gradient finite where a batch's predictions are all alike.
+    pearson = (x * y).sum() / (x.square().sum() * y.square().sum() + PEARSON_FLOOR).sqrt()
+    return mse_weight * mse + (1 - mse_weight) * (1 - pearson)

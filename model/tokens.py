@@ -1,7 +1,8 @@
 """Rows → tokens: what one step of the fused sequence stands for.
 
-`residue` is one row a token; `window:k` averages k neighbouring rows; `auto` is the smallest power of two k for which
-the median pair has at most `AUTO_FUSED_TOKENS` fused tokens, whatever the device.
+`residue` is one row a token; `window:k` averages k neighbouring rows; `pooled` averages all of them, so that a pair
+has two tokens; `auto` is the smallest power of two k for which the median pair has at most `AUTO_FUSED_TOKENS` fused
+tokens, whatever the device.
 
 Shapes: L rows of one sequence, D width, k rows a window.
 """
@@ -14,22 +15,29 @@ from collections.abc import Sequence
 import numpy as np
 
 AUTO_FUSED_TOKENS = 256
+POOLED = 1 << 62
+"""The window of `pooled`: longer than any sequence."""
 _WINDOW = re.compile(r"window:([1-9][0-9]{0,5})")
 
 
 def parse_tokens(tokens: str) -> int | None:
-    """Rows a token averages: 1 for `residue`, k for `window:k`, None for `auto`.
+    """Rows a token averages: 1 for `residue`, k for `window:k`, `POOLED` for `pooled`, None for `auto`.
 
     Raises:
         ValueError: it is none of these.
     """
     if tokens == "auto":
         return None
-    if tokens == "residue":
-        return 1
+    if tokens in ("residue", "pooled"):
+        return 1 if tokens == "residue" else POOLED
     if match := _WINDOW.fullmatch(tokens):
         return int(match[1])
-    raise ValueError(f"tokens '{tokens}' is not known; one of: residue, window:K (K at least 1), auto")
+    raise ValueError(f"tokens '{tokens}' is not known; one of: residue, window:K (K at least 1), pooled, auto")
+
+
+def tokens_name(window: int) -> str:
+    """What `parse_tokens` reads as this window."""
+    return {1: "residue", POOLED: "pooled"}.get(window, f"window:{window}")
 
 
 def auto_window(pair_lengths: Sequence[tuple[int, int]]) -> int:
@@ -45,6 +53,7 @@ def window_mean(rows: np.ndarray, k: int) -> np.ndarray:
     if k == 1:
         return rows
     length, width = rows.shape
+    k = min(k, length)
     full = length // k
     means = np.empty((-(-length // k), width), np.float32)
     rows = rows.astype(np.float32)

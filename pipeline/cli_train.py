@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,16 +13,31 @@ import click
 from cache.console import run as run_program
 from cache.errors import InputError, printable
 
+SETTINGS = {
+    "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
+    "fold_column": ("COLUMN", "Column for --split given.", "fold"),
+    "folds": ("N", "Folds for --split random.", "5"),
+    "tokens": ("NAME", "residue, window:K, pooled (one token a partner) or auto.", "auto"),
+    "epochs": ("N", "Most epochs.", "40"),
+    "patience": ("N", "Epochs without a better validation loss before training stops.", "8"),
+    "batch_pairs": ("N", "Pairs a step.", "32"),
+    "lr": ("RATE", "Learning rate.", "0.002"),
+    "d_model": ("N", "Width of the model.", "32"),
+    "d_state": ("N", "State of the scan.", "16"),
+    "noise": ("SIGMA", "σ of the projections' noise.", "0.1"),
+    "seed": ("N", "Of folds, weights, order and noise.", "0"),
+}
+"""Settings that have a flag: metavar, help, and the default of `pipeline.config`, to which a test holds it.
 
-class Finite(click.FloatRange):
-    """A float within a range; NaN, which no range excludes, and infinities are refused."""
+The flags are texts here: `pipeline.config.resolve` checks them as it checks `--set` and `--config`.
+"""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number, or a usage error."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
-        return number
+
+def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    for name, (metavar, text, default) in reversed(SETTINGS.items()):
+        flag = "--" + name.replace("_", "-")
+        command = click.option(flag, default=None, metavar=metavar, help=f"{text}  [default: {default}]")(command)
+    return command
 
 
 @click.command("train")
@@ -35,36 +49,22 @@ class Finite(click.FloatRange):
     metavar="a=NAME|b=NAME",
     help="Recipe of a side where the cache holds several: encoder, folder name or digest.",
 )
+@_setting_flags
 @click.option(
-    "--split",
-    type=click.Choice(["random", "given"]),
-    default="random",
-    show_default=True,
-    help="Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="TOML file with the tables [train] and [model]; a run's own config.toml will do.",
 )
-@click.option("--fold-column", default="fold", show_default=True, help="Column for --split given.")
-@click.option("--folds", type=click.IntRange(2, 100), default=5, show_default=True, help="Folds for --split random.")
-@click.option("--tokens", default="auto", show_default=True, help="residue, window:K or auto.")
-@click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="Most epochs.")
 @click.option(
-    "--patience",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Epochs without a better validation loss before training stops.",
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of config.toml; may be given several times.  --config < --set < flags.",
 )
-@click.option("--batch-pairs", type=click.IntRange(min=1), default=32, show_default=True, help="Pairs a step.")
-@click.option("--lr", type=Finite(0, 1, min_open=True), default=2e-3, show_default=True, help="Learning rate.")
-@click.option("--d-model", type=click.IntRange(1, 4096), default=32, show_default=True, help="Width of the model.")
-@click.option("--d-state", type=click.IntRange(1, 256), default=16, show_default=True, help="State of the scan.")
-@click.option("--noise", type=Finite(min=0), default=0.1, show_default=True, help="σ of the projections' noise.")
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of folds, weights, order and noise.",
-)
+@click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--out",
@@ -82,34 +82,33 @@ class Finite(click.FloatRange):
 @click.option("--resume", is_flag=True, help="Continue the run in --out; an absent folder starts one.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
-def train(as_json: bool, cache_dir: Path, recipes: tuple[str, ...], **flags: Any) -> None:
+def train(
+    as_json: bool,
+    cache_dir: Path,
+    recipes: tuple[str, ...],
+    config_file: Path | None,
+    sets: tuple[str, ...],
+    **flags: Any,
+) -> None:
     """Train and evaluate the fusion model on a cache, one model a fold, with the ID-only baselines beside it."""
     chosen = _recipes(recipes)
     # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
     # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    _check_device(flags["device"])
+    from pipeline.config import resolve
     from pipeline.inputs import TrainOptions
     from pipeline.report import table
     from pipeline.train import train as run_training
 
-    own = {name: flags.pop(name) for name in ("device", "out", "on_bad", "resume", "quiet")}
-    done = run_training(TrainOptions(cache_dir, _config(flags), chosen.get("a"), chosen.get("b"), **own))
+    settings = {name: flags.pop(name) for name in SETTINGS}
+    config = resolve(config_file, sets, {name: text for name, text in settings.items() if text is not None})
+    _check_device(flags["device"])
+    done = run_training(TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags))
     if as_json:
         click.echo(json.dumps(done.metrics))
         return
     click.echo(table(done.metrics))
     click.echo(f"→ {done.folder}")
-
-
-def _config(flags: dict[str, Any]) -> Any:
-    """A `TrainConfig`: each flag goes to the field of its name, of the run or of the model."""
-    from model.fusion import ModelConfig
-    from pipeline.config import TrainConfig
-
-    of_model = {field.name for field in dataclasses.fields(ModelConfig)}
-    model = ModelConfig(**{name: value for name, value in flags.items() if name in of_model})
-    return TrainConfig(model=model, **{name: value for name, value in flags.items() if name not in of_model})
 
 
 def _recipes(texts: tuple[str, ...]) -> dict[str, str]:

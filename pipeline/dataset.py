@@ -155,18 +155,17 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
         digest,
     )
     if both := _contradictory(dataset):
-        found.notes["whose two sequences stand under other ids with the other label, kept"] += both
+        found.notes["whose two sequences stand under other ids with another label, kept"] += both
     return dataset, found
 
 
 def _contradictory(dataset: Dataset) -> int:
-    """Pairs that, as sequences, carry both labels (RPI1807 has some): no model of sequences can fit them."""
-    if dataset.task != "classification":
-        return 0
+    """Pairs that, as sequences, carry two labels (RPI1807 has some): no model of sequences can fit them."""
     groups = dataset.sequence_pairs()
-    counts = np.bincount(groups)
-    positive = np.bincount(groups, weights=dataset.labels)
-    return int(((positive > 0) & (positive < counts))[groups].sum())
+    low, high = np.full(groups.max() + 1, np.inf), np.full(groups.max() + 1, -np.inf)
+    np.minimum.at(low, groups, dataset.labels)
+    np.maximum.at(high, groups, dataset.labels)
+    return int((low < high)[groups].sum())
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from cache.errors import InputError
 from model.fusion import CrossMamba
-from model.losses import focal_loss
+from model.losses import affinity_loss, focal_loss
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
-from pipeline.metrics import Scored, best_threshold, compute
+from pipeline.metrics import METRICS, Scored, compute
+from pipeline.metrics_classification import best_threshold
+from pipeline.pairs import Task
 from pipeline.splits import Parts
 
 
@@ -26,17 +28,45 @@ class Epoch(NamedTuple):
     epoch: int
     train_loss: float
     validation_loss: float
-    validation_auroc: float | None
-    """None where the validation part has one class only."""
+    validation_score: float | None
+    """AUROC, or Pearson's correlation; None where the validation part has one class only."""
+
+
+class Target(NamedTuple):
+    """What the model's output stands for: a logit, or an affinity scaled by the training part's mean and deviation."""
+
+    task: Task
+    mean: float = 0.0
+    std: float = 1.0
+    mse_weight: float = 0.5
+
+    def scale(self, label: Tensor) -> Tensor:
+        """Labels as the loss takes them."""
+        return (label - self.mean) / self.std
+
+    def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """Loss of the model's output against the labels as they stand in the table."""
+        if self.task == "classification":
+            return focal_loss(output, label)
+        return affinity_loss(output, self.scale(label), self.mse_weight)
+
+    def score(self, output: Tensor) -> np.ndarray:
+        """(P,) probabilities, or affinities in the table's unit."""
+        found: np.ndarray = (
+            output.sigmoid() if self.task == "classification" else output * self.std + self.mean
+        ).numpy()
+        return found
 
 
 class FoldResult(NamedTuple):
     """What a fold leaves behind."""
 
     score: np.ndarray
-    """(P_test,) probability of each test pair, in the order of the fold's test part."""
-    threshold: float
-    """Chosen on the validation part."""
+    """(P_test,) probability or affinity of each test pair, in the order of the fold's test part."""
+    threshold: float | None
+    """Probability from which on a pair is predicted 1, chosen on the validation part; None in a regression."""
+    target: Target
+    """What the scaling was: a checkpoint needs it to give affinities."""
     best_epoch: int
     history: list[Epoch]
     state: dict[str, Tensor]
@@ -48,8 +78,17 @@ def fold_seed(seed: int, fold: int) -> int:
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
 
 
+def fit_target(task: Task, labels: np.ndarray, train: np.ndarray, config: TrainConfig) -> Target:
+    """The scaling of an affinity, from the training part alone."""
+    if task == "classification":
+        return Target(task)
+    std = float(labels[train].std())
+    return Target(task, float(labels[train].mean()), std if std > 0 else 1.0, config.mse_weight)
+
+
 def fit_fold(
     batches: PairBatches,
+    task: Task,
     labels: np.ndarray,
     parts: Parts,
     dims: tuple[int, int],
@@ -62,6 +101,7 @@ def fit_fold(
 
     Args:
         batches: over the whole dataset.
+        task: classification or regression.
         labels: (P,) of the whole dataset.
         parts: pair numbers of this fold.
         dims: width of the rows of A and B.
@@ -75,24 +115,28 @@ def fit_fold(
     model = CrossMamba(*dims, config.model).to(device)
     optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
+    target = fit_target(task, labels, parts.train, config)
     history: list[Epoch] = []
     best, best_epoch, state = math.inf, 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):
-        train_loss = _train_epoch(model, batches, rng.permutation(parts.train), config, optimiser, warmup, device)
-        logit = predict(model, batches, parts.validation, config.batch_pairs, device)
-        label = torch.from_numpy(labels[parts.validation]).float()
-        loss = float(focal_loss(logit, label))
-        history.append(Epoch(epoch, train_loss, loss, _auroc(labels[parts.validation], logit)))
+        order = rng.permutation(parts.train)
+        train_loss = _train_epoch(model, batches, target, order, config, optimiser, warmup, device)
+        output = predict(model, batches, parts.validation, config.batch_pairs, device)
+        held = labels[parts.validation]
+        loss = float(target.loss(output, torch.from_numpy(held).float()))
+        history.append(Epoch(epoch, train_loss, loss, _quality(target, held, output)))
         on_epoch(history[-1])
         if loss < best:
             best, best_epoch, state = loss, epoch, copy.deepcopy(model.state_dict())
         elif epoch - best_epoch >= config.patience:
             break
     model.load_state_dict(state)
-    validation = predict(model, batches, parts.validation, config.batch_pairs, device).sigmoid().numpy()
-    threshold = best_threshold(labels[parts.validation], validation)
-    score = predict(model, batches, parts.test, config.batch_pairs, device).sigmoid().numpy()
-    return FoldResult(score, threshold, best_epoch, history, {k: v.cpu() for k, v in state.items()})
+    threshold = None
+    if task == "classification":
+        validation = target.score(predict(model, batches, parts.validation, config.batch_pairs, device))
+        threshold = best_threshold(labels[parts.validation], validation)
+    score = target.score(predict(model, batches, parts.test, config.batch_pairs, device))
+    return FoldResult(score, threshold, target, best_epoch, history, {k: v.cpu() for k, v in state.items()})
 
 
 def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:
@@ -105,7 +149,7 @@ def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:
 
 
 def predict(model: CrossMamba, batches: PairBatches, pairs: np.ndarray, size: int, device: torch.device) -> Tensor:
-    """(P,) logits of these pairs on the CPU, in their order; no noise, no dropout."""
+    """(P,) logits or scaled affinities of these pairs on the CPU, in their order; no noise, no dropout."""
     model.eval()
     with torch.inference_mode():
         return torch.cat([model(batch.to(device)).cpu() for batch in batches.in_order(pairs, size)])
@@ -114,6 +158,7 @@ def predict(model: CrossMamba, batches: PairBatches, pairs: np.ndarray, size: in
 def _train_epoch(
     model: CrossMamba,
     batches: PairBatches,
+    target: Target,
     order: np.ndarray,
     config: TrainConfig,
     optimiser: torch.optim.Optimizer,
@@ -125,7 +170,7 @@ def _train_epoch(
     total = 0.0
     for batch in batches.in_order(order, config.batch_pairs):
         batch = batch.to(device)
-        loss = focal_loss(model(batch), batch.label)
+        loss = target.loss(model(batch), batch.label)
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
@@ -137,7 +182,9 @@ def _train_epoch(
     return total / len(order)
 
 
-def _auroc(label: np.ndarray, logit: Tensor) -> float | None:
-    score = logit.sigmoid().numpy()
-    found = float(compute(Scored(label, score, score >= 0.5), np.ones((1, len(label))))["auroc"][0])
+def _quality(target: Target, label: np.ndarray, output: Tensor) -> float | None:
+    """AUROC, or Pearson's correlation, of the validation part."""
+    score = target.score(output)
+    name = "auroc" if target.task == "classification" else METRICS[target.task][0]
+    found = float(compute(target.task, Scored(label, score, score >= 0.5), np.ones((1, len(label))))[name][0])
     return found if math.isfinite(found) else None

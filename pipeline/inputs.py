@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cache.console import note, say_notes
-from cache.errors import InputError
+from cache.errors import InputError, printable
 from cache.reader import CacheReader
 from cache.recipe import choose_recipe
 from cache.records import INPUT_NAMES, OnBad
-from model.tokens import auto_window, parse_tokens
+from model.tokens import auto_window, parse_tokens, tokens_name
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset, load_dataset
 from pipeline.splits import Folds, given_folds, random_folds
+
+MAX_GROUPS = 50
+"""Distinct values a column of `--by` may have."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class TrainOptions:
     """Encoder name, folder name or digest; None: the only one."""
     out: Path | None = None
     """The run's folder; None: `runs/<name of the dataset>` in the cache."""
+    by: str | None = None
+    """Column of the pairs table whose values are scored one by one as well."""
     device: str = "cpu"
     on_bad: OnBad = "error"
     resume: bool = False
@@ -51,10 +56,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     """
     dataset, found = load_dataset(options.cache_dir, options.on_bad)
     say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
-    if dataset.task != "classification":
-        raise InputError(
-            f"{options.cache_dir}: an affinity dataset; this version trains classification only (docs/known_issues.md)"
-        )
+    _check_groups(dataset, options.by)
     readers = tuple(
         CacheReader(options.cache_dir, choose_recipe(options.cache_dir, modality, named))
         for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
@@ -68,7 +70,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     if window is None:
         keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
-        note(f"note: --tokens auto: {'residue' if window == 1 else f'window:{window}'}")
+        note(f"note: --tokens auto: {tokens_name(window)}")
     config = options.config
     if config.split == "given":
         folds = given_folds(dataset, config.fold_column)
@@ -114,3 +116,14 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
         labels=dataset.labels[keep],
         extra={name: kept(values) for name, values in dataset.extra.items()},
     )
+
+
+def _check_groups(dataset: Dataset, column: str | None) -> None:
+    """Raise `InputError` for a `--by` column that is not there or names no groups."""
+    if column is None:
+        return
+    if column not in dataset.extra:
+        held = ", ".join(dataset.extra) or "none"
+        raise InputError(f"--by: no column '{printable(column)}' in pairs.tsv; further columns there: {held}")
+    if (count := len(set(dataset.extra[column]))) > MAX_GROUPS:
+        raise InputError(f"--by {printable(column)}: {count} distinct values; at most {MAX_GROUPS} groups are shown")

@@ -1,7 +1,6 @@
-"""Classification metrics with bootstrap intervals, computed for many weightings of the same pairs at once.
+"""Metrics over folds with bootstrap intervals, for both tasks.
 
-A weight says how often a bootstrap replicate drew a pair; the point estimate is the replicate of all ones.  Held to
-scikit-learn's functions by a test.
+A weight says how often a bootstrap replicate drew a pair; the point estimate is the replicate of all ones.
 
 Shapes: R replicates, P pairs.
 """
@@ -13,21 +12,27 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline import metrics_classification, metrics_regression
+from pipeline.pairs import Task
+
 REPLICATES = 1000
 BLOCK = 50
-CALIBRATION_BINS = 10
-METRICS = ("mcc", "accuracy", "f1", "precision", "recall", "auroc", "auprc", "calibration_error")
+METRICS: dict[Task, tuple[str, ...]] = {
+    "classification": metrics_classification.METRICS,
+    "regression": metrics_regression.METRICS,
+}
+"""Task → the names of its metrics; the first is the one a result is read by."""
 
 
 class Scored(NamedTuple):
     """Predictions of one test fold."""
 
     label: np.ndarray
-    """(P,) 0 or 1."""
+    """(P,) 0 or 1, or affinities."""
     score: np.ndarray
-    """(P,) probability of label 1."""
+    """(P,) probability of label 1, or predicted affinities."""
     predicted: np.ndarray
-    """(P,) 0 or 1."""
+    """(P,) 0 or 1; in a regression the score itself."""
 
 
 class Summary(NamedTuple):
@@ -40,16 +45,23 @@ class Summary(NamedTuple):
     """Percentile interval of the mean over folds when the pairs within each fold are drawn again."""
 
 
-def summarise(folds: Sequence[Scored], seed: int, replicates: int = REPLICATES) -> dict[str, Summary]:
-    """Every metric of `METRICS` over the folds; a metric that a fold leaves undefined (one class only) is NaN there."""
+def compute(task: Task, fold: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric of the task for each row of weights: (R, P) → name → (R,)."""
+    if task == "classification":
+        return metrics_classification.compute(fold.label, fold.score, fold.predicted, weights)
+    return metrics_regression.compute(fold.label, fold.score, weights)
+
+
+def summarise(task: Task, folds: Sequence[Scored], seed: int, replicates: int = REPLICATES) -> dict[str, Summary]:
+    """Every metric of the task over the folds; one that a fold leaves undefined (a single class) is NaN there."""
     rng = np.random.default_rng(seed)
     points, draws = [], []
     for fold in folds:
-        points.append(compute(fold, np.ones((1, len(fold.label)))))
-        blocks = [compute(fold, _resample(rng, len(fold.label), n)) for n in _block_sizes(replicates)]
-        draws.append({name: np.concatenate([block[name] for block in blocks]) for name in METRICS})
+        points.append(compute(task, fold, np.ones((1, len(fold.label)))))
+        blocks = [compute(task, fold, _resample(rng, len(fold.label), n)) for n in _block_sizes(replicates)]
+        draws.append({name: np.concatenate([block[name] for block in blocks]) for name in METRICS[task]})
     found = {}
-    for name in METRICS:
+    for name in METRICS[task]:
         values = np.array([point[name][0] for point in points])
         means = np.mean([draw[name] for draw in draws], axis=0)
         means = means[np.isfinite(means)]
@@ -59,51 +71,9 @@ def summarise(folds: Sequence[Scored], seed: int, replicates: int = REPLICATES) 
     return found
 
 
-def compute(fold: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of `METRICS` for each row of weights: (R, P) → name → (R,)."""
-    label, predicted = fold.label.astype(bool), fold.predicted.astype(bool)
-    tp, fp, fn, tn = (
-        weights @ cell.astype(float)
-        for cell in (label & predicted, ~label & predicted, label & ~predicted, ~label & ~predicted)
-    )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = {
-            "mcc": _mcc(tp, fp, fn, tn),
-            "accuracy": (tp + tn) / (tp + tn + fp + fn),
-            "f1": np.where(tp > 0, 2 * tp / (2 * tp + fp + fn), 0.0),
-            "precision": np.where(tp > 0, tp / (tp + fp), 0.0),
-            "recall": np.where(tp > 0, tp / (tp + fn), 0.0),
-        }
-        found["auroc"], found["auprc"] = _areas(label, fold.score, weights)
-    found["calibration_error"] = _calibration_error(label, fold.score, weights)
-    return found
-
-
-def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
-    """The score at and above which predicting 1 gives the highest MCC on these pairs: for validation data only.
-
-    Half-way between two neighbouring scores; of equal MCC, the threshold nearest to 0.5.
-    """
-    order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last pair of each distinct score
-    tp, fp = np.cumsum(label[order] == 1)[last], np.cumsum(label[order] != 1)[last]
-    distinct = score[order][last].astype(float)
-    candidates = np.append((distinct[:-1] + distinct[1:]) / 2, 0.5)
-    above = int((distinct >= 0.5).sum())
-    at = np.append(np.arange(len(distinct) - 1), above - 1)
-    tp, fp = np.where(at >= 0, tp[at], 0), np.where(at >= 0, fp[at], 0)
-    positives, negatives = int((label == 1).sum()), int((label != 1).sum())
-    quality = _mcc(tp, fp, positives - tp, negatives - fp)
-    best = np.flatnonzero(quality >= quality.max() - 1e-12)
-    return float(min(candidates[best], key=lambda c: (abs(c - 0.5), c)))
-
-
-def _mcc(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
-    """Matthews correlation, 0 where it is undefined."""
-    tp, fp, fn, tn = (np.asarray(count, float) for count in (tp, fp, fn, tn))
-    scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    found: np.ndarray = np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)
-    return found
+def pooled(folds: Sequence[Scored]) -> Scored:
+    """The test predictions of all folds as one set: each pair once, predicted by a model that never saw it."""
+    return Scored(*(np.concatenate(parts) for parts in zip(*folds, strict=True)))
 
 
 def _block_sizes(replicates: int) -> list[int]:
@@ -114,27 +84,3 @@ def _block_sizes(replicates: int) -> list[int]:
 def _resample(rng: np.random.Generator, pairs: int, replicates: int) -> np.ndarray:
     """(R, P): how often each pair is drawn in each replicate."""
     return rng.multinomial(pairs, np.full(pairs, 1 / pairs), size=replicates).astype(float)
-
-
-def _areas(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision (the step-wise area), equal scores taken together."""
-    order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last pair of each distinct score
-    positive = np.cumsum(weights[:, order] * label[order], axis=1)[:, last]
-    negative = np.cumsum(weights[:, order] * ~label[order], axis=1)[:, last]
-    before_p = np.concatenate([np.zeros((len(weights), 1)), positive[:, :-1]], axis=1)
-    before_n = np.concatenate([np.zeros((len(weights), 1)), negative[:, :-1]], axis=1)
-    all_p, all_n = positive[:, -1], negative[:, -1]
-    auroc = ((negative - before_n) * (positive + before_p) / 2).sum(axis=1) / (all_p * all_n)
-    drawn = positive + negative
-    precision = np.divide(positive, drawn, out=np.zeros_like(drawn), where=drawn > 0)
-    auprc = ((positive - before_p) * precision).sum(axis=1) / all_p
-    return np.where(all_p * all_n > 0, auroc, np.nan), np.where(all_p > 0, auprc, np.nan)
-
-
-def _calibration_error(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Expected calibration error over equal bins of the score (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
-    bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = np.stack([weights @ np.where(bins == b, label - score, 0.0) for b in range(CALIBRATION_BINS)])
-    error: np.ndarray = np.abs(gap).sum(axis=0) / weights.sum(axis=1)
-    return error

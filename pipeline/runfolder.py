@@ -3,7 +3,10 @@
     config.toml              every resolved choice, the digests of dataset and recipes
     splits.tsv               a_id, b_id, fold
     checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done
-    history.csv  predictions.tsv  predictions.<baseline>.tsv  metrics.json (last: a run that has it is finished)
+    tensorboard/             events of each fold, written while it trains
+    history.csv  predictions.tsv  predictions.<baseline>.tsv
+    loss_curves.png  roc_pr.png or scatter.png
+    metrics.json             last: a run that has it is finished
 
 A continued run takes the finished folds from `checkpoints/`; each fold has its own seed, so its numbers do not depend
 on where the run was interrupted.
@@ -11,9 +14,11 @@ on where the run was interrupted.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,8 @@ from cache import fsio
 from cache.errors import CacheCorrupt, Conflict
 from cache.recipe import parse_json
 from pipeline import report
-from pipeline.fold import Epoch, FoldResult
+from pipeline.fold import Epoch, FoldResult, Target
+from pipeline.pairs import MAX_LABEL, Task
 
 _MAX_JSON = 256 << 20
 
@@ -62,7 +68,21 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Put a text file into the folder, whole or not at all."""
-        fsio.replace(self.path / name, text.encode())
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Put a file into the folder, whole or not at all."""
+        fsio.replace(self.path / name, data)
+
+    def write_table(
+        self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]], delimiter: str = "\t"
+    ) -> None:
+        """Put a table into the folder: TSV, or CSV."""
+        text = io.StringIO()
+        table = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+        table.writerow(header)
+        table.writerows(rows)
+        self.write(name, text.getvalue())
 
     def finished(self) -> dict[str, Any] | None:
         """The metrics of a finished run."""
@@ -83,25 +103,35 @@ class RunFolder:
         body = {
             "score": result.score.tolist(),
             "threshold": result.threshold,
+            "target": result.target._asdict(),
             "best_epoch": result.best_epoch,
             "history": [list(epoch) for epoch in result.history],
         }
         self.write(f"checkpoints/fold-{number}.json", json.dumps(body, allow_nan=False))
 
-    def load_fold(self, number: int, pairs: int) -> FoldResult | None:
-        """A fold finished before, without its weights; None where it is not."""
+    def load_fold(self, number: int, pairs: int, task: Task) -> FoldResult | None:
+        """A fold finished before, without its weights; None where it is not.
+
+        Args:
+            number: of the fold.
+            pairs: in its test part.
+            task: of the dataset.
+        """
         where = self.path / "checkpoints" / f"fold-{number}.json"
         if not where.exists():
             return None
         body = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
         try:
             score = np.array(body["score"], np.float64).astype(np.float32)
-            history = [Epoch(int(n), float(fit), float(held), auroc) for n, fit, held, auroc in body["history"]]
-            if not (score.shape == (pairs,) and ((score >= 0) & (score <= 1)).all()):
-                raise ValueError(f"not one probability for each of {pairs} test pairs")
+            history = [Epoch(int(n), float(fit), float(held), quality) for n, fit, held, quality in body["history"]]
+            target = Target(task, *(float(body["target"][name]) for name in Target._fields[1:]))
+            low, high = (0, 1) if task == "classification" else (-MAX_LABEL, MAX_LABEL)
+            if not (score.shape == (pairs,) and ((score >= low) & (score <= high)).all()):
+                raise ValueError(f"not one score for each of {pairs} test pairs")
+            threshold = float(body["threshold"]) if task == "classification" else None
             if not where.with_suffix(".safetensors").is_file():
                 raise ValueError("its weights are missing")
-            result = FoldResult(score, float(body["threshold"]), int(body["best_epoch"]), history, {})
+            result = FoldResult(score, threshold, target, int(body["best_epoch"]), history, {})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove it and run again with --resume") from None
         return result

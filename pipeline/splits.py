@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 from cache.errors import InputError, printable
 from pipeline.dataset import Dataset
@@ -45,20 +45,31 @@ class Parts(NamedTuple):
 
 
 def random_folds(dataset: Dataset, count: int, seed: int) -> Folds:
-    """Distinct sequence pairs shuffled into `count` folds, stratified by label."""
+    """Distinct sequence pairs shuffled into `count` folds, stratified by class."""
     groups = dataset.sequence_pairs()
     _, first = np.unique(groups, return_index=True)
-    classes = dataset.labels[first].astype(int)
-    if count < 2 or np.bincount(classes, minlength=2).min() < count or len(first) < count + MIN_GROUPS:
+    classes = _classes(dataset, first)
+    one_class = dataset.task == "classification" and len(set(classes)) < 2
+    if count < 2 or one_class or np.bincount(classes).min() < count or len(first) < count + MIN_GROUPS:
+        positive = f", {int(dataset.labels[first].sum())} of them positive" if dataset.task == "classification" else ""
         raise InputError(
-            f"--folds {count}: {len(first)} distinct sequence pairs, {int(classes.sum())} of them positive; "
-            "2 or more folds with at least one pair of each label are needed"
+            f"--folds {count}: {len(first)} distinct sequence pairs{positive}; 2 or more folds with at least one pair "
+            f"of each label, and {MIN_GROUPS} pairs more than folds, are needed"
         )
     fold = np.empty(len(first), np.int64)
-    cutter = StratifiedKFold(count, shuffle=True, random_state=seed)
+    kind = StratifiedKFold if dataset.task == "classification" else KFold
+    cutter = kind(count, shuffle=True, random_state=seed)
     for number, (_, test) in enumerate(cutter.split(first, classes)):
         fold[test] = number
     return Folds([str(n) for n in range(count)], fold[groups], 0)
+
+
+def _classes(dataset: Dataset, pairs: np.ndarray) -> np.ndarray:
+    """What a cut is stratified by: the class of each pair; in a regression all are alike."""
+    if dataset.task == "classification":
+        classes: np.ndarray = dataset.labels[pairs].astype(int)
+        return classes
+    return np.zeros(len(pairs), np.int64)
 
 
 def given_folds(dataset: Dataset, column: str) -> Folds:
@@ -86,10 +97,10 @@ def cut_parts(dataset: Dataset, folds: Folds, number: int, validation: float, se
     test = np.flatnonzero(folds.of_pair == number)
     rest = np.flatnonzero(folds.of_pair != number)
     groups, first = np.unique(dataset.sequence_pairs()[rest], return_index=True)
-    classes = dataset.labels[rest[first]].astype(int)
+    classes = _classes(dataset, rest[first])
     size = max(2, round(validation * len(groups)))
-    enough = len(groups) >= MIN_GROUPS and np.bincount(classes, minlength=2).min() >= 2
-    if not enough:
+    counts = np.bincount(classes)
+    if len(groups) < MIN_GROUPS or counts.min() < 2 or (dataset.task == "classification" and len(counts) < 2):
         raise InputError(
             f"fold {folds.names[number]}: {len(groups)} distinct sequence pairs of {len(set(classes))} classes "
             f"are left to train on; at least {MIN_GROUPS}, and two of each class, are needed"

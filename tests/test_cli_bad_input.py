@@ -194,8 +194,8 @@ def test_bad_pairs(name: str, program: Program, tmp_path: Path) -> None:
 BAD_USAGE: dict[str, tuple[str, str]] = {
     "no command": ("crossllm nothing", "No such command"),
     "nothing at all": ("crossllm", "a command is needed"),
-    "noise is nan": ("train --cache nowhere --noise nan", "no finite number"),
-    "rate is nan": ("train --cache nowhere --lr nan", "no finite number"),
+    "noise is nan": ("train --cache nowhere --noise nan", "--noise: nan is out of range"),
+    "rate is nan": ("train --cache nowhere --lr nan", "--lr: nan is out of range"),
     "device without numbers": ("train --cache nowhere --device meta", "--device meta"),
     "name too long": ("embed run --modality rna --encoder profile --input " + "x" * 300, "name too long"),
     "missing option": ("embed run --modality rna", "Missing option '--input'"),

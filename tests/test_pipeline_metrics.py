@@ -12,7 +12,8 @@ from pipeline.baselines import _counts, id_only
 from pipeline.dataset import load_dataset
 from pipeline.demo import write_demo
 from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.metrics import Scored, best_threshold, compute, summarise
+from pipeline.metrics import Scored, compute, summarise
+from pipeline.metrics_classification import best_threshold
 from pipeline.splits import cut_parts, given_folds, random_folds
 
 
@@ -21,7 +22,7 @@ def test_every_metric_equals_scikit_learn_weighted_and_not(rng: np.random.Genera
     score = np.round(np.clip(rng.normal(0.4 + 0.2 * label, 0.3), 0, 1), 2)  # rounded: many equal scores
     fold = Scored(label, score, (score >= 0.5).astype(int))
     weights = np.stack([np.ones(200), rng.integers(0, 4, 200)]).astype(float)
-    found = compute(fold, weights)
+    found = compute("classification", fold, weights)
     for row, weight in enumerate(weights):
         expected = {
             "mcc": sk.matthews_corrcoef(label, fold.predicted, sample_weight=weight),
@@ -39,12 +40,12 @@ def test_every_metric_equals_scikit_learn_weighted_and_not(rng: np.random.Genera
 def test_calibration_error_of_a_known_case() -> None:
     score = np.array([0.05, 0.05, 0.95, 0.95])
     fold = Scored(np.array([0, 1, 1, 1]), score, (score > 0.5).astype(int))
-    assert compute(fold, np.ones((1, 4)))["calibration_error"][0] == pytest.approx((0.9 + 0.1) / 4)
+    assert compute("classification", fold, np.ones((1, 4)))["calibration_error"][0] == pytest.approx((0.9 + 0.1) / 4)
 
 
 def test_one_class_leaves_areas_undefined_and_says_so() -> None:
     fold = Scored(np.ones(5, int), np.linspace(0, 1, 5), np.ones(5, int))
-    found = compute(fold, np.ones((1, 5)))
+    found = compute("classification", fold, np.ones((1, 5)))
     assert np.isnan(found["auroc"][0])
     assert found["mcc"][0] == 0
 
@@ -61,7 +62,7 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_pairs(rng: np.random.
     def width(pairs: int) -> float:
         label = rng.integers(0, 2, pairs)
         score = np.clip(rng.normal(0.4 + 0.2 * label, 0.2), 0, 1)
-        found = summarise([Scored(label, score, (score >= 0.5).astype(int))], seed=0)["mcc"]
+        found = summarise("classification", [Scored(label, score, (score >= 0.5).astype(int))], seed=0)["mcc"]
         assert found.ci95[0] <= found.mean <= found.ci95[1]
         return found.ci95[1] - found.ci95[0]
 
@@ -76,7 +77,7 @@ def test_the_demo_gives_nothing_away_to_one_side(tmp_path: Path) -> None:
     parts = [cut_parts(dataset, folds, n, 0.15, 0) for n in range(3)]
     for by_sequence in (False, True):
         scored = [id_only(dataset, part, by_sequence=by_sequence) for part in parts]
-        assert abs(summarise(scored, 0)["mcc"].mean) <= 0.1
+        assert abs(summarise("classification", scored, 0)["mcc"].mean) <= 0.1
     labels = dataset.labels.astype(int)
     for modality, ids, k in (("rna", dataset.a_ids, 4), ("protein", dataset.b_ids, 2)):
         lines = (tmp_path / "demo" / f"{modality}.fasta").read_text().split()
@@ -101,14 +102,16 @@ def test_id_only_on_rpi1460_is_as_good_as_the_paper(real_data: Path, tmp_path: P
     dataset, _ = load_dataset(tmp_path / "c")
     folds = given_folds(dataset, "fold")
     parts = [cut_parts(dataset, folds, n, 0.15, 0) for n in range(5)]
-    by_id = summarise([id_only(dataset, part, by_sequence=False) for part in parts], 0)["mcc"].mean
-    by_sequence = summarise([id_only(dataset, part, by_sequence=True) for part in parts], 0)["mcc"].mean
+    by_id = summarise("classification", [id_only(dataset, part, by_sequence=False) for part in parts], 0)["mcc"].mean
+    by_sequence = summarise("classification", [id_only(dataset, part, by_sequence=True) for part in parts], 0)[
+        "mcc"
+    ].mean
     assert 0.79 <= by_id <= 0.84
     assert 0.3 <= by_sequence <= 0.45
 
 
 def test_the_counts_of_id_only_leave_their_own_pair_out() -> None:
-    side = ["x", "x", "x", "y", "z"]
+    side = np.array([0, 0, 0, 1, 2])
     label = np.array([1, 0, 1, 1, 1])
     fitted = np.array([0, 1, 3])  # pairs 2 and 4 are tested
     found = np.expm1(_counts(side, label, fitted))

@@ -21,7 +21,7 @@ from model.fusion import CrossMamba, ModelConfig
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
-from pipeline.fold import Epoch, FoldResult, fit_fold, fold_seed, predict
+from pipeline.fold import Epoch, FoldResult, Target, fit_fold, fold_seed, predict
 from pipeline.inputs import TrainOptions, open_inputs
 from pipeline.runfolder import RunFolder
 from pipeline.splits import cut_parts
@@ -51,7 +51,8 @@ def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(sma
     done = train(small)
     assert done.folder == small.cache_dir / "runs" / "demo"
     expected = {"config.toml", "splits.tsv", "history.csv", "metrics.json", "checkpoints", "predictions.tsv",
-                "predictions.id_only.tsv", "predictions.id_only_sequence.tsv"}  # fmt: skip
+                "predictions.id_only.tsv", "predictions.id_only_sequence.tsv", "tensorboard", "loss_curves.png",
+                "roc_pr.png"}  # fmt: skip
     assert {p.name for p in done.folder.iterdir()} == expected
     metrics = json.loads((done.folder / "metrics.json").read_text())
     assert metrics == done.metrics
@@ -180,7 +181,7 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
     history: list[Epoch] = []
-    result = fit_fold(batches, inputs.dataset.labels, parts, (a.recipe.dim, b.recipe.dim), config,
+    result = fit_fold(batches, "classification", inputs.dataset.labels, parts, (a.recipe.dim, b.recipe.dim), config,
                       fold_seed(config.seed, 0), torch.device("cpu"), history.append)  # fmt: skip
     assert history == result.history
     mcc = sk.matthews_corrcoef(inputs.dataset.labels[parts.test], result.score >= result.threshold)
@@ -224,7 +225,9 @@ def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
             labels[parts.test] = 1 - labels[parts.test]
         batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
         dims = (inputs.readers[0].recipe.dim, inputs.readers[1].recipe.dim)
-        found.append(fit_fold(batches, labels, parts, dims, QUICK, 5, torch.device("cpu"), lambda epoch: None))
+        found.append(
+            fit_fold(batches, "classification", labels, parts, dims, QUICK, 5, torch.device("cpu"), lambda epoch: None)
+        )
     one, other = found
     assert (one.threshold, one.best_epoch, one.history) == (other.threshold, other.best_epoch, other.history)
     assert one.score.tobytes() == other.score.tobytes()
@@ -259,8 +262,10 @@ print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask za
 def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
     """A validation part of one class has no AUROC; that is written and read again as null."""
     folder = RunFolder(small.cache_dir / "runs" / "x", {}, resume=True)
-    result = FoldResult(np.full(3, 0.5, np.float32), 0.5, 1, [Epoch(1, 0.1, 0.2, None)], {"w": torch.ones(1)})
+    result = FoldResult(
+        np.full(3, 0.5, np.float32), 0.5, Target("classification"), 1, [Epoch(1, 0.1, 0.2, None)], {"w": torch.ones(1)}
+    )
     folder.save_fold(0, result)
-    loaded = folder.load_fold(0, 3)
+    loaded = folder.load_fold(0, 3, "classification")
     assert loaded is not None
     assert loaded.history == result.history

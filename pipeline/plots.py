@@ -1,0 +1,103 @@
+"""The plots of a run: loss curves of every fold, and ROC/PR curves or measured against predicted affinity."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from pipeline.fold import Epoch
+from pipeline.metrics import Scored, compute
+from pipeline.pairs import Task
+from pipeline.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
+
+
+def draw_losses(folder: RunFolder, names: Sequence[str], histories: Sequence[Sequence[Epoch]]) -> None:
+    """`loss_curves.png`: training and validation loss of every fold, the chosen epoch marked."""
+    figure, (axis,) = _figure(1)
+    for number, (name, history) in enumerate(zip(names, histories, strict=True)):
+        colour = f"C{number % 10}"
+        epochs = [epoch.epoch for epoch in history]
+        axis.plot(epochs, [epoch.train_loss for epoch in history], color=colour, alpha=0.4, linestyle="--")
+        axis.plot(epochs, [epoch.validation_loss for epoch in history], color=colour, label=f"fold {name}")
+        best = min(history, key=lambda epoch: epoch.validation_loss)
+        axis.plot([best.epoch], [best.validation_loss], "o", color=colour)
+    axis.set(xlabel="epoch", ylabel="loss", title="validation (dot: the epoch taken); training dashed")
+    if len(names) <= 10:
+        axis.legend(fontsize="small")
+    _save(folder, "loss_curves.png", figure)
+
+
+def draw_result(folder: RunFolder, task: Task, scored: dict[str, Scored], groups: np.ndarray | None) -> None:
+    """`roc_pr.png` or `scatter.png`: the test predictions of all folds, the baselines beside the model.
+
+    Args:
+        folder: the run's.
+        task: classification or regression.
+        scored: `model` and each baseline → predictions, P pairs.
+        groups: (P,) value of the `--by` column, for the colours of the scatter plot.
+    """
+    if task == "classification":
+        _save(folder, "roc_pr.png", _roc_pr(scored))
+    else:
+        _save(folder, "scatter.png", _scatter(scored, groups))
+
+
+def _roc_pr(scored: dict[str, Scored]) -> Figure:
+    figure, (roc, pr) = _figure(2)
+    for name, found in scored.items():
+        at = compute("classification", found, np.ones((1, len(found.label))))
+        style = {"label": name, "linewidth": 2 if name == "model" else 1}
+        false, true, _ = roc_curve(found.label, found.score)
+        roc.plot(false, true, **style | {"label": f"{name}, area {at['auroc'][0]:.3f}"})
+        precision, recall, _ = precision_recall_curve(found.label, found.score)
+        pr.plot(recall, precision, **style | {"label": f"{name}, area {at['auprc'][0]:.3f}"})
+    roc.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, test folds together")
+    pr.set(xlabel="recall", ylabel="precision", title="precision–recall", ylim=(0, 1.02))
+    for axis in (roc, pr):
+        axis.legend(fontsize="small")
+    return figure
+
+
+def _scatter(scored: dict[str, Scored], groups: np.ndarray | None) -> Figure:
+    shown = [name for name in ("model", "additive") if name in scored]
+    figure, axes = _figure(len(shown))
+    values = np.concatenate([np.concatenate([scored[name].label, scored[name].score]) for name in shown])
+    low, high = float(values.min()), float(values.max())
+    for name, axis in zip(shown, axes, strict=True):
+        found = scored[name]
+        for value in [None] if groups is None else sorted(set(groups.tolist())):
+            chosen = np.ones(len(found.label), bool) if value is None else groups == value
+            axis.scatter(found.label[chosen], found.score[chosen], s=6, alpha=0.6, label=value)
+        axis.plot([low, high], [low, high], color="grey", linewidth=0.5)
+        pearson = compute("regression", found, np.ones((1, len(found.label))))["pearson"][0]
+        axis.set(xlabel="measured", ylabel="predicted", title=f"{name}, test folds together, Pearson {pearson:.3f}")
+        axis.set_aspect("equal")
+    if groups is not None:
+        axes[0].legend(fontsize="small", markerscale=2)
+    return figure
+
+
+def _figure(columns: int) -> tuple[Figure, Any]:
+    """A figure of its own, without pyplot's global state and whatever the display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * columns, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _save(folder: RunFolder, name: str, figure: Figure) -> None:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=DPI)
+    folder.write_bytes(name, data.getvalue())

@@ -1,0 +1,247 @@
+"""Affinities from the table to the metrics: loss, scaling, baselines, groups, a model that learns a planted one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Program
+from safetensors.torch import load_file
+from scipy import stats
+
+from cache import CacheWriter, InputError, Recipe, record_of
+from model.fusion import CrossMamba, ModelConfig
+from model.losses import affinity_loss
+from pipeline.baselines import BASELINES, additive
+from pipeline.batches import PairBatches
+from pipeline.config import TrainConfig
+from pipeline.dataset import load_dataset, write_dataset
+from pipeline.fold import fit_fold, fit_target, predict
+from pipeline.importing import ImportOptions, Side, import_dataset
+from pipeline.inputs import TrainOptions, open_inputs
+from pipeline.metrics import METRICS, Scored, compute, pooled, summarise
+from pipeline.pairs import Pair
+from pipeline.splits import cut_parts, random_folds
+from pipeline.train import train
+
+QUICK = TrainConfig(folds=3, epochs=3, tokens="pooled", model=ModelConfig(d_model=8, d_state=4))
+
+
+@pytest.fixture
+def affinities(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """40 RNAs × 30 molecules, 400 pairs: affinity 5 + 2 · (what the rows of both hold) + noise; a column `kind`."""
+    folder = tmp_path / "cache" / "made"
+    rnas = [record_of("rna", f"r{n}", "ACGU"[n % 4] * (3 + n)) for n in range(40)]
+    molecules = [record_of("molecule", f"m{n}", "C" * (2 + n)) for n in range(30)]
+    hidden = {r.key: rng.normal() for r in (*rnas, *molecules)}
+    drawn = rng.choice(40 * 30, 400, replace=False)
+    pairs = []
+    for at in drawn.tolist():
+        a, b = rnas[at // 30], molecules[at % 30]
+        label = 5 + 2 * (hidden[a.key] + hidden[b.key]) + 0.1 * rng.normal()
+        pairs.append(Pair(a.id, b.id, float(label), 0, ("even" if at % 2 else "odd",)))
+    sides = {"rna": rnas, "molecule": molecules}
+    write_dataset(folder, "made", "regression", ("rna", "molecule"), sides, pairs, ("kind",), {})
+    for modality, records in sides.items():
+        with CacheWriter(folder, Recipe(modality, "made", 1, 8)) as writer:
+            for record in records:
+                rows = rng.normal(size=(record.length, 8)) * 0.1
+                rows[:, 0] = hidden[record.key]
+                writer.add(record.key, rows)
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def test_metrics_equal_scipy_on_the_resampled_pairs(rng: np.random.Generator) -> None:
+    label = np.round(rng.normal(5, 1.5, 700), 1)  # rounded: many equal values; more than one block of comparisons
+    score = np.round(label + rng.normal(0, 1, 700), 1)
+    times = rng.multinomial(700, np.full(700, 1 / 700), size=2)
+    found = compute("regression", Scored(label, score, score), np.concatenate([np.ones((1, 700)), times]))
+    for row, weight in enumerate([np.ones(700, int), *times]):
+        x, y = np.repeat(label, weight), np.repeat(score, weight)
+        assert found["pearson"][row] == pytest.approx(stats.pearsonr(x, y)[0], abs=1e-12)
+        assert found["spearman"][row] == pytest.approx(stats.spearmanr(x, y)[0], abs=1e-12)
+        assert found["rmse"][row] == pytest.approx(np.sqrt(np.mean((x - y) ** 2)))
+        assert found["mae"][row] == pytest.approx(np.mean(np.abs(x - y)))
+        larger = x[:, None] > x[None, :]
+        alike = np.sign(y[:, None] - y[None, :])[larger]
+        assert found["concordance"][row] == pytest.approx(((alike + 1) / 2).mean())
+
+
+def test_what_is_undefined_is_nan() -> None:
+    constant = np.full(5, 3.1)
+    found = compute("regression", Scored(constant, np.arange(5.0), np.arange(5.0)), np.ones((1, 5)))
+    assert all(np.isnan(found[name][0]) for name in ("pearson", "spearman", "concordance"))
+    assert found["mae"][0] > 0
+
+
+def test_the_loss_is_what_it_says(rng: np.random.Generator) -> None:
+    x, y = rng.normal(size=50), rng.normal(size=50)
+    expected = 0.3 * np.mean((x - y) ** 2) + 0.7 * (1 - stats.pearsonr(x, y)[0])
+    assert float(affinity_loss(torch.tensor(x), torch.tensor(y), 0.3)) == pytest.approx(expected, abs=1e-6)
+    tensors = [torch.tensor(v, requires_grad=True) for v in (x, y)]
+    assert torch.autograd.gradcheck(lambda p, t: affinity_loss(p, t, 0.3), tensors)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_the_loss_has_a_gradient_where_the_correlation_is_undefined(size: int) -> None:
+    prediction = torch.zeros(size, requires_grad=True)
+    affinity_loss(prediction, torch.ones(size)).backward()  # type: ignore[no-untyped-call]
+    assert prediction.grad is not None
+    assert torch.isfinite(prediction.grad).all()
+
+
+def test_scaling_sees_the_training_part_alone() -> None:
+    labels = np.array([1.0, 3.0, 1000.0, -1000.0])
+    target = fit_target("regression", labels, np.array([0, 1]), TrainConfig())
+    assert (target.mean, target.std) == (2.0, 1.0)
+    assert fit_target("regression", np.ones(4), np.arange(3), TrainConfig()).std == 1.0
+    output = torch.tensor([0.5, -1.0])
+    torch.testing.assert_close(target.scale(torch.from_numpy(target.score(output))), output)
+
+
+def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> None:
+    config = TrainConfig(folds=3, epochs=40, lr=1e-2, tokens="pooled", model=ModelConfig(d_model=16, d_state=4))
+    done = train(TrainOptions(affinities, config, by="kind", quiet=True))
+    assert done.metrics["task"] == "regression"
+    assert done.metrics["tokens"] == "pooled"
+    assert done.metrics["model"]["pearson"]["mean"] >= 0.9
+    assert done.metrics["model"].keys() == set(METRICS["regression"])
+    assert done.metrics["baselines"].keys() == {"additive", "id_only", "id_only_sequence"}
+    found = rows(done.folder / "predictions.tsv")
+    label, score = (np.array([float(r[c]) for r in found]) for c in ("label", "score"))
+    assert len(found) == 400
+    per_fold = [stats.pearsonr(*(v[[r["fold"] == f for r in found]] for v in (label, score)))[0] for f in "012"]
+    assert done.metrics["model"]["pearson"]["mean"] == pytest.approx(np.mean(per_fold))
+    kinds = {(r["a_id"], r["b_id"]): r["kind"] for r in rows(affinities / "pairs.tsv")}
+    for kind, group in done.metrics["by"]["groups"].items():
+        chosen = [kinds[r["a_id"], r["b_id"]] == kind for r in found]
+        assert group["pairs"] == sum(chosen)
+        assert group["model"]["pearson"]["mean"] == pytest.approx(stats.pearsonr(label[chosen], score[chosen])[0])
+        assert group["baselines"]["additive"].keys() == set(METRICS["regression"])
+    for name in ("scatter.png", "loss_curves.png"):
+        assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
+    events = list((done.folder / "tensorboard").glob("fold-*/events.out.tfevents.*"))
+    assert len(events) == 3
+    assert all(event.stat().st_size > 1000 for event in events)
+
+
+def test_a_checkpoint_and_its_scaling_give_the_predictions_again(affinities: Path) -> None:
+    options = TrainOptions(affinities, QUICK, quiet=True)
+    done = train(options)
+    inputs = open_inputs(options)
+    model = CrossMamba(8, 8, QUICK.model)
+    model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-1.safetensors"))
+    body = json.loads((done.folder / "checkpoints" / "fold-1.json").read_text())
+    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    test = np.flatnonzero(inputs.folds.of_pair == 1)
+    output = predict(model, batches, test, QUICK.batch_pairs, torch.device("cpu")).numpy()
+    saved = [float(r["score"]) for r in rows(done.folder / "predictions.tsv") if r["fold"] == "1"]
+    np.testing.assert_allclose(output * body["target"]["std"] + body["target"]["mean"], saved, rtol=1e-6)
+
+
+def test_a_finished_run_is_scored_by_another_column_without_training(
+    affinities: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(TrainOptions(affinities, QUICK, quiet=True))
+    assert "by" not in first.metrics
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a fold was fitted again")
+
+    monkeypatch.setattr("pipeline.train.fit_fold", refuse)
+    again = train(TrainOptions(affinities, QUICK, by="kind", resume=True, quiet=True))
+    assert again.metrics["by"]["groups"].keys() == {"even", "odd"}
+    assert again.metrics["model"] == first.metrics["model"]
+
+
+def test_the_test_fold_chooses_nothing(affinities: Path) -> None:
+    """Other affinities in the test fold: the same weights, epoch and predictions, bit for bit."""
+    inputs = open_inputs(TrainOptions(affinities, QUICK))
+    parts = cut_parts(inputs.dataset, inputs.folds, 0, QUICK.validation, 0)
+    found = []
+    for shift in (0.0, 50.0):
+        labels = inputs.dataset.labels.copy()
+        labels[parts.test] += shift
+        batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
+        found.append(
+            fit_fold(batches, "regression", labels, parts, (8, 8), QUICK, 5, torch.device("cpu"), lambda e: None)
+        )
+    one, other = found
+    assert (one.target, one.best_epoch, one.history) == (other.target, other.best_epoch, other.history)
+    assert one.score.tobytes() == other.score.tobytes()
+
+
+@pytest.mark.parametrize("name", BASELINES["regression"])
+def test_baselines_see_names_only_and_never_the_test_labels(affinities: Path, name: str) -> None:
+    dataset, _ = load_dataset(affinities)
+    folds = random_folds(dataset, 3, 0)
+    parts = cut_parts(dataset, folds, 0, 0.15, 0)
+    found = BASELINES["regression"][name](dataset, parts)
+    other = dataset.labels.copy()
+    other[parts.test] = 0
+    again = BASELINES["regression"][name](dataset._replace(labels=other), parts)
+    assert found.score.tobytes() == again.score.tobytes()
+    # The planted affinity is additive: every baseline of this kind must find it.
+    assert compute("regression", found, np.ones((1, len(found.label))))["pearson"][0] >= 0.9
+
+
+def test_an_unseen_partner_adds_nothing(affinities: Path) -> None:
+    dataset, _ = load_dataset(affinities)
+    fresh = dataset._replace(a_keys=[bytes([n % 256, n // 256]) for n in range(400)], b_keys=[b"b"] * 400)
+    parts = cut_parts(fresh, random_folds(fresh, 3, 0), 0, 0.15, 0)
+    score = additive(fresh, parts).score
+    np.testing.assert_allclose(score, score[0])
+
+
+@pytest.mark.parametrize(("by", "say"), [("kin", "no column 'kin'"), ("a_id", "no column 'a_id'")])
+def test_a_column_that_is_not_there(affinities: Path, by: str, say: str) -> None:
+    with pytest.raises(InputError, match=say):
+        train(TrainOptions(affinities, QUICK, by=by))
+    assert not (affinities / "runs").exists()
+
+
+def test_affinities_through_the_program(affinities: Path, program: Program) -> None:
+    flags = ["--cache", affinities, "--tokens", "pooled", "--epochs", "2", "--folds", "2", "--set", "d_model=8"]
+    done = program("train", *flags, "--by", "kind")
+    assert done.returncode == 0, done.stderr
+    for word in ("Pearson", "additive", "id_only_sequence", "concordance", "Pearson by kind", "even", "odd"):
+        assert word in done.stdout
+    assert "MCC" not in done.stdout
+    assert "threshold" not in done.stdout
+
+
+def test_measurements_of_two_ids_with_one_sequence_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "r.fasta").write_text(">r1\nACGU\n>r2\nACGT\n>r3\nGG\n")
+    (tmp_path / "m.smi").write_text("m1\tCCO\nm2\tOCC\n")
+    lines = ["r1\tm1\t5.5", "r1\tm1\t6.5", "r2\tm2\t7", "r3\tm1\t1"]
+    (tmp_path / "p.tsv").write_text("a_id\tb_id\tlabel\n" + "\n".join(lines) + "\n")
+    sides = Side("rna", tmp_path / "r.fasta"), Side("molecule", tmp_path / "m.smi")
+    said = import_dataset(ImportOptions(*sides, tmp_path / "p.tsv", tmp_path / "c"))
+    assert "3 pairs, regression" in said
+    assert "2 molecule ids of 1 distinct" in said
+    dataset, found = load_dataset(tmp_path / "c")
+    assert dataset.labels.tolist() == [6.0, 7.0, 1.0]
+    assert sum(found.notes.values()) == 2, "r1 m1 and r2 m2 are one pair of sequences with two affinities"
+    assert (tmp_path / "c" / "molecules.smi").read_text() == "m1\tCCO\nm2\tCCO\n"
+
+
+def test_rsim_baselines_are_those_reported(real_data: Path, tmp_path: Path) -> None:
+    """About 0.65 is reported for the additive one, over pairs that share sequences between folds; ours do not."""
+    source = real_data / "rsim"
+    sides = Side("rna", source / "rna.fasta"), Side("molecule", source / "molecules.smi")
+    import_dataset(ImportOptions(*sides, source / "pairs.tsv", tmp_path / "rsim", on_bad="skip"))
+    dataset, _ = load_dataset(tmp_path / "rsim")
+    assert len(dataset.labels) == 1421
+    folds = random_folds(dataset, 5, 0)
+    scored = [additive(dataset, cut_parts(dataset, folds, n, 0.15, 0)) for n in range(5)]
+    assert 0.6 <= summarise("regression", scored, 0, 10)["pearson"].mean <= 0.67
+    assert len(pooled(scored).label) == 1421
