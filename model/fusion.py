@@ -1,6 +1,7 @@
 """Cross-Mamba: two packed sets of frozen embeddings → one logit (or affinity) a pair.
 
 Glossary, code → CrossLLM-Mamba (arXiv:2602.22236, method section):
+    standardise_a   columns to mean 0 and deviation 1 over the training part (ours)
     project_a   X_A = W_A E_A + b_A + ε, ε ~ N(0, σ²) in training only
     encoder_a   X_A_enc = BiMamba(X_A)                         the same for B
     join_pairs  S = [X_A_enc ; X_B_enc] along the sequence
@@ -21,6 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from model.bimamba import BiMamba
+
+MIN_STD = 1e-6
+STANDARD_BOUND = 10.0
+"""Largest standardised value, in deviations."""
 
 
 class Batch(NamedTuple):
@@ -65,8 +70,45 @@ class ModelConfig:
     """Standard deviation σ of ε, added to the projections in training (not from the paper)."""
     dropout: float = field(default=0.1, metadata={"range": (0.0, 0.99)})
     """In the head (not from the paper)."""
+    standardise: bool = True
+    """Scale each column of the tokens to mean 0 and deviation 1 over the training part first (not from the paper)."""
     bidirectional: bool = True
     """False leaves out every backward scan: an ablation."""
+
+
+class Moments(NamedTuple):
+    """Of each column of one side's tokens, over the training part."""
+
+    mean: Tensor
+    """(D,) float32."""
+    std: Tensor
+    """(D,) float32; 0 for a constant column."""
+
+
+class Standardise(nn.Module):
+    """(x − mean) / std by column, clamped: a column that the training part hardly knows must not drown the others.
+
+    The moments are buffers, so that a checkpoint holds them; until `fit` the tokens pass unchanged.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.register_buffer("bound", torch.tensor(torch.inf))
+
+    def fit(self, moments: Moments) -> None:
+        """Take the training part's moments; a constant column is only centred."""
+        self.mean.copy_(moments.mean)
+        self.scale.copy_(torch.where(moments.std > MIN_STD, 1 / moments.std.clamp(min=MIN_STD), 1.0))
+        self.get_buffer("bound").fill_(STANDARD_BOUND)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(T, D) → (T, D)."""
+        bound = self.get_buffer("bound")
+        return torch.clamp((x - self.mean) * self.scale, -bound, bound)
 
 
 class CrossMamba(nn.Module):
@@ -76,6 +118,7 @@ class CrossMamba(nn.Module):
         super().__init__()
         width = config.d_model
         self.noise = config.noise
+        self.standardise_a, self.standardise_b = Standardise(dim_a), Standardise(dim_b)
         self.project_a, self.project_b = nn.Linear(dim_a, width), nn.Linear(dim_b, width)
 
         def blocks(count: int) -> nn.ModuleList:
@@ -88,8 +131,8 @@ class CrossMamba(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(P,) in the order of the batch's pairs."""
-        a = self.encode(self.project_a, self.encoder_a, batch.a_rows, batch.a_offsets)
-        b = self.encode(self.project_b, self.encoder_b, batch.b_rows, batch.b_offsets)
+        a = self.encode(self.project_a, self.encoder_a, self.standardise_a(batch.a_rows.float()), batch.a_offsets)
+        b = self.encode(self.project_b, self.encoder_b, self.standardise_b(batch.b_rows.float()), batch.b_offsets)
         mixed, offsets = join_pairs(a, batch.a_offsets, batch.a_index, b, batch.b_offsets, batch.b_index)
         for block in self.mixer:
             mixed = block(mixed, offsets)
@@ -99,7 +142,7 @@ class CrossMamba(nn.Module):
 
     def encode(self, project: nn.Module, blocks: nn.ModuleList, rows: Tensor, offsets: Tensor) -> Tensor:
         """Projection, noise and BiMamba encoder of one side's distinct entities: (T, D) → (T, M)."""
-        x: Tensor = project(rows.float())
+        x: Tensor = project(rows)
         if self.training and self.noise > 0:
             x = x + self.noise * torch.randn_like(x)
         for block in blocks:

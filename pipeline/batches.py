@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cache.reader import CacheReader
-from model.fusion import Batch
+from model.fusion import Batch, Moments
 from model.tokens import window_mean
 from pipeline.dataset import Dataset
 
@@ -42,6 +42,16 @@ class Entities:
             self._memo_bytes += tokens.nbytes
         return tokens
 
+    def moments(self, pairs: np.ndarray) -> Moments:
+        """Of each column over the tokens of these pairs' distinct entities, each token counting once."""
+        count, total, squares = 0, np.zeros(()), np.zeros(())
+        for entity in np.unique(self.of_pair[pairs]).tolist():
+            tokens = self.tokens(entity).astype(np.float64)
+            count, total, squares = count + len(tokens), total + tokens.sum(0), squares + (tokens**2).sum(0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+        return Moments(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+
     def pack(self, pairs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Packed tokens of these pairs' distinct entities, their offsets, and each pair's index into them."""
         distinct, index = np.unique(self.of_pair[pairs], return_inverse=True)
@@ -64,6 +74,10 @@ class PairBatches:
         b_rows, b_offsets, b_index = self._b.pack(pairs)
         label = self._labels[torch.from_numpy(pairs)]
         return Batch(a_rows, a_offsets, b_rows, b_offsets, a_index, b_index, label)
+
+    def moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:
+        """Mean and deviation of each column over the tokens of these pairs' distinct entities, of both sides."""
+        return self._a.moments(pairs), self._b.moments(pairs)
 
     def in_order(self, pairs: np.ndarray, size: int) -> Iterator[Batch]:
         """Batches of `size` pairs in the order given: each pair once."""

@@ -113,6 +113,10 @@ def fit_fold(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = CrossMamba(*dims, config.model).to(device)
+    if config.model.standardise:
+        moments_a, moments_b = batches.moments(parts.train)
+        model.standardise_a.fit(moments_a)
+        model.standardise_b.fit(moments_b)
     optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
     target = fit_target(task, labels, parts.train, config)
