@@ -119,7 +119,8 @@ def embed() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any) -> None:
     """Embed every distinct sequence or molecule of a file that the cache does not hold yet."""
-    from embed.run import RunOptions, default_cache, run
+    from embed.plan import RunOptions, default_cache
+    from embed.run import run
 
     switches = dict(options)
     if len(switches) < len(set(options)):
