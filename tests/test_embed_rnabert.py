@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import Program
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_weights import load, random_tensors, rows_of
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,7 +19,6 @@ from cache.idtable import read_table
 from embed.plan import RunOptions
 from embed.rnabert import Shape, bert, expected_shapes
 from embed.run import run
-from embed.windows import by_budget, windows
 
 TOLERANCE = 1e-5
 """Absolute, on rows of order one in float32."""
@@ -132,26 +129,6 @@ def test_every_published_spelling_of_the_names_gives_the_same_bits(form: str, we
     assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
 
 
-@settings(deadline=None)
-@given(st.integers(1, 2000), st.sampled_from([(440, 220), (10, 9), (10, 0), (7, 3), (1022, 511)]))
-def test_windows_cover_every_row_once_from_where_it_stands_furthest_inside(length: int, sizes: tuple[int, int]) -> None:
-    size, overlap = sizes
-    found = windows(length, f"window:{size}:{overlap}")
-    assert [row for w in found for row in range(w.keep_from, w.keep_to)] == list(range(length))
-    assert all(w.stop - w.start == min(size, length) for w in found), "every window is whole"
-    assert (found[0].start, found[-1].stop) == (0, length)
-    for w in found:
-        for row in {w.keep_from, w.keep_to - 1} & set(range(length)):
-            inside = [min(row - o.start, o.stop - 1 - row) for o in found]
-            best = min(row - w.start, w.stop - 1 - row)
-            # To within the half row by which an even window has no middle.
-            assert best >= max(inside) - 1
-
-
-def test_whole_and_short_sequences_are_one_window() -> None:
-    assert windows(900, "whole") == windows(900, "window:900:100") == [(0, 900, 0, 900)]
-
-
 def test_stitched_rows_come_from_the_windows(weights: Path, rng: np.random.Generator) -> None:
     sequence = "".join(rng.choice(list("ACGU"), 1000))
     encoder = load("rna", "rnabert", weights, long="window:440:220")
@@ -162,13 +139,6 @@ def test_stitched_rows_come_from_the_windows(weights: Path, rng: np.random.Gener
         (own,) = rows_of(load("rna", "rnabert", weights), [record_of("rna", "x", part)])
         kept = slice(cuts[n], cuts[n + 1])
         assert np.abs(rows[kept] - own[cuts[n] - start : cuts[n + 1] - start]).max() < TOLERANCE
-
-
-def test_budget_groups_keep_order_and_size() -> None:
-    records = [record_of("rna", str(n), "A" * n) for n in (5, 4, 30, 1, 1, 9)]
-    groups = list(by_budget(records, 10))
-    assert [[r.length for r in group] for group in groups] == [[5, 4], [30], [1, 1], [9]]
-    assert list(by_budget([], 10)) == []
 
 
 def write(path: Path, **sequences: str) -> Path:
