@@ -7,6 +7,7 @@ Row i of a molecule is atom i of its canonical SMILES, read from left to right.
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,17 @@ from cache.textfile import Line, read_lines
 
 MAX_SMILES = 2000
 """Characters of a longer SMILES are refused unread."""
+MAX_BLOCK = 1 << 20
+"""Characters of a mol block; a longer one is refused unread."""
 MAX_ATOMS = 500
 """Heavy atoms; a larger molecule is refused."""
 ID_COLUMNS = ("id", "molecule_id", "mol_id", "ligand_id", "compound_id", "name", "b_id")
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles")
 """Columns of a table with a header, whatever their case; the first of each that is there is taken."""
+
+
+# RDKit keeps a charge in 8 bits and an isotope in 16, and cuts off the rest without a word.
+_OVERFLOW = re.compile(r"\[\d{4,}|[+-]\d{3,}(?=[:\]])")
 
 
 class _Raw(NamedTuple):
@@ -80,20 +87,25 @@ def _problem_before(raw: _Raw) -> str | None:
     if not raw.id:
         return "a molecule without an id; give it one"
     if "\n" in raw.structure:
-        return None
+        too_long = f"a mol block of {len(raw.structure)} characters, at most {MAX_BLOCK} are taken; leave it out"
+        return too_long if len(raw.structure) > MAX_BLOCK else None
     if not raw.structure:
         return "an empty SMILES; remove the record or fill it in"
     if len(raw.structure) > MAX_SMILES:
         return f"a SMILES of {len(raw.structure)} characters, at most {MAX_SMILES} are taken; leave it out"
     if not raw.structure.isascii():
         return f"a SMILES with '{printable(next(c for c in raw.structure if not c.isascii()))}'; SMILES are ASCII"
+    if found := _OVERFLOW.search(raw.structure):
+        return f"an isotope or a charge with too many digits: '{printable(found.group(), 20)}'; RDKit would misread it"
     if " " in raw.structure or "\t" in raw.structure:
         return f"more than a SMILES: '{printable(raw.structure.split(None, 1)[1], 30)}'; give the SMILES alone"
     return None
 
 
 def _hint(raw: _Raw) -> str:
-    if ";" in raw.structure:
+    if "|" in raw.structure and "\n" not in raw.structure:
+        return "; CXSMILES? give the part before '|' alone"
+    if ";" in raw.structure and "\n" not in raw.structure:
         return "; two SMILES joined by ';'? give each a record of its own"
     if set("()=#[]") & set(raw.id) and "\n" not in raw.structure:
         return "; is the order SMILES, id? id TAB SMILES is expected"

@@ -26,6 +26,8 @@ MEMORY = 2 << 30
 _START_SECONDS = 120.0
 _ROUNDS = 8
 _STAMP = re.compile(r"^\[[0-9:]+\] ")
+_BANNER = re.compile(r"\*+|.* (Violation|Error)")
+"""What stands above the reason of a failed check in RDKit's log."""
 
 
 class Answer(NamedTuple):
@@ -68,7 +70,7 @@ class RdkitChild:
             return Answer("", 0, f"RDKit was stopped after {self._seconds:g} s on this molecule", ())
         if line is None:
             self._stop()
-            return Answer("", 0, f"RDKit died on this molecule, of more than {self._memory >> 30} GiB or a crash", ())
+            return Answer("", 0, f"RDKit died on this molecule, of more than {self._memory >> 20} MiB or a crash", ())
         smiles, atoms, problem, notes = json.loads(line)
         return Answer(smiles, atoms, problem, tuple(notes))
 
@@ -149,15 +151,15 @@ def _parse(structure: str) -> Any:  # rdkit's own types say less than the truth
     """An RDKit molecule, or what is wrong."""
     from rdkit import Chem
 
-    if "\n" in structure:  # its stereochemistry is in coordinates and wedges, which only the whole reader perceives
-        found: Any = Chem.MolFromMolBlock(structure)
-        return "RDKit cannot read this mol block" if found is None else found
     options: Any = Chem.SmilesParserParams()
     options.sanitize = options.removeHs = options.allowCXSMILES = False
-    molecule: Any = Chem.MolFromSmiles(structure, options)
-    if molecule is None:
-        return "RDKit cannot read this structure"
     try:
+        if "\n" in structure:  # its stereochemistry is in coordinates and wedges, which only the whole reader perceives
+            found: Any = Chem.MolFromMolBlock(structure)
+            return "RDKit cannot read this mol block" if found is None else found
+        molecule: Any = Chem.MolFromSmiles(structure, options)
+        if molecule is None:
+            return "RDKit cannot read this structure"
         Chem.SanitizeMol(molecule)
         Chem.AssignStereochemistry(molecule, cleanIt=True)
         return Chem.RemoveHs(molecule)
@@ -169,7 +171,7 @@ def _said(log: str) -> str:
     """The first line of RDKit's log, without its time stamp and without the structure."""
     for line in log.splitlines():
         text = _STAMP.sub("", line).removeprefix("SMILES Parse Error: ").split(" for input")[0].strip()
-        if text:
+        if text and not _BANNER.fullmatch(text):
             return "RDKit: " + text
     return ""
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cache.console import run as run_program
-from cache.errors import InputError, PartlyDone
-from cache.records import MODALITIES
-from embed.encoder import DEFAULT_ENCODER, ENCODERS
+from cache.errors import InputError, PartlyDone, printable
+from cache.records import MODALITIES, UNITS
+from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS
 
 if TYPE_CHECKING:
     from embed.run import RunSummary
@@ -33,6 +33,19 @@ class ByteSize(click.ParamType[int]):
         return int(match[1]) * _UNITS[match[2]]
 
 
+class KeyValue(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Key and value, or a usage error."""
+        key, equals, text = str(value).partition("=")
+        if not key or not equals:
+            self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
+        return key, text
+
+
 @click.group("embed")
 def embed() -> None:
     """Run frozen encoders once over every distinct sequence, into a cache."""
@@ -40,7 +53,14 @@ def embed() -> None:
 
 @embed.command("run")
 @click.option("--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are.")
-@click.option("--input", "-i", type=click.Path(path_type=Path), required=True, help="FASTA file, plain or gzip.")
+@click.option(
+    "--input",
+    "-i",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="FASTA file; for molecules `id TAB SMILES` lines, a CSV or TSV with columns id and smiles, or an SDF. "
+    "Plain or gzip.",
+)
 @click.option(
     "--cache",
     "cache_dir",
@@ -49,7 +69,31 @@ def embed() -> None:
     help="Cache to write. Default: the input's folder if it holds dataset.toml, else cache/<stem of input>.",
 )
 @click.option("--encoder", default=None, help="Name of the encoder. Default: the modality's language model.")
-@click.option("--weights", type=click.Path(path_type=Path), default=None, help="File or folder of the weights.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), default=None, help="File of the weights: safetensors, .pt or .pth."
+)
+@click.option(
+    "--long",
+    type=click.Choice(["error", "window"]),
+    default=None,
+    help="Sequences beyond the encoder's limit: stop and list them, or embed overlapping windows. "
+    "Default: as the cache has it, error for a new recipe.",
+)
+@click.option(
+    "--option",
+    "options",
+    type=KeyValue(),
+    multiple=True,
+    help="Switch of an encoder, e.g. attention=padded-440 for rnabert. Can be repeated.",
+)
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(1, 1 << 30),
+    default=BATCH_TOKENS,
+    show_default=True,
+    help="Residues, nucleotides or atoms computed at once.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),
@@ -73,25 +117,30 @@ def embed() -> None:
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run_command(as_json: bool, cache_dir: Path | None, **asked: Any) -> None:
-    """Embed every distinct sequence of a file that the cache does not hold yet."""
-    from embed.run import RunOptions, default_cache, run
+def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any) -> None:
+    """Embed every distinct sequence or molecule of a file that the cache does not hold yet."""
+    from embed.plan import RunOptions, default_cache
+    from embed.run import run
 
-    options = RunOptions(cache_dir=cache_dir or default_cache(asked["input"]), **asked)
-    done = run(options)
+    switches = dict(options)
+    if len(switches) < len(set(options)):
+        raise InputError("--option: one switch is given two values; give it once")
+    asked_for = RunOptions(cache_dir=cache_dir or default_cache(asked["input"]), options=switches, **asked)
+    done = run(asked_for)
     if as_json:
         click.echo(json.dumps(done._asdict()))
     else:
-        click.echo(_in_words(done))
+        click.echo(_in_words(done, UNITS[asked_for.modality]))
     if done.failed_list:
         raise PartlyDone(
             f"{done.failed_list}: lists {done.failed} sequences that could not be stored; the rest is done"
         )
 
 
-def _in_words(done: RunSummary) -> str:
+def _in_words(done: RunSummary, unit: str) -> str:
     noun = "record" if done.records == 1 else "records"
-    read = f"{done.records} {noun}, {done.distinct} distinct sequences, {done.residues} residues"
+    kind = "molecules" if unit == UNITS["molecule"] else "sequences"
+    read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
     if done.embedded:
         before = f", {done.already} were there" if done.already else ""
         return f"{read}: embedded {done.embedded}{before} → {done.cache} ({done.recipe})"
@@ -130,10 +179,18 @@ def pull_command(name: str) -> NoReturn:
     """Fetch an encoder's published weights."""
     known = {info.name: info for info in ENCODERS.values()}
     if name not in known:
-        raise InputError(f"embed pull: '{name}' is not an encoder; one of: {', '.join(known)}")
-    if known[name].load is not None:
+        raise InputError(f"embed pull: '{printable(name)}' is not an encoder; one of: {', '.join(known)}")
+    info = known[name]
+    if info.load is None:
+        raise InputError(
+            f"embed pull: this version cannot run {name} yet (docs/known_issues.md); use --encoder profile"
+        )
+    if not info.source:
         raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
-    raise InputError(f"embed pull: this version cannot run {name} yet (docs/known_issues.md); use --encoder profile")
+    raise InputError(
+        f"embed pull: this version fetches nothing; download {info.source}, check it, and name it: "
+        f"`embed run --modality {info.modality} --encoder {name} --weights FILE`"
+    )
 
 
 def main() -> NoReturn:

@@ -1,17 +1,23 @@
-"""What an encoder is, and the table of those there are."""
+"""What an encoder is, and the table of those there are.  What the table says costs no import of torch or RDKit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from cache.errors import InputError, printable
 from cache.recipe import Recipe
 from cache.records import Record
+from embed.profile import VERSION as PROFILE_VERSION
+from embed.profile_molecule import VERSION as MOLECULE_VERSION
+
+BATCH_TOKENS = 16384
+"""Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
 
 
 class Encoder(Protocol):
@@ -23,52 +29,128 @@ class Encoder(Protocol):
     """Width of a row, D."""
     limit: int | None
     """Longest sequence it takes whole; None where there is no limit."""
-
-    def recipe(self) -> Recipe:
-        """Everything that changes a number."""
-        ...
+    notes: Counter[str]
+    """What its input lost on the way in → how many records; filled while it encodes."""
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        """`(key, rows)` of each record, rows of shape (len(sequence), D); never to be zipped by position."""
+        """`(key, rows)` of each record, rows of shape (length, D); never to be zipped by position."""
         ...
+
+
+class Loading(NamedTuple):
+    """What a loader is told: the settled recipe, which says all that changes a number, and where and how to run."""
+
+    recipe: Recipe
+    weights: Path | None = None
+    device: str = "cpu"
+    batch_tokens: int = BATCH_TOKENS
 
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """One line of `embed models`."""
+    """One line of `embed models`, and all of a recipe that is known before weights are read."""
 
     name: str
     modality: str
     dim: int
     licence: str
     """Of the weights."""
-    load: Callable[[], Encoder] | None
+    load: Callable[[Loading], Encoder] | None
     """Makes the encoder; None where this version cannot run it yet."""
+    version: int = 1
+    """Raised whenever the encoder's own code changes a number."""
+    tokenizer: str = "letters"
+    limit: int | None = None
+    overlap: int = 0
+    """Of neighbouring windows of `limit` under `--long window`."""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Switch → its values, the default first.  A default is not written into the recipe."""
+    source: str = ""
+    """Where its weights come from; empty where it has none."""
+
+    def recipe(self, weights: str | None) -> Recipe:
+        """The recipe of a new cache when no flag is given; `weights` is the SHA-256 of the file."""
+        return Recipe(self.modality, self.name, self.version, self.dim, weights, tokenizer=self.tokenizer)
+
+    def policies(self) -> tuple[str, ...]:
+        """Values of a recipe's `long` that this encoder can follow."""
+        return ("whole",) if self.limit is None else ("whole", f"window:{self.limit}:{self.overlap}")
+
+    def policy(self, long: str) -> str:
+        """The recipe's `long` for `--long error` or `--long window`."""
+        if long == "window" and self.limit is None:
+            raise InputError(f"--long window: {self.name} takes sequences of any length whole; leave the flag out")
+        return self.policies()[long == "window"]
+
+    def settled_options(self, asked: Mapping[str, str], held: Mapping[str, str]) -> dict[str, str]:
+        """The recipe's `options`: what is asked for, else what the cache holds, else the default, which is left out.
+
+        Raises:
+            InputError: a switch or a value that this encoder does not have.
+        """
+        known = ", ".join(f"{key}={'|'.join(values)}" for key, values in self.options.items()) or "none"
+        for key, value in asked.items():
+            if value not in self.options.get(key, ()):
+                raise InputError(f"--option: {self.name} has no '{printable(f'{key}={value}')}'; it has: {known}")
+        chosen = {key: asked.get(key, held.get(key, values[0])) for key, values in self.options.items()}
+        return {key: value for key, value in chosen.items() if value != self.options[key][0]}
 
 
-def _load_profile(modality: str) -> Encoder:
+def _load_profile(loading: Loading) -> Encoder:
+    if loading.recipe.modality == "molecule":
+        from embed.profile_molecule import MoleculeProfileEncoder
+
+        return MoleculeProfileEncoder()
     from embed.profile import ProfileEncoder
 
-    return ProfileEncoder(modality)
+    return ProfileEncoder(loading.recipe.modality)
+
+
+def _load_rnabert(loading: Loading) -> Encoder:
+    from embed.rnabert import RnaBertEncoder
+
+    return RnaBertEncoder(loading)
+
+
+def _load_gcn(loading: Loading) -> Encoder:
+    from embed.gnn import GcnEncoder
+
+    return GcnEncoder(loading)
 
 
 _NO_WEIGHTS = "none needed"
+_RNABERT_SOURCE = (
+    "RNABERT.pth of github.com/mana438/RNABERT at commit 8a3329ce9d091e76f3c0b389b53330b9b39f87c8 (pull request 3), "
+    "SHA-256 c124fbdb4a739065ee5ae1360a26e9da3408a738636d14777c1ca7c6822974d0"
+)
+_GCN_SOURCE = (
+    "chem/model_architecture/gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns at commit "
+    "8b20528a83b8869ce16451305b32c827258d19a3, "
+    "SHA-256 ff1d9c5e5c198b8faf8af576c303808853e3f55a52aed7ae27964e3c8635a81a"
+)
 ENCODERS: dict[tuple[str, str], EncoderInfo] = {
     (info.modality, info.name): info
     for info in (
-        EncoderInfo("profile", "rna", 57, _NO_WEIGHTS, lambda: _load_profile("rna")),
-        EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, lambda: _load_profile("protein")),
+        EncoderInfo("profile", "rna", 57, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
+        EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
+        EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, "atoms"),
+        EncoderInfo(
+            "rnabert", "rna", 120, "none stated in the repository", _load_rnabert, limit=440, overlap=220,
+            options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE,
+        ),
         EncoderInfo("rinalmo-giga", "rna", 1280, "Apache-2.0 / CC BY 4.0", None),
         EncoderInfo("esm2-650m", "protein", 1280, "MIT", None),
+        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer="atoms", source=_GCN_SOURCE),
+        EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer="atoms"),
     )
-}
+}  # fmt: skip
 """(modality, name) → how to make the encoder."""
-DEFAULT_ENCODER = {"rna": "rinalmo-giga", "protein": "esm2-650m"}
+DEFAULT_ENCODER = {"rna": "rinalmo-giga", "protein": "esm2-650m", "molecule": "molebert"}
 """The language model of each modality, taken when `--encoder` is not given."""
 
 
-def load_encoder(modality: str, name: str | None, weights: Path | None) -> Encoder:
-    """The encoder of this name, or the modality's language model where none is named.
+def find_encoder(modality: str, name: str | None, weights: Path | None) -> EncoderInfo:
+    """The encoder of this name that can be run, or the modality's language model where none is named.
 
     Raises:
         InputError: there is no such encoder, it takes no weights, or its weights are not at hand.
@@ -78,16 +160,17 @@ def load_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
     if info is None:
         names = ", ".join(n for m, n in ENCODERS if m == modality)
         raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
-    if info.load is not None:
-        if weights is not None:
-            raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
-        return info.load()
-    if weights is not None:
+    if info.load is None and weights is not None:
         raise InputError(
             f"--weights {weights}: this version cannot run {chosen} yet (docs/known_issues.md); use --encoder profile"
         )
-    default = "" if name else f", the default for {modality}"
-    raise InputError(
-        f"no weights at hand for {chosen}{default}; three ways on: fetch them with `embed pull {chosen}`, name them "
-        f"with `--weights PATH`, or use `--encoder profile`, which needs none (in this version only the third runs)"
-    )
+    if info.load is not None and weights is not None and not info.source:
+        raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
+    if info.load is None or (info.source and weights is None):
+        default = "" if name else f", the default for {modality}"
+        runs = "the third runs" if info.load is None else "the last two run"
+        raise InputError(
+            f"no weights at hand for {chosen}{default}; three ways on: fetch them with `embed pull {chosen}`, name "
+            f"them with `--weights PATH`, or use `--encoder profile`, which needs none (in this version only {runs})"
+        )
+    return info

@@ -6,12 +6,13 @@ are one table lookup and a few window sums; `columns(modality)` names them in or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cache.recipe import Recipe
 from cache.records import AMBIGUOUS, CERTAIN, Record
+from embed.profile_molecule import columns as molecule_columns
 from embed.scales import AMINO_SCALES, BLOSUM62, CONJOINT_TRIAD, NUCLEOTIDE_SCALES, STACKING
 
 VERSION = 1
@@ -32,10 +33,7 @@ class ProfileEncoder:
         self.modality = modality
         self._table = _letter_table(modality)
         self.dim = len(columns(modality))
-
-    def recipe(self) -> Recipe:
-        """Rows depend on the version of these columns alone."""
-        return Recipe(self.modality, self.name, VERSION, self.dim, tokenizer="letters")
+        self.notes: Counter[str] = Counter()
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
         """`(key, rows)`, rows (L, dim) float32."""
@@ -61,6 +59,8 @@ class ProfileEncoder:
 
 def columns(modality: str) -> list[str]:
     """Names of the columns, in order: the documentation of a row."""
+    if modality == "molecule":
+        return molecule_columns()
     letters = list(CERTAIN[modality])
     offsets = [f"{shift:+d}" for shift in NEIGHBOURS]
     window = f"window±{WINDOW}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,36 +11,18 @@ import numpy as np
 from cache import fsio
 from cache.commit import commit_paths
 from cache.console import say_notes, stop_between_records, write_skipped
-from cache.errors import Conflict, RowsRefused
+from cache.errors import RowsRefused
 from cache.idtable import publish_table
 from cache.reader import CacheReader
-from cache.recipe import Recipe, StorageType, list_recipes
-from cache.records import OnBad, Record, Records, read_records
-from cache.writer import SEGMENT_BYTES, CacheWriter
-from embed.encoder import Encoder, load_encoder
+from cache.recipe import Recipe
+from cache.records import UNITS, Record, Records, read_records
+from cache.writer import CacheWriter
+from embed.encoder import Encoder, EncoderInfo, Loading, find_encoder
+from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
 
 BATCH = 64
 """Records between two looks at what other writers have committed."""
 FAILED_COLUMNS = ("id", "key", "length", "reason")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What `embed run` was asked for."""
-
-    modality: str
-    input: Path
-    cache_dir: Path
-    encoder: str | None = None
-    """None: the modality's language model."""
-    weights: Path | None = None
-    dtype: StorageType | None = None
-    """None: as the cache's recipe has it, float16 for a new one."""
-    on_bad: OnBad = "error"
-    new_recipe: bool = False
-    """Start another recipe although the cache holds one of this encoder."""
-    segment_bytes: int = SEGMENT_BYTES
-    quiet: bool = False
 
 
 class RunSummary(NamedTuple):
@@ -66,13 +46,6 @@ class RunSummary(NamedTuple):
     """File that lists what failed, with reasons."""
 
 
-class Plan(NamedTuple):
-    """The distinct sequences of the input, and which of them the cache lacks."""
-
-    distinct: dict[bytes, Record]
-    pending: list[Record]
-
-
 class Outcome(NamedTuple):
     """What became of the pending sequences, filled while the run goes on."""
 
@@ -81,32 +54,29 @@ class Outcome(NamedTuple):
     """Key → why its rows were refused."""
 
 
-def default_cache(input_file: Path) -> Path:
-    """The input's folder if that is a dataset, else `cache/<stem of the input>`."""
-    if (input_file.parent / "dataset.toml").exists():
-        return input_file.parent
-    stem = input_file.name.removesuffix(".gz").rsplit(".", 1)[0]
-    return Path("cache") / (stem or "embeddings")
-
-
 def run(options: RunOptions) -> RunSummary:
     """Embed every distinct sequence of a file that the cache does not hold yet.
 
     Raises:
-        InputError: bad records (one line each) or no such encoder; nothing was written.
+        InputError: bad records or sequences that are too long (one line each), no such encoder, weights that cannot
+            be used; nothing was written.
         Conflict: the cache's recipe of this encoder differs from what was asked for.
     """
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
-    encoder = load_encoder(options.modality, options.encoder, options.weights)
-    recipe = settle_recipe(options, encoder)
+    info = find_encoder(options.modality, options.encoder, options.weights)
+    recipe = settle_recipe(options, info)
     plan = make_plan(options.cache_dir, recipe, records)
+    refuse_too_long(options.input, info, recipe, plan.pending)
+    encoder = _load(options, info, recipe) if plan.pending else None
     publish_table(options.cache_dir, options.modality, records.records)
     write_skipped(options.cache_dir, records.skipped)
     outcome = Outcome(set(), {})
     failed_list = recipe.folder(options.cache_dir) / "failed.tsv"
     try:
-        _embed(options, encoder, recipe, plan, outcome)
+        if encoder is not None:
+            _embed(options, encoder, recipe, plan, outcome)
+            say_notes(options.input, encoder.notes, (), "molecules" if options.modality == "molecule" else "sequences")
     finally:
         if outcome.failures:
             _list_failures(failed_list, records, outcome.failures)
@@ -128,40 +98,13 @@ def run(options: RunOptions) -> RunSummary:
     )
 
 
-def settle_recipe(options: RunOptions, encoder: Encoder) -> Recipe:
-    """The recipe to write: the cache's own of this encoder, weights and layer where it holds one, else the encoder's.
-
-    Raises:
-        Conflict: the cache's differs in a field, which is named.
-    """
-    asked = encoder.recipe()
-    same = [
-        r
-        for r in list_recipes(options.cache_dir, options.modality)
-        if (r.encoder, r.weights, r.layer) == (asked.encoder, asked.weights, asked.layer)
-    ]
-    dtype = options.dtype or (same[0].dtype if len(same) == 1 else "float16")
-    asked = dataclasses.replace(asked, dtype=dtype)
-    if asked in same or not same or options.new_recipe:
-        return asked
-    differences = "; ".join(asked.differences(same[0]))
-    raise Conflict(
-        f"{options.cache_dir}: already holds {same[0].folder_name}, which differs from this run in {differences}; "
-        "leave the flag out to follow it, or start another recipe with --new-recipe"
-    )
-
-
-def make_plan(cache_dir: Path, recipe: Recipe, records: Records) -> Plan:
-    """Which distinct sequences the cache lacks, in file order."""
-    distinct = {record.key: record for record in reversed(records.records)}  # the first id of a sequence names it
-    missing = CacheReader(cache_dir, recipe).missing(reversed(distinct))
-    return Plan(distinct, [distinct[key] for key in missing])
+def _load(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> Encoder:
+    assert info.load is not None  # find_encoder refused the others
+    return info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
 
 
 def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, outcome: Outcome) -> None:
     """Encode and store what is pending, noting in `outcome` what was stored and what was refused."""
-    if not plan.pending:
-        return
     with (
         stop_between_records() as stopping,
         CacheWriter(options.cache_dir, recipe, segment_bytes=options.segment_bytes) as writer,
@@ -170,7 +113,7 @@ def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, ou
         for key, rows in _with_progress(encoder, pending, plan, options.quiet):
             expected = plan.distinct[key].length
             if rows.shape[0] != expected:
-                raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} residues")
+                raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} {UNITS[options.modality]}")
             try:
                 writer.add(key, rows)
                 outcome.stored.add(key)
@@ -196,7 +139,8 @@ def _with_progress(
 
     residues = sum(record.length for record in plan.pending)
     # disable=None: no bar where standard error is not a terminal.
-    with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=True if quiet else None) as bar:
+    hidden = True if quiet else None
+    with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=hidden) as bar:
         for key, rows in encoder.encode(pending):
             yield key, rows
             bar.update(rows.shape[0])

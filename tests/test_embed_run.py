@@ -17,8 +17,9 @@ from cache.idtable import read_table
 from cache.inspection import verify
 from cache.records import CERTAIN
 from embed.encoder import ENCODERS
+from embed.plan import RunOptions, default_cache
 from embed.profile import ProfileEncoder, columns
-from embed.run import RunOptions, default_cache, run
+from embed.run import run
 
 SEQUENCES = {"rna": "GGAUCNACGUUUGCA", "protein": "MKVLAAGIXBUOWYHRKDE"}
 

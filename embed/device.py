@@ -1,0 +1,23 @@
+"""The device that `--device` names."""
+
+from __future__ import annotations
+
+import torch
+
+from cache.errors import InputError
+
+
+def device_of(name: str) -> torch.device:
+    """The device, tried with one number.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        if torch.zeros(1, device=device).cpu().item() != 0:
+            raise RuntimeError("it does not keep numbers")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no class of its own for these
+        reason = " ".join(str(error).split()).split(". ")[0][:120]
+        raise InputError(f"--device {name}: {reason}; `cpu` always works") from None
+    return device

@@ -1,0 +1,111 @@
+"""What `embed run` is asked for and what is to be done, settled before weights are loaded or anything is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cache.errors import Conflict, InputError, printable
+from cache.reader import CacheReader
+from cache.recipe import Recipe, StorageType, list_recipes
+from cache.records import UNITS, OnBad, Record, Records
+from cache.writer import SEGMENT_BYTES
+from embed.encoder import BATCH_TOKENS, EncoderInfo
+from embed.weights import weights_digest
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `embed run` was asked for."""
+
+    modality: str
+    input: Path
+    cache_dir: Path
+    encoder: str | None = None
+    """None: the modality's language model."""
+    weights: Path | None = None
+    dtype: StorageType | None = None
+    """None: as the cache's recipe has it, float16 for a new one."""
+    long: Literal["error", "window"] | None = None
+    """What to do with sequences beyond the encoder's limit.  None: as the cache's recipe has it, else an error."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Switches of the encoder; those not named are as the cache's recipe has them."""
+    device: str = "cpu"
+    batch_tokens: int = BATCH_TOKENS
+    on_bad: OnBad = "error"
+    new_recipe: bool = False
+    """Start another recipe although the cache holds one of this encoder."""
+    segment_bytes: int = SEGMENT_BYTES
+    quiet: bool = False
+
+
+class Plan(NamedTuple):
+    """The distinct sequences of the input, and which of them the cache lacks."""
+
+    distinct: dict[bytes, Record]
+    pending: list[Record]
+
+
+def default_cache(input_file: Path) -> Path:
+    """The input's folder if that is a dataset, else `cache/<stem of the input>`."""
+    if (input_file.parent / "dataset.toml").exists():
+        return input_file.parent
+    stem = input_file.name.removesuffix(".gz").rsplit(".", 1)[0]
+    return Path("cache") / (stem or "embeddings")
+
+
+def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
+    """The recipe to write: the cache's own of this encoder, weights and layer where it holds one, else the encoder's.
+
+    Raises:
+        InputError: the weights cannot be read, or the encoder has no such option.
+        Conflict: the cache's differs in a field, which is named.
+    """
+    asked = info.recipe(None if options.weights is None else weights_digest(options.weights))
+    same = [
+        r
+        for r in list_recipes(options.cache_dir, options.modality)
+        if (r.encoder, r.weights, r.layer) == (asked.encoder, asked.weights, asked.layer)
+    ]
+    base = same[0] if len(same) == 1 else asked
+    held = base.long if base.long in info.policies() else asked.long
+    asked = dataclasses.replace(
+        asked,
+        dtype=options.dtype or base.dtype,
+        long=held if options.long is None else info.policy(options.long),
+        options=info.settled_options(options.options, base.options),
+    )
+    if asked in same or not same or options.new_recipe:
+        return asked
+    differences = "; ".join(asked.differences(same[0]))
+    raise Conflict(
+        f"{options.cache_dir}: already holds {same[0].folder_name}, which differs from this run in {differences}; "
+        "leave the flag out to follow it, or start another recipe with --new-recipe"
+    )
+
+
+def refuse_too_long(path: Path, info: EncoderInfo, recipe: Recipe, pending: list[Record]) -> None:
+    """Raise `InputError`, one line a record, where the encoder does not take a pending sequence whole."""
+    if recipe.long != "whole" or info.limit is None:
+        return
+    takes = f"{info.name} takes {info.limit}"
+    lines = [
+        f"{path}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); "
+        "embed it in overlapping windows with --long window"
+        for record in pending
+        if record.length > info.limit
+    ]
+    if lines:
+        raise InputError(lines)
+
+
+def make_plan(cache_dir: Path, recipe: Recipe, records: Records) -> Plan:
+    """Which distinct sequences the cache lacks, in file order."""
+    distinct: dict[bytes, Record] = {}
+    for record in records.records:
+        distinct.setdefault(record.key, record)  # the first id of a sequence names it
+    missing = CacheReader(cache_dir, recipe).missing(distinct)
+    return Plan(distinct, [distinct[key] for key in missing])

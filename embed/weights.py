@@ -1,0 +1,166 @@
+"""Weights from files of others: safetensors, or PyTorch files that open without running any code.
+
+A `.pth` is a pickle, and a pickle is a program.  Here it is only ever opened with `weights_only=True`, which builds
+tensors and plain containers, and one further class, `argparse.Namespace`, which official ESM-2 files hold.  What does
+not open that way is refused; there is no second attempt.  Nothing else beside the file (config.json, code) is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.errors import InputError, printable
+from embed.encoder import Loading
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_MAX_SAFETENSORS_HEADER = 100 << 20
+_SHOWN = 3
+"""Tensors named in an error, then the count of the rest."""
+
+
+def weights_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hex digits; nothing of it is opened as weights."""
+    with open_weights(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file by name, on the CPU, and the SHA-256 of its bytes.
+
+    A PyTorch file may hold them at the top or under `model` or `state_dict`.
+
+    Raises:
+        InputError: no such file, or one that is neither format, damaged, or holds more than tensors.
+    """
+    with open_weights(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        head = file.read(9)
+        file.seek(0)
+        if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER:
+            found = _safetensors(path)
+        else:
+            found = _pytorch(path, file)
+    return _state_dict(path, found), digest
+
+
+def load_tensors(
+    loading: Loading,
+    expected: Mapping[str, tuple[int, ...]],
+    ignored: str,
+    renamed: Callable[[str], str],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """What an encoder needs of the file that its recipe was made for.
+
+    Args:
+        loading: what the encoder is told.
+        expected: name → shape of the tensors it reads.
+        ignored: pattern of the names that may be there and are not used.
+        renamed: a name in the file → the encoder's own.
+        device: where to put them.
+
+    Raises:
+        InputError: the file cannot be read, is not what the recipe says, or holds another model's tensors.
+    """
+    path = loading.weights
+    assert path is not None  # find_encoder asked for it
+    found, digest = read_weights(path)
+    if digest != loading.recipe.weights:
+        raise InputError(f"--weights {path}: was changed while it was read; run the same command again")
+    named = {renamed(name): tensor for name, tensor in found.items()}
+    return {name: t.to(device) for name, t in pick_tensors(path, named, expected, ignored).items()}
+
+
+def open_weights(path: Path) -> BufferedReader:
+    """The file, open for reading; `InputError` where there is none."""
+    if not path.exists():
+        raise InputError(f"--weights {path}: no such file; check the path")
+    if not path.is_file():
+        raise InputError(f"--weights {path}: is no plain file; name the file that holds the tensors")
+    return path.open("rb")
+
+
+def pick_tensors(
+    path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], ignored: str
+) -> dict[str, Tensor]:
+    """The expected tensors in float32.
+
+    Args:
+        path: the file, for messages.
+        found: its tensors by name.
+        expected: name → shape.
+        ignored: pattern of the names that may be there and are not used.
+
+    Raises:
+        InputError: names that are missing or too many, tensors of another shape or not of a floating type.
+    """
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    extra = [name for name in found if name not in expected and not re.fullmatch(ignored, name)]
+    faults += [f"{printable(name)} is not one of its tensors" for name in extra]
+    for name, shape in expected.items():
+        if name in found and tuple(found[name].shape) != shape:
+            faults.append(f"{name} has shape {tuple(found[name].shape)}, {shape} is expected")
+        elif name in found and not found[name].is_floating_point():
+            faults.append(f"{name} is of type {found[name].dtype}, a floating type is expected")
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more like these" if len(faults) > _SHOWN else ""
+        raise InputError(f"--weights {path}: not the weights of this encoder: {'; '.join(faults[:_SHOWN])}{more}")
+    return {name: found[name].float() for name in expected}
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # safetensors raises a class of its own from Rust, and what torch raises on its types
+        raise InputError(f"--weights {path}: a damaged safetensors file ({_short(error)}); download it again") from None
+
+
+def _pytorch(path: Path, file: BufferedReader) -> Any:
+    import torch
+
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a crafted pickle can raise anything; whatever it is, nothing of it has been run
+        raise InputError(
+            f"--weights {path}: neither safetensors nor a PyTorch file that opens with weights_only=True"
+            f"{_cause(error)}; if you trust it, open it yourself and save its state dict alone: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from None
+
+
+def _cause(error: Exception) -> str:
+    """What the file held that is not allowed, where torch says so; its advice to allow it is left out."""
+    match = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" (it holds {match[1]})" if match else ""
+
+
+def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
+    from torch import Tensor
+
+    for name in ("model", "state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()):
+        raise InputError(f"--weights {path}: holds no state dict, a table of tensors by name; save model.state_dict()")
+    return dict(found)
+
+
+def _short(error: Exception) -> str:
+    return printable(" ".join(str(error).split()), 120)

@@ -1,0 +1,44 @@
+"""Random weights of the encoders' shapes, made on the spot, so that their tests need no file from elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache import Record
+from embed.encoder import ENCODERS, Encoder, Loading
+from embed.weights import weights_digest
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, Tensor]:
+    """Scaled so that activations stay of order one; what must be positive is."""
+    found = {}
+    for name, shape in shapes.items():
+        scale = 0.6 / np.sqrt(shape[-1]) if len(shape) > 1 and "embedding" not in name else 0.5
+        values = rng.normal(size=shape) * scale
+        if name.endswith("running_var"):
+            values = np.abs(values) + 0.5
+        elif "norm" in name and name.endswith("weight"):
+            values += 1
+        found[name] = torch.tensor(values, dtype=torch.float32)
+    return found
+
+
+def load(modality: str, name: str, weights: Path, batch_tokens: int = 16384, **recipe: object) -> Encoder:
+    """The encoder over a file of weights."""
+    info = ENCODERS[modality, name]
+    assert info.load is not None
+    settled = dataclasses.replace(info.recipe(weights_digest(weights)), **recipe)  # type: ignore[arg-type]
+    return info.load(Loading(settled, weights, batch_tokens=batch_tokens))
+
+
+def rows_of(encoder: Encoder, records: Iterable[Record]) -> list[np.ndarray]:
+    """The rows of each record, in the records' order."""
+    records = list(records)
+    found = dict(encoder.encode(records))
+    return [found[record.key] for record in records]

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+from conftest import Program
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+
+from cache import InputError, key_of
+from cache.molecules import MAX_ATOMS, MAX_SMILES, canonical_smiles, read_molecules
+from cache.rdkit_child import canonical
+from cache.records import Records, length_of
+
+ETHANOL = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).split("\n", 1)[1]
+"""A mol block without its title line."""
+V3000 = Chem.MolToV3KMolBlock(Chem.MolFromSmiles("CCO")).split("\n", 1)[1]
+
+
+def read(tmp_path: Path, text: str | bytes, on_bad: str = "error") -> Records:
+    path = tmp_path / "m.smi"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_molecules(path, on_bad)  # type: ignore[arg-type]
+
+
+ACCEPTED = {
+    "id tab smiles": "a\tOCC\n",
+    "no newline at the end": "a\tOCC",
+    "crlf": "a\tOCC\r\n",
+    "bom": "\ufeffa\tOCC\n",
+    "blank lines": "\na\tOCC\n\n",
+    "tsv with a header": "smiles\tname\tactivity\nOCC\ta\t7\n",
+    "csv": "id,smiles\na,OCC\n",
+    "csv in capitals, quoted": 'SMILES,"Compound_ID"\n"OCC","a"\n',
+    "gzip": gzip.compress(b"a\tOCC\n"),
+    "sdf": f"a\n{ETHANOL}> <x>\n1\n\n$$$$\n",
+    "sdf of one without $$$$": f"a\n{ETHANOL}",
+    "sdf, crlf": f"a\n{ETHANOL}$$$$\n".replace("\n", "\r\n"),
+    "sdf, V3000": f"a\n{V3000}$$$$\n",
+    "sdf, gzip": gzip.compress(f"a\n{ETHANOL}$$$$\n".encode()),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_every_form_of_file_gives_the_same_record(name: str, tmp_path: Path) -> None:
+    (record,) = read(tmp_path, ACCEPTED[name]).records
+    assert (record.id, record.sequence, record.length) == ("a", "CCO", 3)
+    assert record.key == key_of("molecule", "CCO")
+
+
+# name → (the file, lines of error, what the first one must say)
+BAD: dict[str, tuple[str | bytes, int, str]] = {
+    "empty": ("", 1, "m.smi: holds no records"),
+    "white space": ("\n \n", 1, "m.smi: holds no records"),
+    "header alone": ("id,smiles\n", 1, "m.smi: holds no records"),
+    "words": ("a\tnot a smiles\n", 1, "m.smi:1: more than a SMILES: 'a smiles' (record a)"),
+    "unparsable": ("a\tC\nb\tXQZ\n", 1, "m.smi:2: RDKit: syntax error while parsing: XQZ (record b); correct it"),
+    "empty smiles": ("a\t\n", 1, "m.smi:1: an empty SMILES (record a)"),
+    "unclosed ring": ("a\tC1CC\n", 1, "RDKit: unclosed ring (record a)"),
+    "unclosed branch": ("a\tC(C\n", 1, "RDKit: extra open parentheses"),
+    "cannot be kekulized": ("a\tc1cccc1\n", 1, "RDKit: Can't kekulize mol"),
+    "valence": ("a\tC(C)(C)(C)(C)C\n", 1, "RDKit: Explicit valence for atom # 0 C, 5, is greater than permitted"),
+    "aromatic outside a ring": ("a\tcc\n", 1, "RDKit: non-ring atom 0 marked aromatic"),
+    "too long": (f"a\t{'C' * (MAX_SMILES + 1)}\n", 1, "a SMILES of 2001 characters, at most 2000"),
+    "too many atoms": (f"a\t{'C' * (MAX_ATOMS + 1)}\n", 1, "501 heavy atoms, 1 to 500 are taken (record a)"),
+    "cxsmiles": ("a\tCCO |$_R1;;$|\n", 1, "more than a SMILES: '|$_R1;;$|' (record a); give the SMILES alone"),
+    "cxsmiles without a space": ("a\tCCO|$_R1;;$|\n", 1, "CXSMILES? give the part before '|' alone"),
+    "two joined": ("a\tCCO;CCN\n", 1, "two SMILES joined by ';'? give each a record of its own"),
+    "reaction": ("a\tCCO>>CC=O\n", 1, "RDKit: syntax error"),
+    "not ascii": ("a\tCé\n", 1, "a SMILES with 'é' (record a)"),
+    "not utf-8": (b"a\tC\xe9\n", 1, "byte 0xe9 at column 4 is not UTF-8"),
+    "nul": ("a\tC\0C\n", 1, "control character 0x00"),
+    "charge that overflows": ("a\t[C+200]\n", 1, "an isotope or a charge with too many digits: '+200'"),
+    "isotope that overflows": ("a\t[99999C]\n", 1, "an isotope or a charge with too many digits: '[99999'"),
+    "one column": ("CCO\n", 1, "1 columns, 2 expected; write id TAB SMILES"),
+    "space for a tab": ("CCO ethanol\n", 1, "1 columns, 2 expected"),
+    "three columns": ("a\tC\tx\n", 1, "3 columns, 2 expected"),
+    "short row": ("id,smiles,x\na,C\n", 1, "m.smi:2: 2 columns, 3 expected"),
+    "open quote": ('id,smiles\na,"CCO\n', 1, "m.smi:2: 0 columns, 2 expected"),
+    "csv without a smiles column": ("id,structure\na,C\n", 1, "m.smi:1: a CSV without a column 'smiles'"),
+    "no id column": ("ref\tsmiles\nx\tC\n", 1, "m.smi:1: no id column in the header 'ref smiles'"),
+    "smiles first": ("CC(=O)O\tacetic\n", 1, "is the order SMILES, id? id TAB SMILES is expected"),
+    "no id": ("\tCCO\n", 1, "a molecule without an id"),
+    "fasta": (">x\nACGU\n", 2, "1 columns, 2 expected"),
+    "id with two molecules": ("a\tCCO\na\tCCN\n", 1, "m.smi:2: this id stands on line 1 with another sequence"),
+    "two bad": ("a\tC1\nb\t\nc\tC\n", 2, "m.smi:1: RDKit: unclosed ring (record a)"),
+    "zip": (b"PK\x03\x04rest", 1, "zip archive"),
+    "utf-16": ("a\tC\n".encode("utf-16"), 1, "UTF-16"),
+    "gzip cut short": (gzip.compress(b"a\tCCO\n" * 99)[:-9], 1, "gzip file ends early"),
+    "sdf without M END": (f"a\n{ETHANOL}$$$$\n".replace("M  END\n", ""), 1, "m.smi:1: a mol block without 'M  END'"),
+    "sdf cut short": (f"a\n{ETHANOL}$$$$\nb\n{ETHANOL}"[:-40], 1, "'M  END' (record b); is the file cut short?"),
+    "sdf without a title": (f"\n{ETHANOL}$$$$\n", 1, "m.smi:1: a molecule without an id"),
+    "sdf with no such element": (f"a\n{ETHANOL}$$$$\n".replace(" C  ", " Qx ", 1), 1, "RDKit: Element 'Qx' not found"),
+    "sdf with a bond to itself": (f"a\n{ETHANOL}$$$$\n".replace("1  2  1  0", "1  1  1  0"), 1, "add self-bond"),
+    "sdf with a bond to nowhere": (f"a\n{ETHANOL}$$$$\n".replace("1  2  1  0", "1  9  1  0"), 1, "m.smi:1: RDKit"),
+    "sdf beyond all bounds": (f"a\n{ETHANOL}".replace("M  END", "\n" * (1 << 20) + "M  END"), 1, "at most 1048576"),
+    "sdf of no atoms": ("a\n\n\n  0  0  0  0  0  0  0  0  0  0999 V2000\nM  END\n$$$$\n", 1, "0 heavy atoms"),
+    "sdf with a bad count": ("a\n\n\n999999  0  0 V2000\nM  END\n$$$$\n", 1, "m.smi:1: RDKit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_molecules(name: str, tmp_path: Path) -> None:
+    text, lines, say = BAD[name]
+    with pytest.raises(InputError) as refusal:
+        read(tmp_path, text)
+    assert len(refusal.value.lines) == lines, refusal.value.lines
+    assert say in refusal.value.lines[0]
+    assert all("m.smi" in line and "\n" not in line for line in refusal.value.lines)
+    assert all(str(tmp_path) in line and "site-packages" not in line for line in refusal.value.lines)
+
+
+@pytest.mark.parametrize("name", ["unclosed ring", "two joined", "sdf without M END", "empty"])
+def test_embed_run_refuses_bad_molecules_and_leaves_nothing(name: str, program: Program, tmp_path: Path) -> None:
+    text, lines, say = BAD[name]
+    (tmp_path / "m.smi").write_text(str(text))
+    done = program("embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", "profile")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == lines
+    assert say in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m.smi"]
+
+
+def test_embed_run_skips_bad_molecules_counts_and_lists_them(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "m.smi").write_text("a\tCCO\nb\tC1CC\nc\t\nd\t[Na+].[Cl-]\ne\t*C\n")
+    command = ("embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", "profile", "--on-bad", "skip")
+    done = program(*command)
+    assert done.returncode == 0, done.stderr
+    assert "3 records, 3 distinct molecules, 7 atoms: embedded 3" in done.stdout
+    assert "note: m.smi: 1 record: several fragments (a salt or a mixture), kept whole" in done.stderr
+    assert "note: m.smi: 1 record: with wildcard atoms, kept as unknown" in done.stderr
+    listed = (tmp_path / "cache" / "m" / "skipped.tsv").read_text().splitlines()
+    assert [line.split("\t")[1:3] for line in listed[1:]] == [["2", "b"], ["3", "c"]]
+
+
+def test_ids_with_one_molecule_are_merged_whatever_its_spelling(tmp_path: Path) -> None:
+    found = read(tmp_path, "a\tCCO\na\tOCC\nb\tC(O)C\n")
+    assert [(r.id, r.sequence) for r in found.records] == [("a", "CCO"), ("b", "CCO")]
+    assert found.notes == {"repeated id with the same sequence, kept once": 1}
+    with pytest.raises(InputError, match="holds no records, 2 bad ones were left out"):
+        read(tmp_path, "a\tCCO\na\tCCN\n", "skip")
+    assert [r.id for r in read(tmp_path, "a\tCCO\na\tCCN\nb\tC\n", "skip").records] == ["b"]
+
+
+SAME = [
+    ("OCC", "C(O)C"), ("c1ccccc1", "C1=CC=CC=C1"), ("[H]OC([H])([H])C", "CCO"), ("N[C@@H](C)C(=O)O", "C[C@H](N)C(O)=O"),
+    ("F/C=C/F", "F\\C=C\\F"), ("[Cl-].[Na+]", "[Na+].[Cl-]"), ("CN(=O)=O", "C[N+](=O)[O-]"), ("[CH3:1]O", "O[CH3:1]"),
+]  # fmt: skip
+OTHER = [("N[C@@H](C)C(=O)O", "N[C@H](C)C(=O)O"), ("F/C=C/F", "F/C=C\\F"), ("CC(=O)O", "CC(=O)[O-]"), ("C", "[13CH4]"),
+         ("CC=O", "C=CO")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "two"), SAME)
+def test_one_molecule_is_one_key(one: str, two: str) -> None:
+    assert canonical_smiles(one) == canonical_smiles(two)
+
+
+@pytest.mark.parametrize(("one", "two"), OTHER)
+def test_charge_isotope_stereo_and_tautomer_are_kept(one: str, two: str) -> None:
+    assert canonical_smiles(one) != canonical_smiles(two)
+
+
+def test_canonical_smiles_refuses_what_rdkit_cannot_read() -> None:
+    with pytest.raises(ValueError, match="unclosed ring"):
+        canonical_smiles("C1CC")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="CNOcno[]()=#@+-123%./\\*HFl", max_size=25))
+def test_whatever_is_typed_gives_an_answer_and_a_canonical_form_is_its_own(text: str) -> None:
+    answer = canonical(text)
+    if answer.problem is None and answer.atoms:
+        assert canonical(answer.smiles).smiles == answer.smiles
+        assert length_of("molecule", answer.smiles) == answer.atoms == Chem.MolFromSmiles(answer.smiles).GetNumAtoms()
+    else:
+        assert answer.problem is None or "\n" not in answer.problem
+
+
+def test_every_molecule_of_rsim_is_read_or_listed(real_data: Path) -> None:
+    found = read_molecules(real_data / "rsim" / "molecules.smi", "skip")
+    assert (len(found.records), len(found.skipped)) == (782, 10)
+    for record in found.records:
+        assert canonical(record.sequence).smiles == record.sequence
+        assert length_of("molecule", record.sequence) == Chem.MolFromSmiles(record.sequence).GetNumAtoms()
