@@ -152,7 +152,7 @@ def _is_safe(id_: str, layout: str) -> bool:
     if _HEX.fullmatch(id_.casefold()):
         return False
     if layout == "hdf5":  # any name will do that HDF5 does not take apart
-        return "/" not in id_ and id_ != "." and id_.isprintable() and len(id_) <= _LONGEST_HDF5_NAME
+        return "/" not in id_ and id_ not in (".", "..") and id_.isprintable() and len(id_) <= _LONGEST_HDF5_NAME
     return _SAFE_FILE.fullmatch(id_) is not None
 
 

@@ -68,6 +68,8 @@ def find_files(path: Path) -> Found:
 
 def open_source(path: Path, found: Found, layer: str | None) -> Source:
     """The reader of a layout; its libraries are imported here and not before."""
+    if layer is not None and found.layout != "pt":
+        raise InputError(f"--layer {printable(layer)}: {path} is {found.layout}, only .pt holds layers; leave it out")
     if found.layout == "hdf5":
         from embed.foreign_hdf5 import Hdf5Source
 
