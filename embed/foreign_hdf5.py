@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +77,7 @@ class Hdf5Child:
             env={**os.environ, "PYTHONPATH": source, "HDF5_PLUGIN_PRELOAD": "::"},
             start_new_session=True,
         )
+        self._watch = _Watch(self.process)
         opened = self._line()
         if problem := opened.get("problem"):
             self.stop()
@@ -99,7 +102,7 @@ class Hdf5Child:
             raise BadEntry("another shape or type than a moment ago; did the file change meanwhile?")
         values = np.empty(size, np.uint8)
         assert self.process.stdout is not None  # Popen was given a pipe
-        with self._watched():
+        with self._watch:
             filled = self.process.stdout.readinto(values.data)  # type: ignore[attr-defined]  # a BufferedReader
         if filled != size:
             self._died()
@@ -107,6 +110,7 @@ class Hdf5Child:
 
     def stop(self) -> None:
         """End the child."""
+        self._watch.end()
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
@@ -122,14 +126,11 @@ class Hdf5Child:
 
     def _line(self) -> Any:
         assert self.process.stdout is not None  # Popen was given a pipe
-        with self._watched():
+        with self._watch:
             line = self.process.stdout.readline()
         if not line.endswith(b"\n"):
             self._died()
         return json.loads(line)
-
-    def _watched(self) -> _Watch:
-        return _Watch(self.process)
 
     def _died(self) -> None:
         self.stop()
@@ -144,11 +145,23 @@ class _Watch:
     """Kills the child when an answer takes too long: the read that waits for it then ends."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._timer = threading.Timer(SECONDS, process.kill)
-        self._timer.daemon = True
+        self._process = process
+        self._until = math.inf
+        self._over = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, SECONDS)):
+            if time.monotonic() > self._until:
+                self._process.kill()
+                return
 
     def __enter__(self) -> None:
-        self._timer.start()
+        self._until = time.monotonic() + SECONDS
 
     def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+        self._until = math.inf

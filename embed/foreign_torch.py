@@ -107,18 +107,19 @@ class SafetensorsSource:
 
     def __init__(self, root: Path, files: Sequence[Path]) -> None:
         self._root, self._files = root, files
+        self._shard: tuple[Path, Any] | None = None  # opening one parses its whole header
 
     def entries(self) -> Iterator[Entry]:
         """Every tensor, from the headers alone; then what an index promises and no shard holds."""
         held: set[tuple[str, str]] = set()
         for file in self._files:
             _check_header(file)
-            with _open_shard(file) as shard:
-                for name in shard.keys():  # noqa: SIM118  (not a dict)
-                    part = shard.get_slice(name)
-                    kind = part.get_dtype()
-                    held.add((file.name, name))
-                    yield Entry(file, name, tuple(part.get_shape()), _TYPES.get(kind, kind))
+            shard = self._open(file)
+            for name in shard.keys():  # noqa: SIM118  (not a dict)
+                part = shard.get_slice(name)
+                kind = part.get_dtype()
+                held.add((file.name, name))
+                yield Entry(file, name, tuple(part.get_shape()), _TYPES.get(kind, kind))
         if self._root.is_dir():
             for index in sorted(self._root.glob("*.index.json")):
                 yield from (
@@ -129,11 +130,19 @@ class SafetensorsSource:
 
     def read(self, entry: Entry) -> np.ndarray:
         """The rows of one tensor."""
-        with _open_shard(entry.file) as shard:
-            return _to_numpy(shard.get_tensor(entry.name))
+        return _to_numpy(self._open(entry.file).get_tensor(entry.name))
 
     def close(self) -> None:
-        """No file stays open."""
+        """Close the shard at hand."""
+        if self._shard is not None:
+            self._shard[1].__exit__(None, None, None)
+            self._shard = None
+
+    def _open(self, file: Path) -> Any:  # safetensors has no types
+        if self._shard is None or self._shard[0] != file:
+            self.close()
+            self._shard = file, _open_shard(file)
+        return self._shard[1]
 
 
 def _check_header(file: Path) -> None:
@@ -154,9 +163,10 @@ def _check_header(file: Path) -> None:
         raise InputError(str(error).replace("the file is damaged", "its header is damaged, make it again")) from None
 
 
-def _open_shard(file: Path) -> Any:  # safetensors has no types
+def _open_shard(file: Path) -> Any:
     try:
-        return safe_open(file, framework="pt")
+        opened: Any = safe_open(file, framework="pt")  # it has no types
+        return opened.__enter__()
     except SafetensorError as error:
         said = " ".join(str(error).split())[:120]
         raise InputError(f"{file}: is no sound safetensors file ({said}); copy or download it again") from None

@@ -111,8 +111,9 @@ def _read(file: Any, name: str) -> None:
     import numpy as np
 
     try:
-        _check_storage(file[name])
-        values = np.ascontiguousarray(file[name][()])
+        dataset = file[name]
+        _check_storage(dataset)
+        values = np.ascontiguousarray(dataset[()])
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
     except MemoryError:
         raise

@@ -325,7 +325,7 @@ def test_a_child_that_takes_too_long_is_stopped(
 ) -> None:
     source = foreign_hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows_for(rng))])
     entries = list(source.entries())
-    monkeypatch.setattr(foreign_hdf5, "SECONDS", 0.2)
+    monkeypatch.setattr(foreign_hdf5, "SECONDS", 0.2)  # the watch looks once a second
     child = source._child
     assert child is not None
     with pytest.raises(CacheCorrupt, match=r"took more than 0\.2 s"):
