@@ -64,6 +64,7 @@ class Problem(NamedTuple):
 
     path: Path
     line: int
+    """Counted from 1; 0 for a record that stands on no line, such as an array of an HDF5 file."""
     what: str
     """What is wrong, and after '; ' what to do."""
     record: str = ""
@@ -72,7 +73,8 @@ class Problem(NamedTuple):
         """`FILE:LINE: what (record ID); fix`, control characters escaped: an id is data, never a terminal command."""
         what, semicolon, fix = self.what.partition("; ")
         named = f" (record {printable(self.record)})" if self.record else ""
-        return f"{self.path}:{self.line}: {what}{named}{semicolon}{fix}"
+        place = f"{self.path}:{self.line}" if self.line else str(self.path)
+        return f"{place}: {what}{named}{semicolon}{fix}"
 
 
 def printable(text: str, limit: int = 60) -> str:

@@ -141,6 +141,26 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
     return True
 
 
+def move_new(temporary: Path, path: Path) -> bool:
+    """Give a finished file or folder beside it the name `path`; False, and nothing moved, when the name is taken."""
+    if os.path.lexists(path):
+        return False
+    if temporary.is_dir():
+        os.rename(temporary, path)  # noqa: PTH104  (as the calls around it)
+    else:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            os.rename(temporary, path)  # noqa: PTH104  (as the calls around it)
+        temporary.unlink(missing_ok=True)
+    sync_dir(path.parent)
+    return True
+
+
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path` in place of what stands there, whole at every instant (temp, fsync, rename, fsync)."""
     temporary = path.with_name(f".tmp-{new_name()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -55,10 +55,7 @@ class CacheWriter:
         """
         if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != self._recipe.dim:
             raise ValueError(f"rows of shape {rows.shape}, expected (L, {self._recipe.dim}) with L at least 1")
-        with np.errstate(over="ignore"):
-            stored = np.ascontiguousarray(rows, self._dtype)
-        if not np.isfinite(stored).all():
-            raise RowsRefused(_refusal(rows, self._dtype.name))
+        stored = stored_rows(rows, self._dtype)
         if self._open is None:
             self._open = SegmentWriter(self._folder, self._recipe)
             self._opened = time.monotonic()
@@ -89,6 +86,19 @@ class CacheWriter:
         elif self._open is not None:
             self._open.abandon()
             self._open = None
+
+
+def stored_rows(rows: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """Rows as they are stored: C-contiguous and cast to the storage dtype.
+
+    Raises:
+        RowsRefused: a value is not finite, or too large for the storage dtype.
+    """
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(rows, dtype)
+    if not np.isfinite(stored).all():
+        raise RowsRefused(_refusal(rows, dtype.name))
+    return stored
 
 
 def _refusal(rows: np.ndarray, dtype: str) -> str:

@@ -76,6 +76,10 @@ def test_public_names_have_docstrings(path: Path) -> None:
             "from pipeline.cli_train import train; train(['--help'], standalone_mode=False)",
             "torch transformers rdkit dask",
         ),
+        (
+            "from embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",
+            "torch h5py safetensors transformers rdkit dask zarr",
+        ),
         ("import pipeline.train, model, cache", "transformers rdkit dask zarr embed fair_esm esm"),
         ("import embed.run, embed.profile", "torch transformers rdkit dask zarr"),
     ],

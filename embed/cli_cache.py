@@ -1,0 +1,97 @@
+"""`crossllm cache`: the commands of `cache.cli`, and `import` and `export`; parsing and printing only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cache.cli import cache as store_commands
+from cache.records import MODALITIES
+
+if TYPE_CHECKING:
+    from embed.exporting import ExportSummary
+    from embed.importing import ImportSummary
+
+FORMATS = ("hdf5", "npy", "pt", "safetensors", "csv", "npz")
+_cache_option = click.option(
+    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
+)
+_modality_option = click.option(
+    "--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are."
+)
+_quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+
+
+@click.command("import")
+@_modality_option
+@click.option(
+    "--input", "-i", type=click.Path(path_type=Path), required=True,
+    help="HDF5 or safetensors file, or a folder of .npy, fair-esm .pt or safetensors.",
+)  # fmt: skip
+@click.option("--fasta", type=click.Path(path_type=Path), required=True, help="The sequences, by the same ids.")
+@_cache_option
+@click.option("--source", default=None, help="Name of the recipe. Default: from the name of the input.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "float32"]),
+    default=None,
+    help="Storage type. Default: as the cache has it, float16 for a new recipe.",
+)
+@click.option("--layer", default=None, help="Which layer of fair-esm .pt files that hold several.")
+@click.option(
+    "--on-bad",
+    type=click.Choice(["error", "skip"]),
+    default="error",
+    show_default=True,
+    help="Bad records and arrays: stop and list them, or leave them out, listed and counted.",
+)
+@_quiet_option
+@_json_option
+def import_command(as_json: bool, **asked: Any) -> None:
+    """Import per-residue embeddings made elsewhere, as a recipe that names its source."""
+    from embed.importing import ImportOptions, import_embeddings
+
+    done = import_embeddings(ImportOptions(**asked))
+    click.echo(json.dumps(done._asdict()) if as_json else _imported(done))
+
+
+def _imported(done: ImportSummary) -> str:
+    where = f"{done.cache} ({done.recipe})"
+    read = f"{done.layout}: {done.distinct} sequences with rows, {done.without} without"
+    if done.imported:
+        before = f", {done.already} were there" if done.already else ""
+        return f"{read}: imported {done.imported}{before} → {where}"
+    return f"{read}: nothing to import, {done.already} are in {where}"
+
+
+@click.command("export")
+@_cache_option
+@_modality_option
+@click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
+@click.option("--format", "layout", type=click.Choice(FORMATS), required=True, help="csv and npz hold pooled vectors.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="New file or folder.")
+@click.option("--pool", type=click.Choice(["mean", "max"]), default=None, help="For csv and npz. Default: mean.")
+@_quiet_option
+@_json_option
+def export_command(as_json: bool, **asked: Any) -> None:
+    """Write embeddings as other tools read them, by id; HDF5 and npz are files, the others but csv folders."""
+    from embed.exporting import ExportOptions, export_embeddings
+
+    done = export_embeddings(ExportOptions(**asked))
+    click.echo(json.dumps(done._asdict()) if as_json else _exported(done))
+
+
+def _exported(done: ExportSummary) -> str:
+    return f"{done.sequences} sequences under {done.ids} ids → {done.output}; which is which: {done.mapping}"
+
+
+cache = click.Group(
+    "cache",
+    commands=[*store_commands.commands.values(), import_command, export_command],
+    help=store_commands.help,
+)
+"""What `crossllm cache` is; `cache.cli` cannot import what reads torch files, and stays what it was."""

@@ -1,0 +1,192 @@
+"""fair-esm `.pt` files, one a sequence, and safetensors, one tensor a sequence: the layouts that need torch."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cache.errors import CacheCorrupt, InputError, printable
+from cache.recipe import parse_json
+from embed.foreign import BadEntry, Entry
+from embed.foreign_files import entry_name
+
+MAX_HEADER = 8 << 20
+"""Bytes of a safetensors header, of an index, and of a `.pt` file's list of tensors."""
+_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+_FORBIDDEN = re.compile(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
+
+
+class PtSource:
+    """Reads `{"label": id, "representations": {layer: (L, D)}}` from each file, with `weights_only` and no fallback."""
+
+    layout = "pt"
+
+    def __init__(self, root: Path, files: Sequence[Path], layer: str | None) -> None:
+        self._root, self._files = root, files
+        self.layer = layer
+
+    def entries(self) -> Iterator[Entry]:
+        """An entry a file; its values stay on disk."""
+        for file in self._files:
+            name = entry_name(self._root, file)
+            try:
+                tensor, label = self._open(file)
+                yield Entry(file, name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), label)
+            except BadEntry as bad:
+                yield Entry(file, name, problem=str(bad))
+
+    def read(self, entry: Entry) -> np.ndarray:
+        """The rows of one file."""
+        return _to_numpy(self._open(entry.file)[0])
+
+    def close(self) -> None:
+        """No file stays open."""
+
+    def _open(self, file: Path) -> tuple[torch.Tensor, str | None]:
+        found = _load(file)
+        layers = found.get("representations") if isinstance(found, dict) else None
+        if not isinstance(layers, dict) or not layers:
+            raise BadEntry(
+                "has no 'representations' of layers as fair-esm writes them; extract with `--include per_tok`, "
+                "or save .npy or safetensors"
+            )
+        by_name = {str(layer): rows for layer, rows in layers.items()}
+        if self.layer is None and len(by_name) > 1:
+            highest = max(by_name, key=lambda name: (len(name), name))
+            names = ", ".join(map(printable, by_name))
+            raise InputError(f"{file}: holds the layers {names}; choose one, e.g. --layer {printable(highest)}")
+        self.layer = self.layer or next(iter(by_name))
+        rows = by_name.get(self.layer)
+        if not isinstance(rows, torch.Tensor) or rows.layout is not torch.strided:
+            names = ", ".join(map(printable, by_name))
+            raise BadEntry(f"has no rows of layer {printable(self.layer)}, only of {names}; choose one with --layer")
+        if rows.numel() * rows.element_size() > rows.untyped_storage().nbytes():
+            raise BadEntry("declares more values than it holds; save it again after `.contiguous()`")
+        label = found.get("label")
+        return rows, label if isinstance(label, str) else None
+
+
+def _load(file: Path) -> Any:
+    """What the file holds, if it is tensors and plain containers alone."""
+    size = file.stat().st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BadEntry(f"is a damaged or cut torch .pt ({error}); copy or download it again") from None
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    listed = sum(part.file_size for part in parts if part.filename.endswith(".pkl"))
+    if packed or sum(part.file_size for part in parts) > size or listed > MAX_HEADER:
+        raise BadEntry("unpacks to more than torch ever writes; damaged or a decompression bomb, leave it out")
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (MemoryError, InputError):
+        raise
+    except Exception as error:  # torch raises whatever it stumbles over
+        refused = _FORBIDDEN.search(str(error))
+        what = f" ({refused[1]})" if refused else ""
+        raise BadEntry(
+            f"holds more than tensors{what} or is damaged; it is not opened, as it could run code: "
+            "save tensors alone, or .npy or safetensors"
+        ) from None
+
+
+class SafetensorsSource:
+    """Reads a tensor a sequence from one file or from the shards of a folder, with or without an index."""
+
+    layout = "safetensors"
+    layer: str | None = None
+
+    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+        self._root, self._files = root, files
+        self._shard: tuple[Path, Any] | None = None  # opening one parses its whole header
+
+    def entries(self) -> Iterator[Entry]:
+        """Every tensor, from the headers alone; then what an index promises and no shard holds."""
+        held: set[tuple[str, str]] = set()
+        for file in self._files:
+            _check_header(file)
+            shard = self._open(file)
+            for name in shard.keys():  # noqa: SIM118  (not a dict)
+                part = shard.get_slice(name)
+                kind = part.get_dtype()
+                held.add((file.name, name))
+                yield Entry(file, name, tuple(part.get_shape()), _TYPES.get(kind, kind))
+        if self._root.is_dir():
+            for index in sorted(self._root.glob("*.index.json")):
+                yield from (
+                    Entry(index, name, problem=f"the index says {printable(shard)}, which lacks it; a shard is missing")
+                    for name, shard in _weight_map(index).items()
+                    if (shard, name) not in held
+                )
+
+    def read(self, entry: Entry) -> np.ndarray:
+        """The rows of one tensor."""
+        return _to_numpy(self._open(entry.file).get_tensor(entry.name))
+
+    def close(self) -> None:
+        """Close the shard at hand."""
+        if self._shard is not None:
+            self._shard[1].__exit__(None, None, None)
+            self._shard = None
+
+    def _open(self, file: Path) -> Any:  # safetensors has no types
+        if self._shard is None or self._shard[0] != file:
+            self.close()
+            self._shard = file, _open_shard(file)
+        return self._shard[1]
+
+
+def _check_header(file: Path) -> None:
+    """Header first: its size, and that it is one JSON object without a name twice; safetensors checks the offsets."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > min(MAX_HEADER, size - 8):
+            most = f"at most {MAX_HEADER} in a file of {size}"
+            raise InputError(
+                f"{file}: a header of {length} bytes where {most} are taken; the file is cut short or damaged, "
+                "or holds too many tensors: make it again, in shards"
+            )
+        header = opened.read(length)
+    try:
+        parse_json(header, file)
+    except CacheCorrupt as error:
+        raise InputError(str(error).replace("the file is damaged", "its header is damaged, make it again")) from None
+
+
+def _open_shard(file: Path) -> Any:
+    try:
+        opened: Any = safe_open(file, framework="pt")  # it has no types
+        return opened.__enter__()
+    except SafetensorError as error:
+        said = " ".join(str(error).split())[:120]
+        raise InputError(f"{file}: is no sound safetensors file ({said}); copy or download it again") from None
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor → shard, of an index; a shard is a name in the same folder, never a path."""
+    try:
+        if index.stat().st_size > MAX_HEADER:
+            raise InputError(f"{index}: more than {MAX_HEADER} bytes; make more shards, or leave the index out")
+        found = parse_json(index.read_bytes(), index).get("weight_map", {})
+    except CacheCorrupt as error:
+        raise InputError(str(error).replace("the file is damaged", "make it again or delete it")) from None
+    if not isinstance(found, dict) or not all(isinstance(s, str) and _PLAIN_NAME.fullmatch(s) for s in found.values()):
+        raise InputError(
+            f"{index}: its weight_map is no table of tensors and files beside it; delete it or make it again"
+        )
+    return found
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    values: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return values

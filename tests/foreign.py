@@ -1,0 +1,106 @@
+"""Small sets of embeddings made elsewhere, for the tests of `crossllm cache import` and `export`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from cache import CacheReader, choose_recipe, key_of, normalise
+from cache.console import run as run_program
+from pipeline.main import crossllm
+
+SEQUENCES = {"a": "ACGU", "b": "GGAUC", "c": "UUACGGA"}
+"""The ids and sequences of `seqs.fasta`."""
+DIM = 6
+
+
+class Done(NamedTuple):
+    """What a command ended in."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+def in_process(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
+    """`crossllm …` as a user runs it, but in this process: a second saved for each of many cases."""
+    before = signal.getsignal(signal.SIGTERM)
+    capsys.readouterr()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run_program(crossllm, [str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return Done(ended.value.code, said.out, said.err)
+
+
+def write_fasta(path: Path, sequences: Mapping[str, str] = SEQUENCES) -> Path:
+    path.write_text("".join(f">{id_}\n{sequence}\n" for id_, sequence in sequences.items()))
+    return path
+
+
+def rows_for(rng: np.random.Generator, sequences: Mapping[str, str] = SEQUENCES) -> dict[str, np.ndarray]:
+    return {id_: rng.normal(size=(len(s), DIM)).astype(np.float16) for id_, s in sequences.items()}
+
+
+def write_hdf5(path: Path, rows: Mapping[str, np.ndarray]) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, values in rows.items():
+            file.create_dataset(name, data=values)
+    return path
+
+
+def write_npy(path: Path, rows: Mapping[str, np.ndarray]) -> Path:
+    path.mkdir()
+    for name, values in rows.items():
+        np.save(path / f"{name}.npy", values)
+    return path
+
+
+def write_pt(path: Path, rows: Mapping[str, np.ndarray], layers: tuple[int, ...] = (33,)) -> Path:
+    path.mkdir()
+    for name, values in rows.items():
+        tensors = {layer: torch.from_numpy(values + (layer != 33)) for layer in layers}
+        torch.save({"label": name, "representations": tensors}, path / f"{name}.pt")
+    return path
+
+
+def write_safetensors(path: Path, rows: Mapping[str, np.ndarray]) -> Path:
+    save_file(dict(rows), path)
+    return path
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], Path]] = {
+    "hdf5": write_hdf5, "npy": write_npy, "pt": write_pt, "safetensors": write_safetensors,
+}  # fmt: skip
+
+
+def stored(cache_dir: Path, modality: str = "rna", recipe: str | None = None) -> dict[bytes, np.ndarray]:
+    reader = CacheReader(cache_dir, choose_recipe(cache_dir, modality, recipe))
+    return {key: np.array(reader[key]) for key in reader}
+
+
+def keyed(
+    rows: Mapping[str, np.ndarray], sequences: Mapping[str, str], modality: str = "rna"
+) -> dict[bytes, np.ndarray]:
+    return {key_of(modality, normalise(modality, sequences[id_])): values for id_, values in rows.items()}
+
+
+def assert_same_bits(found: Mapping[bytes, np.ndarray], expected: Mapping[bytes, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for key, rows in expected.items():
+        assert found[key].dtype == rows.dtype
+        assert found[key].tobytes() == rows.tobytes()
