@@ -32,11 +32,11 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
         click.echo(json.dumps({"recipes": recipes}, indent=1))
         return
     click.echo(
-        f"{'modality':10} {'encoder':14} {'digest':16} {'sequences':>9} {'residues':>12} {'MiB':>9} segments dtype"
+        f"{'modality':10} {'encoder':20} {'digest':16} {'sequences':>9} {'residues':>12} {'MiB':>9} segments dtype"
     )
     for r in recipes:
         click.echo(
-            f"{r['modality']:10} {r['encoder']:14} {r['digest'][:16]:16} {r['sequences']:9} {r['residues']:12} "
+            f"{r['modality']:10} {r['encoder']:20} {r['digest'][:16]:16} {r['sequences']:9} {r['residues']:12} "
             f"{r['bytes'] / 2**20:9.1f} {r['segments']:8} {r['dtype']}"
         )
 

@@ -45,7 +45,7 @@ class Recipe:
     tokenizer: str = "none"
     """Letters → tokens, as the encoder names it."""
     long: str = "whole"
-    """Policy for sequences beyond the encoder's limit: whole, truncate:N or window:N:OVERLAP."""
+    """Policy for sequences beyond the encoder's limit: whole or window:N:OVERLAP."""
     normaliser: int = NORMALISER
     """Version of the sequence normaliser the keys were made with."""
     options: dict[str, str] = field(default_factory=dict)

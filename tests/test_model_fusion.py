@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model import Batch, BiMamba, CrossMamba, Mamba, ModelConfig, focal_loss
-from model.fusion import join_pairs, segment_mean
-from model.tokens import AUTO_FUSED_TOKENS, auto_window, parse_tokens, window_mean
+from model.fusion import STANDARD_BOUND, Moments, Standardise, join_pairs, segment_mean
+from model.tokens import AUTO_FUSED_TOKENS, POOLED, auto_window, parse_tokens, tokens_name, window_mean
 
 CONFIG = ModelConfig(d_model=16, d_state=4, dropout=0.0, noise=0.0)
 
@@ -174,9 +174,32 @@ def test_auto_takes_the_smallest_power_of_two(lengths: tuple[int, int], k: int) 
     assert sum(-(-n // k) for n in lengths) <= AUTO_FUSED_TOKENS
 
 
-@pytest.mark.parametrize(("text", "k"), [("residue", 1), ("window:8", 8), ("auto", None)])
-def test_tokens_are_parsed(text: str, k: int | None) -> None:
+@pytest.mark.parametrize(("text", "k"), [("residue", 1), ("window:8", 8), ("pooled", POOLED), ("auto", None)])
+def test_tokens_are_parsed_and_named(text: str, k: int | None) -> None:
     assert parse_tokens(text) == k
+    assert k is None or tokens_name(k) == text
+
+
+def test_pooled_is_one_token_the_mean_of_all_rows(rng: np.random.Generator) -> None:
+    for length in (1, 2, 300):
+        rows = rng.normal(size=(length, 6)).astype(np.float16)
+        found = window_mean(rows, POOLED)
+        np.testing.assert_allclose(found, rows.astype(np.float64).mean(0, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+def test_standardised_columns_have_mean_0_and_deviation_1_within_bounds(rng: np.random.Generator) -> None:
+    rows = torch.from_numpy(rng.normal(3, 5, (500, 4)).astype(np.float32))
+    rows[:, 3] = 7.0  # constant
+    layer = Standardise(4)
+    assert torch.equal(layer(rows), rows), "unfitted it changes nothing"
+    layer.fit(Moments(rows.mean(0), rows.std(0, correction=0)))
+    found = layer(rows)
+    torch.testing.assert_close(found.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.std(0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), atol=1e-4, rtol=0)
+    assert float(layer(1e6 * torch.ones(1, 4)).max()) == STANDARD_BOUND
+    other = Standardise(4)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(rows), found), "a checkpoint holds the moments"
 
 
 @pytest.mark.parametrize("text", ["window:0", "window:-1", "window:", "Residue", "window:1e3", "pool"])

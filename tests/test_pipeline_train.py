@@ -259,6 +259,26 @@ print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask za
     assert (done.returncode, done.stdout.strip()) == (0, "LOADED"), done.stderr
 
 
+def test_moments_are_those_of_the_training_parts_distinct_entities(small: TrainOptions) -> None:
+    inputs = open_inputs(small)
+    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    chosen = np.arange(0, 160, 3)
+    for side, (found, keys) in enumerate(
+        zip(batches.moments(chosen), (inputs.dataset.a_keys, inputs.dataset.b_keys), strict=True)
+    ):
+        rows = np.concatenate([inputs.readers[side][key] for key in {keys[n] for n in chosen}]).astype(np.float64)
+        np.testing.assert_allclose(found.mean.numpy(), rows.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.std.numpy(), rows.std(0), rtol=1e-4, atol=1e-5)
+
+
+def test_standardise_can_be_left_out(small: TrainOptions) -> None:
+    plain = dataclasses.replace(QUICK, model=dataclasses.replace(QUICK.model, standardise=False))
+    folder = train(dataclasses.replace(small, config=plain)).folder
+    state = load_file(folder / "checkpoints" / "fold-0.safetensors")
+    assert torch.equal(state["standardise_a.scale"], torch.ones_like(state["standardise_a.scale"]))
+    assert torch.isinf(state["standardise_a.bound"])
+
+
 def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
     """A validation part of one class has no AUROC; that is written and read again as null."""
     folder = RunFolder(small.cache_dir / "runs" / "x", {}, resume=True)
