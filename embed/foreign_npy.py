@@ -55,7 +55,9 @@ def _header(path: Path) -> tuple[tuple[int, ...], str]:
             if version not in _READ_HEADER:
                 raise BadEntry(f"npy version {version[0]}.{version[1]} where 1.0 or 2.0 is read; save a plain array")
             shape, _, dtype = _READ_HEADER[version](file)
-        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        except BadEntry:
+            raise
+        except Exception as error:  # ValueError, SyntaxError, TokenError, …: the header is Python text
             said = " ".join(str(error).split())[:120]
             raise BadEntry(f"its npy header cannot be read ({said}); make or download it again") from None
         start = file.tell()

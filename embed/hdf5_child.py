@@ -146,8 +146,11 @@ def main() -> None:
             if "read" in question:
                 _read(file, question["read"])
                 continue
-            for found in list_datasets(file):
-                _say(found)
+            try:
+                for found in list_datasets(file):
+                    _say(found)
+            except (RuntimeError, KeyError, ValueError, OSError) as error:  # a damaged group, within which none is sure
+                _say({"name": "", "problem": f"its list of datasets is damaged ({one_line(error)}); make it again"})
             _say(None)
 
 

@@ -271,6 +271,7 @@ BAD: dict[str, tuple[Callable[[Path, Rows], Path], str]] = {
     "npy cut short": (_npy("a.npy", _npy_bytes(np.ones((4, DIM)))[:-8]), "312 bytes where its header"),
     "npy with a huge shape": (_npy("a.npy", _npy_bytes(np.ones((4, DIM)), (1 << 40, DIM))), "is cut short or damaged"),
     "npy with a bad header": (_npy("a.npy", b"\x93NUMPY\x01\x00\x05\x00{'x'}"), "npy header cannot be read"),
+    "npy header without an end": (_npy("a.npy", b"\x93NUMPY\x01\x00\x03\x00{'x"), "npy header cannot be read"),
     "npy of a newer version": (_npy("a.npy", b"\x93NUMPY\x03\x00\x05\x00\x00\x00{'x'}"), "npy version 3.0"),
     "pt pickle": (_pt({"label": "a", "representations": {33: Payload()}}), "not opened, as it could run code"),
     "pt pickle of old torch": (_pt_old, "bare pickle"),
