@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from model.bimamba import BiMamba
 
 MIN_STD = 1e-6
+"""A column of a smaller deviation is taken for constant, and only centred."""
 STANDARD_BOUND = 10.0
 """Largest standardised value, in deviations."""
 

@@ -56,8 +56,8 @@ def window_mean(rows: np.ndarray, k: int) -> np.ndarray:
     k = min(k, length)
     full = length // k
     means = np.empty((-(-length // k), width), np.float32)
-    rows = rows.astype(np.float32)
-    np.mean(rows[: full * k].reshape(full, k, width), axis=1, out=means[:full])
+    # Summed in float64: thousands of float32 rows summed one by one lose three digits.
+    np.mean(rows[: full * k].reshape(full, k, width), axis=1, dtype=np.float64, out=means[:full])
     if full < len(means):
-        means[full] = rows[full * k :].mean(axis=0)
+        means[full] = rows[full * k :].mean(axis=0, dtype=np.float64)
     return means

@@ -5,6 +5,7 @@ Shapes: P pairs, L rows of a sequence, D width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from model.fusion import Batch, Moments
 from model.tokens import window_mean
 from pipeline.dataset import Dataset
 
+RELATIVE_FLOOR = 1e-6
+"""A column whose deviation is this small a part of its mean is constant but for the rounding of float32."""
 MEMO_BYTES = 1 << 30
 """Averaged tokens kept in memory, a side; the rest is averaged again each time it is read."""
 
@@ -44,12 +47,15 @@ class Entities:
 
     def moments(self, pairs: np.ndarray) -> Moments:
         """Of each column over the tokens of these pairs' distinct entities, each token counting once."""
-        count, total, squares = 0, np.zeros(()), np.zeros(())
+        count, mean, squares = 0, np.zeros(()), np.zeros(())  # squares: of the deviations from the mean so far
         for entity in np.unique(self.of_pair[pairs]).tolist():
             tokens = self.tokens(entity).astype(np.float64)
-            count, total, squares = count + len(tokens), total + tokens.sum(0), squares + (tokens**2).sum(0)
-        mean = total / count
-        std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+            own, new = tokens.mean(0), count + len(tokens)
+            # Chan, Golub & LeVeque, Am Stat 1983;37:242, equation 1.5b; E[x²] − E[x]² would leave rounding errors.
+            squares = squares + ((tokens - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(tokens) / new)
+            mean, count = mean + (own - mean) * (len(tokens) / new), new
+        std = np.sqrt(squares / count)
+        std[std <= RELATIVE_FLOOR * np.abs(mean)] = 0
         return Moments(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
     def pack(self, pairs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,13 +72,23 @@ class PairBatches:
     def __init__(self, dataset: Dataset, readers: tuple[CacheReader, CacheReader], window: int) -> None:
         self._a = Entities(readers[0], dataset.a_keys, window)
         self._b = Entities(readers[1], dataset.b_keys, window)
-        self._labels = torch.from_numpy(dataset.labels.astype(np.float32))
+        self.task = dataset.task
+        self.labels = dataset.labels
+        """(P,) float64."""
+        self.dims = readers[0].recipe.dim, readers[1].recipe.dim
+        """Width of the rows of A and of B."""
+
+    def with_labels(self, labels: np.ndarray) -> PairBatches:
+        """The same pairs, and the same tokens in memory, with other labels (P,)."""
+        other = copy.copy(self)
+        other.labels = labels
+        return other
 
     def collate(self, pairs: np.ndarray) -> Batch:
         """The batch of these pairs, in this order."""
         a_rows, a_offsets, a_index = self._a.pack(pairs)
         b_rows, b_offsets, b_index = self._b.pack(pairs)
-        label = self._labels[torch.from_numpy(pairs)]
+        label = torch.from_numpy(self.labels[pairs].astype(np.float32))
         return Batch(a_rows, a_offsets, b_rows, b_offsets, a_index, b_index, label)
 
     def moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:

@@ -19,7 +19,7 @@ from cache.textfile import read_lines
 from model.fusion import ModelConfig
 from model.losses import MSE_WEIGHT
 
-RUN_TABLES = ("dataset", "recipe", "device")
+RUN_TABLES = ("dataset", "recipe", "run", "device")
 """Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
 
 

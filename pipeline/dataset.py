@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,10 +46,35 @@ class Dataset(NamedTuple):
     digest: str
     """SHA-256 of dataset.toml and pairs.tsv."""
 
+    @property
+    def one_modality(self) -> bool:
+        """Whether a partner may stand on either side."""
+        return self.modality_a == self.modality_b
+
+    def subset(self, pairs: Sequence[int]) -> Dataset:
+        """The dataset of these pairs, in this order."""
+
+        def kept(values: list[Any]) -> list[Any]:
+            return [values[n] for n in pairs]
+
+        return self._replace(
+            a_ids=kept(self.a_ids),
+            b_ids=kept(self.b_ids),
+            a_keys=kept(self.a_keys),
+            b_keys=kept(self.b_keys),
+            labels=self.labels[list(pairs)],
+            extra={name: kept(values) for name, values in self.extra.items()},
+        )
+
     def sequence_pairs(self) -> np.ndarray:
-        """(P,) number of the distinct (A sequence, B sequence) of each pair: folds are cut by these, not by ids."""
+        """(P,) number of the distinct (A sequence, B sequence) of each pair: folds are cut by these, not by ids.
+
+        Where both sides are of one modality, (x, y) and (y, x) are the same two sequences.
+        """
         numbers: dict[tuple[bytes, bytes], int] = {}
-        pairs = zip(self.a_keys, self.b_keys, strict=True)
+        pairs: Iterable[tuple[bytes, bytes]] = zip(self.a_keys, self.b_keys, strict=True)
+        if self.one_modality:
+            pairs = ((min(pair), max(pair)) for pair in pairs)
         return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs])
 
 
@@ -155,7 +180,9 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
         digest,
     )
     if both := _contradictory(dataset):
-        found.notes["whose two sequences stand under other ids with another label, kept"] += both
+        found.notes["with the two sequences of another row, under other ids, and another label; kept, in one fold"] += (
+            both
+        )
     return dataset, found
 
 

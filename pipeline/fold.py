@@ -40,15 +40,16 @@ class Target(NamedTuple):
     std: float = 1.0
     mse_weight: float = 0.5
 
-    def scale(self, label: Tensor) -> Tensor:
-        """Labels as the loss takes them."""
-        return (label - self.mean) / self.std
+    def scale(self, labels: np.ndarray) -> np.ndarray:
+        """Labels as the loss takes them, in float64: 10⁷ ± 0.3 is scaled before anything is rounded to float32."""
+        scaled: np.ndarray = (labels - self.mean) / self.std
+        return scaled
 
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
-        """Loss of the model's output against the labels as they stand in the table."""
+        """Loss of the model's output against scaled labels."""
         if self.task == "classification":
             return focal_loss(output, label)
-        return affinity_loss(output, self.scale(label), self.mse_weight)
+        return affinity_loss(output, label, self.mse_weight)
 
     def score(self, output: Tensor) -> np.ndarray:
         """(P,) probabilities, or affinities in the table's unit."""
@@ -82,16 +83,14 @@ def fit_target(task: Task, labels: np.ndarray, train: np.ndarray, config: TrainC
     """The scaling of an affinity, from the training part alone."""
     if task == "classification":
         return Target(task)
-    std = float(labels[train].std())
-    return Target(task, float(labels[train].mean()), std if std > 0 else 1.0, config.mse_weight)
+    mean, std = float(labels[train].mean()), float(labels[train].std())
+    constant = std <= 1e-12 * float(np.abs(labels[train]).max())  # what rounding leaves of no spread at all
+    return Target(task, mean, 1.0 if constant else std, config.mse_weight)
 
 
 def fit_fold(
     batches: PairBatches,
-    task: Task,
-    labels: np.ndarray,
     parts: Parts,
-    dims: tuple[int, int],
     config: TrainConfig,
     seed: int,
     device: torch.device,
@@ -101,10 +100,7 @@ def fit_fold(
 
     Args:
         batches: over the whole dataset.
-        task: classification or regression.
-        labels: (P,) of the whole dataset.
         parts: pair numbers of this fold.
-        dims: width of the rows of A and B.
         config: the run's.
         seed: this fold's.
         device: where to compute.
@@ -112,23 +108,25 @@ def fit_fold(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = CrossMamba(*dims, config.model).to(device)
-    if config.model.standardise:
-        moments_a, moments_b = batches.moments(parts.train)
-        model.standardise_a.fit(moments_a)
-        model.standardise_b.fit(moments_b)
+    model = _new_model(batches, parts, config).to(device)
     optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
-    target = fit_target(task, labels, parts.train, config)
+    labels = batches.labels
+    target = fit_target(batches.task, labels, parts.train, config)
+    scaled = target.scale(labels)
+    batches = batches.with_labels(scaled)
     history: list[Epoch] = []
     best, best_epoch, state = math.inf, 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):
         order = rng.permutation(parts.train)
         train_loss = _train_epoch(model, batches, target, order, config, optimiser, warmup, device)
         output = predict(model, batches, parts.validation, config.batch_pairs, device)
-        held = labels[parts.validation]
-        loss = float(target.loss(output, torch.from_numpy(held).float()))
-        history.append(Epoch(epoch, train_loss, loss, _quality(target, held, output)))
+        loss = float(target.loss(output, torch.from_numpy(scaled[parts.validation]).float()))
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
+            )
+        history.append(Epoch(epoch, train_loss, loss, _quality(target, labels[parts.validation], output)))
         on_epoch(history[-1])
         if loss < best:
             best, best_epoch, state = loss, epoch, copy.deepcopy(model.state_dict())
@@ -136,11 +134,21 @@ def fit_fold(
             break
     model.load_state_dict(state)
     threshold = None
-    if task == "classification":
+    if target.task == "classification":
         validation = target.score(predict(model, batches, parts.validation, config.batch_pairs, device))
         threshold = best_threshold(labels[parts.validation], validation)
     score = target.score(predict(model, batches, parts.test, config.batch_pairs, device))
     return FoldResult(score, threshold, target, best_epoch, history, {k: v.cpu() for k, v in state.items()})
+
+
+def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> CrossMamba:
+    """A model of random weights that knows the moments of its training part's tokens."""
+    model = CrossMamba(*batches.dims, config.model)
+    if config.model.standardise:
+        moments_a, moments_b = batches.moments(parts.train)
+        model.standardise_a.fit(moments_a)
+        model.standardise_b.fit(moments_b)
+    return model
 
 
 def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:

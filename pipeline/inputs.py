@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cache.console import note, say_notes
 from cache.errors import InputError, printable
@@ -105,17 +105,7 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
     if not keep:
         raise InputError(f"{options.cache_dir}: no pair has embeddings on both sides; run `embed run` first")
 
-    def kept(values: list[Any]) -> list[Any]:
-        return [values[n] for n in keep]
-
-    return dataset._replace(
-        a_ids=kept(dataset.a_ids),
-        b_ids=kept(dataset.b_ids),
-        a_keys=kept(dataset.a_keys),
-        b_keys=kept(dataset.b_keys),
-        labels=dataset.labels[keep],
-        extra={name: kept(values) for name, values in dataset.extra.items()},
-    )
+    return dataset.subset(keep)
 
 
 def _check_groups(dataset: Dataset, column: str | None) -> None:

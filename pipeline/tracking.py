@@ -13,8 +13,9 @@ from pipeline.fold import Epoch
 class FoldEvents:
     """Writes one fold's curves, in place of those of an earlier start that was cut off."""
 
-    def __init__(self, run: Path, fold: str) -> None:
-        self._folder = run / "tensorboard" / f"fold-{fold}"
+    def __init__(self, run: Path, number: int) -> None:
+        # By number, as the checkpoints: a fold's name comes from the pairs table and is no path.
+        self._folder = run / "tensorboard" / f"fold-{number}"
         self._writer: Any = None
 
     def add(self, epoch: Epoch) -> None:

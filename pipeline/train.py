@@ -22,6 +22,9 @@ from pipeline.runfolder import RunFolder
 from pipeline.splits import Parts, cut_parts
 from pipeline.tracking import FoldEvents
 
+VERSION = 2
+"""Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
+
 
 class Run(NamedTuple):
     """A finished run."""
@@ -45,7 +48,7 @@ def train(options: TrainOptions) -> Run:
     folder = RunFolder(
         options.out or options.cache_dir / "runs" / dataset.name, _resolved(options, inputs), resume=options.resume
     )
-    if (done := folder.finished()) is not None and done.get("by", {}).get("column") == options.by:
+    if (done := folder.finished()) is not None and options.by in (None, done.get("by", {}).get("column")):
         note(f"{folder.path}: finished before; showing its result")
         return Run(folder.path, done)
     folder.write_table(
@@ -72,19 +75,19 @@ def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
         "split_digest": inputs.folds.digest(inputs.dataset),
     }
     recipes = {side: reader.recipe.digest for side, reader in zip("ab", inputs.readers, strict=True)}
-    return {"dataset": data, "recipe": recipes, "device": {"name": options.device}, **config.to_tables()}
+    run = {"version": VERSION, "device": options.device}
+    return {"dataset": data, "recipe": recipes, "run": run, **config.to_tables()}
 
 
 def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder) -> list[FoldResult]:
-    reader_a, reader_b = inputs.readers
-    dataset, config = inputs.dataset, options.config
+    config = options.config
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     results = []
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
     for number, part in enumerate(parts):
-        result = folder.load_fold(number, len(part.test), dataset.task)
+        result = folder.load_fold(number, len(part.test), inputs.dataset.task)
         if result is None:
-            with FoldEvents(folder.path, inputs.folds.names[number]) as events:
+            with FoldEvents(folder.path, number) as events:
 
                 def show(epoch: Epoch, number: int = number, events: FoldEvents = events) -> None:
                     bar.update()
@@ -93,10 +96,7 @@ def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder
 
                 result = fit_fold(
                     batches,
-                    dataset.task,
-                    dataset.labels,
                     part,
-                    (reader_a.recipe.dim, reader_b.recipe.dim),
                     config,
                     fold_seed(config.seed, number),
                     torch.device(options.device),

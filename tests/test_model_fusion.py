@@ -187,6 +187,12 @@ def test_pooled_is_one_token_the_mean_of_all_rows(rng: np.random.Generator) -> N
         np.testing.assert_allclose(found, rows.astype(np.float64).mean(0, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
+def test_a_constant_column_stays_constant_however_many_rows_are_averaged() -> None:
+    for length in (50, 3000):
+        rows = np.full((length, 8), 37.3, np.float32)
+        np.testing.assert_array_equal(window_mean(rows, POOLED), rows[:1])
+
+
 def test_standardised_columns_have_mean_0_and_deviation_1_within_bounds(rng: np.random.Generator) -> None:
     rows = torch.from_numpy(rng.normal(3, 5, (500, 4)).astype(np.float32))
     rows[:, 3] = 7.0  # constant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from conftest import Program
 from safetensors.torch import load_file
 from scipy import stats
 
-from cache import CacheWriter, InputError, Recipe, record_of
+from cache import CacheReader, CacheWriter, InputError, Recipe, record_of
 from model.fusion import CrossMamba, ModelConfig
 from model.losses import affinity_loss
 from pipeline.baselines import BASELINES, additive
@@ -25,7 +26,7 @@ from pipeline.importing import ImportOptions, Side, import_dataset
 from pipeline.inputs import TrainOptions, open_inputs
 from pipeline.metrics import METRICS, Scored, compute, pooled, summarise
 from pipeline.pairs import Pair
-from pipeline.splits import cut_parts, random_folds
+from pipeline.splits import Parts, cut_parts, random_folds
 from pipeline.train import train
 
 QUICK = TrainConfig(folds=3, epochs=3, tokens="pooled", model=ModelConfig(d_model=8, d_state=4))
@@ -60,9 +61,10 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def test_metrics_equal_scipy_on_the_resampled_pairs(rng: np.random.Generator) -> None:
-    label = np.round(rng.normal(5, 1.5, 700), 1)  # rounded: many equal values; more than one block of comparisons
-    score = np.round(label + rng.normal(0, 1, 700), 1)
+@pytest.mark.parametrize("unit", [1.0, 1e-12, 1e6])
+def test_metrics_equal_scipy_on_the_resampled_pairs(rng: np.random.Generator, unit: float) -> None:
+    label = unit * np.round(rng.normal(5, 1.5, 700), 1)  # rounded: many equal values
+    score = unit * np.round(label / unit + rng.normal(0, 1, 700), 1)
     times = rng.multinomial(700, np.full(700, 1 / 700), size=2)
     found = compute("regression", Scored(label, score, score), np.concatenate([np.ones((1, 700)), times]))
     for row, weight in enumerate([np.ones(700, int), *times]):
@@ -76,8 +78,9 @@ def test_metrics_equal_scipy_on_the_resampled_pairs(rng: np.random.Generator) ->
         assert found["concordance"][row] == pytest.approx(((alike + 1) / 2).mean())
 
 
-def test_what_is_undefined_is_nan() -> None:
-    constant = np.full(5, 3.1)
+@pytest.mark.parametrize("unit", [1.0, 1e-12, 1e6])
+def test_what_is_undefined_is_nan(unit: float) -> None:
+    constant = np.full(5, 3.1 * unit)
     found = compute("regression", Scored(constant, np.arange(5.0), np.arange(5.0)), np.ones((1, 5)))
     assert all(np.isnan(found[name][0]) for name in ("pearson", "spearman", "concordance"))
     assert found["mae"][0] > 0
@@ -103,9 +106,13 @@ def test_scaling_sees_the_training_part_alone() -> None:
     labels = np.array([1.0, 3.0, 1000.0, -1000.0])
     target = fit_target("regression", labels, np.array([0, 1]), TrainConfig())
     assert (target.mean, target.std) == (2.0, 1.0)
-    assert fit_target("regression", np.ones(4), np.arange(3), TrainConfig()).std == 1.0
+    for constant in (1.0, 0.9, 1e7 + 0.1):  # 0.9 has a deviation of 3e-16
+        assert fit_target("regression", np.full(99, constant), np.arange(98), TrainConfig()).std == 1.0
     output = torch.tensor([0.5, -1.0])
-    torch.testing.assert_close(target.scale(torch.from_numpy(target.score(output))), output)
+    np.testing.assert_allclose(target.scale(target.score(output)), output.numpy())
+    large = 1e7 + np.linspace(-0.3, 0.3, 50)  # three values in float32
+    scaled = fit_target("regression", large, np.arange(50), TrainConfig()).scale(large).astype(np.float32)
+    assert len(set(scaled.tolist())) == 50
 
 
 def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> None:
@@ -172,12 +179,55 @@ def test_the_test_fold_chooses_nothing(affinities: Path) -> None:
         labels = inputs.dataset.labels.copy()
         labels[parts.test] += shift
         batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
-        found.append(
-            fit_fold(batches, "regression", labels, parts, (8, 8), QUICK, 5, torch.device("cpu"), lambda e: None)
-        )
+        found.append(fit_fold(batches, parts, QUICK, 5, torch.device("cpu"), lambda e: None))
     one, other = found
     assert (one.target, one.best_epoch, one.history) == (other.target, other.best_epoch, other.history)
     assert one.score.tobytes() == other.score.tobytes()
+
+
+class _OtherRows:
+    """A reader whose rows of all keys but `known` are turned round and grown."""
+
+    def __init__(self, reader: CacheReader, known: set[bytes]) -> None:
+        self.recipe, self._reader, self._known = reader.recipe, reader, known
+
+    def __getitem__(self, key: bytes) -> np.ndarray:
+        rows = self._reader[key]
+        return rows if key in self._known else -100 * rows - 5
+
+
+def test_what_is_fitted_sees_the_training_part_alone(affinities: Path) -> None:
+    """Other rows and labels outside of the training part: the same moments, scaling and weights, bit for bit."""
+    inputs = open_inputs(TrainOptions(affinities, QUICK))
+    dataset = inputs.dataset
+    known = [set(sorted(set(keys))[:20]) for keys in (dataset.a_keys, dataset.b_keys)]
+    inside = np.array([a in known[0] and b in known[1] for a, b in zip(dataset.a_keys, dataset.b_keys, strict=True)])
+    outside = np.flatnonzero(~inside)
+    parts = Parts(np.flatnonzero(inside), outside[::2], outside[1::2])
+    one_epoch = dataclasses.replace(QUICK, epochs=1)  # later, the validation part chooses the epoch
+    other = (_OtherRows(inputs.readers[0], known[0]), _OtherRows(inputs.readers[1], known[1]))
+    labels = dataset.labels + np.where(inside, 0, 77)
+    found = [
+        fit_fold(batches, parts, one_epoch, 5, torch.device("cpu"), lambda e: None)
+        for batches in (
+            PairBatches(dataset, inputs.readers, inputs.window),
+            PairBatches(dataset._replace(labels=labels), other, inputs.window),  # type: ignore[arg-type]
+        )
+    ]
+    assert found[0].target == found[1].target
+    assert found[0].state.keys() == found[1].state.keys()
+    assert all(torch.equal(found[0].state[name], found[1].state[name]) for name in found[0].state)
+    assert not np.array_equal(found[0].score, found[1].score), "the other rows were read"
+
+
+def test_labels_far_off_the_others_end_in_one_line(affinities: Path) -> None:
+    inputs = open_inputs(TrainOptions(affinities, QUICK))
+    parts = cut_parts(inputs.dataset, inputs.folds, 0, QUICK.validation, 0)
+    labels = inputs.dataset.labels.copy()
+    labels[parts.validation[0]] = 1e25
+    batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
+    with pytest.raises(InputError, match="the validation loss became inf"):
+        fit_fold(batches, parts, QUICK, 5, torch.device("cpu"), lambda e: None)
 
 
 @pytest.mark.parametrize("name", BASELINES["regression"])

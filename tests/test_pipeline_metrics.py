@@ -110,10 +110,28 @@ def test_id_only_on_rpi1460_is_as_good_as_the_paper(real_data: Path, tmp_path: P
     assert 0.3 <= by_sequence <= 0.45
 
 
+def test_one_modality_counts_a_partner_on_both_sides_and_keeps_mirrored_pairs_together(tmp_path: Path) -> None:
+    letters = "ACDEFGHIKL"
+    (tmp_path / "p.fasta").write_text("".join(f">{x}\n{x * 4}\n" for x in letters))
+    rows = [
+        f"{x}\t{y}\t{int((i + j) % 3 == 0)}" for i, x in enumerate(letters) for j, y in enumerate(letters) if i != j
+    ]
+    (tmp_path / "t.tsv").write_text("a_id\tb_id\tlabel\n" + "\n".join(rows) + "\n")
+    side = Side("protein", tmp_path / "p.fasta")
+    import_dataset(ImportOptions(side, side, tmp_path / "t.tsv", tmp_path / "c"))
+    dataset, _ = load_dataset(tmp_path / "c")
+    folds = random_folds(dataset, 3, 0)
+    fold = dict(zip(zip(dataset.a_ids, dataset.b_ids, strict=True), folds.of_pair.tolist(), strict=True))
+    assert all(fold[a, b] == fold[b, a] for a, b in fold)
+    one, other = np.array([0, 1, 0]), np.array([1, 0, 2])  # pairs x y, y x, x z
+    found = np.expm1(_counts(one, [one, other], np.array([1, 1, 0]), np.array([0, 1, 2])))
+    np.testing.assert_allclose(found, [[1, 1], [1, 0], [2, 0]], atol=1e-12)
+
+
 def test_the_counts_of_id_only_leave_their_own_pair_out() -> None:
     side = np.array([0, 0, 0, 1, 2])
     label = np.array([1, 0, 1, 1, 1])
     fitted = np.array([0, 1, 3])  # pairs 2 and 4 are tested
-    found = np.expm1(_counts(side, label, fitted))
+    found = np.expm1(_counts(side, [side], label, fitted))
     expected = [[0, 1], [1, 0], [1, 1], [0, 0], [0, 0]]  # positives, negatives
     np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -22,6 +22,7 @@ from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
 from pipeline.fold import Epoch, FoldResult, Target, fit_fold, fold_seed, predict
+from pipeline.importing import ImportOptions, Side, import_dataset
 from pipeline.inputs import TrainOptions, open_inputs
 from pipeline.runfolder import RunFolder
 from pipeline.splits import cut_parts
@@ -177,12 +178,10 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
     """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on."""
     config = TrainConfig(folds=3, epochs=12, lr=3e-3)
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
-    a, b = inputs.readers
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
     history: list[Epoch] = []
-    result = fit_fold(batches, "classification", inputs.dataset.labels, parts, (a.recipe.dim, b.recipe.dim), config,
-                      fold_seed(config.seed, 0), torch.device("cpu"), history.append)  # fmt: skip
+    result = fit_fold(batches, parts, config, fold_seed(config.seed, 0), torch.device("cpu"), history.append)
     assert history == result.history
     mcc = sk.matthews_corrcoef(inputs.dataset.labels[parts.test], result.score >= result.threshold)
     assert mcc >= 0.8
@@ -224,10 +223,7 @@ def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
         if turned:
             labels[parts.test] = 1 - labels[parts.test]
         batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
-        dims = (inputs.readers[0].recipe.dim, inputs.readers[1].recipe.dim)
-        found.append(
-            fit_fold(batches, "classification", labels, parts, dims, QUICK, 5, torch.device("cpu"), lambda epoch: None)
-        )
+        found.append(fit_fold(batches, parts, QUICK, 5, torch.device("cpu"), lambda epoch: None))
     one, other = found
     assert (one.threshold, one.best_epoch, one.history) == (other.threshold, other.best_epoch, other.history)
     assert one.score.tobytes() == other.score.tobytes()
@@ -269,6 +265,41 @@ def test_moments_are_those_of_the_training_parts_distinct_entities(small: TrainO
         rows = np.concatenate([inputs.readers[side][key] for key in {keys[n] for n in chosen}]).astype(np.float64)
         np.testing.assert_allclose(found.mean.numpy(), rows.mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.std.numpy(), rows.std(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_column_has_no_deviation_left(small: TrainOptions) -> None:
+    inputs = open_inputs(small)
+
+    class Constant:
+        recipe = inputs.readers[0].recipe
+
+        def __getitem__(self, key: bytes) -> np.ndarray:
+            return np.full((7, 57), 373.1, np.float32)
+
+    batches = PairBatches(inputs.dataset, (Constant(), Constant()), 1)  # type: ignore[arg-type]
+    for found in batches.moments(np.arange(100)):
+        np.testing.assert_allclose(found.mean.numpy(), 373.1, rtol=1e-6)
+        assert not found.std.any()
+
+
+def test_a_fold_named_like_a_path_stays_in_the_run_folder(small: TrainOptions) -> None:
+    victim = small.cache_dir / "victim"
+    victim.mkdir()
+    text = (small.cache_dir / "pairs.tsv").read_text().splitlines()
+    names = ["../../../victim", "a/b"]
+    table = [text[0] + "\tfold"] + [f"{line}\t{names[n % 2]}" for n, line in enumerate(text[1:])]
+    source = small.cache_dir.parent / "given.tsv"
+    source.write_text("\n".join(table) + "\n")
+    sides = (Side(m, small.cache_dir / f"{m}.fasta") for m in ("rna", "protein"))
+    other = small.cache_dir.parent / "given"
+    import_dataset(ImportOptions(*sides, source, other))
+    for modality in ("rna", "protein"):
+        run(RunOptions(modality, other / f"{modality}.fasta", other, "profile", quiet=True))
+    given = dataclasses.replace(QUICK, split="given", epochs=1)
+    folder = train(TrainOptions(other, given, quiet=True)).folder
+    assert {p.name for p in (folder / "tensorboard").iterdir()} == {"fold-0", "fold-1"}
+    assert victim.is_dir()
+    assert {r["fold"] for r in rows(folder / "splits.tsv")} == set(names)
 
 
 def test_standardise_can_be_left_out(small: TrainOptions) -> None:
