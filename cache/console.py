@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from cache import fsio
-from cache.errors import CrossLLMError, Problem, printable
+from cache.errors import CrossLLMError, Problem
 
 _PATH_ERRORS = frozenset(
     {
@@ -51,7 +51,12 @@ def note(text: str) -> None:
     Nobody listening there is no reason to stop the work.
     """
     with suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        click.echo("\n".join(map(plain_line, text.split("\n"))), err=True)
+
+
+def plain_line(text: str) -> str:
+    """`text` with every character that could command a terminal written as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit: str) -> None:
@@ -64,18 +69,20 @@ def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit:
         note(f"note: {path}: {len(skipped)} bad {unit} left out (--on-bad skip)")
 
 
-def write_skipped(cache_dir: Path, skipped: Sequence[Problem]) -> None:
-    """`skipped.tsv`: every record or row that `--on-bad skip` left out of the last import or run."""
+def write_skipped(cache_dir: Path, command: str, skipped: Sequence[Problem]) -> None:
+    """`skipped.<command>.tsv`: every record or row that `--on-bad skip` left out of the command's last run here."""
     if skipped:
-        lines = [f"{p.path}\t{p.line}\t{printable(p.record, 10**6)}\t{p.what}\n" for p in skipped]
-        fsio.replace(cache_dir / "skipped.tsv", ("file\tline\trecord\twhat\n" + "".join(lines)).encode())
-        note(f"note: all {len(skipped)} that were left out: {cache_dir / 'skipped.tsv'}")
+        path = cache_dir / f"skipped.{command}.tsv"
+        cells = ((str(p.path), str(p.line or ""), p.record, p.what) for p in skipped)
+        lines = ["\t".join(map(plain_line, row)) + "\n" for row in (("file", "line", "record", "what"), *cells)]
+        fsio.replace(path, "".join(lines).encode())
+        note(f"note: all {len(skipped)} that were left out: {path}")
 
 
 def show_errors(lines: Sequence[str]) -> None:
     """Print one line a bad record, the first `SHOWN_LINES`, then how many more there are."""
     for line in lines[:SHOWN_LINES]:
-        note("error: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+        note("error: " + plain_line(line.replace("\n", "\\n")))
     if len(lines) > SHOWN_LINES:
         note(f"error: … and {len(lines) - SHOWN_LINES} more like these, {len(lines)} in all")
 

@@ -19,6 +19,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _FOLDER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}-[0-9a-f]{16}")
 _MAX_JSON = 1 << 20
 
+IMPORTED = "imported"
+"""The tokenizer of a recipe whose rows were made elsewhere."""
 StorageType = Literal["float16", "float32"]
 
 

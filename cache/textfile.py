@@ -21,7 +21,8 @@ BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 
 _MAGIC = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ\x00": "an xz file", b"BZh": "a bzip2 file",
           b"\x28\xb5\x2f\xfd": "a zstd file", b"\x89HDF": "an HDF5 file"}  # fmt: skip
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""C0 and C1 controls, and what turns the direction of a line round."""
 
 
 class Line(NamedTuple):

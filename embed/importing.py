@@ -20,7 +20,7 @@ from cache.console import note, say_notes, stop_between_records, write_skipped
 from cache.errors import Conflict, InputError, Problem, printable
 from cache.idtable import publish_table
 from cache.reader import CacheReader
-from cache.recipe import Recipe, StorageType, list_recipes
+from cache.recipe import IMPORTED, Recipe, StorageType, list_recipes
 from cache.records import OnBad, Record, Records, read_records
 from cache.writer import CacheWriter
 from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
@@ -107,7 +107,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
     _say(options, found, recipe, sound, values.rounded, problems, matched)
     without = [record for key, record in distinct.items() if key not in sound.entries or key in values.refused]
     _say_without(options, without)
-    write_skipped(options.cache_dir, [*records.skipped, *problems])
+    write_skipped(options.cache_dir, f"cache-import-{options.modality}", [*records.skipped, *problems])
     stored = _store(options, recipe, source, pending)
     return ImportSummary(
         str(options.cache_dir),
@@ -155,7 +155,7 @@ def settle_recipe(options: ImportOptions, found: Found, source: Source, sound: S
         dim=sound.dim,
         layer=source.layer,
         compute=sound.compute,
-        tokenizer="imported",
+        tokenizer=IMPORTED,
         options=described | {"sha256": sha256_of(options.input, found.files)},
     )
     held = [

@@ -70,7 +70,7 @@ def run(options: RunOptions) -> RunSummary:
     refuse_too_long(options.input, info, recipe, plan.pending)
     encoder = _load(options, info, recipe) if plan.pending else None
     publish_table(options.cache_dir, options.modality, records.records)
-    write_skipped(options.cache_dir, records.skipped)
+    write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
     outcome = Outcome(set(), {})
     failed_list = recipe.folder(options.cache_dir) / "failed.tsv"
     try:

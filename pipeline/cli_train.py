@@ -55,7 +55,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     "config_file",
     type=click.Path(path_type=Path),
     default=None,
-    help="TOML file with the tables [train] and [model]; a run's own config.toml will do.",
+    help="TOML file with the tables [train] and [model]; a run's own config.toml will do for its settings.",
 )
 @click.option(
     "--set",
@@ -79,7 +79,9 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Pairs without an embedding: stop, or leave them out, counted.",
 )
-@click.option("--resume", is_flag=True, help="Continue the run in --out; an absent folder starts one.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the run in --out with its own settings; an absent folder starts one."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
 def train(
@@ -95,12 +97,15 @@ def train(
     # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
     # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    from pipeline.config import resolve
+    from pipeline.config import held_config, held_recipes, resolve
+    from pipeline.dataset import default_run
     from pipeline.inputs import TrainOptions
     from pipeline.report import table
     from pipeline.train import train as run_training
 
     settings = {name: flags.pop(name) for name in SETTINGS}
+    if flags["resume"] and config_file is None and (held := held_config(flags["out"] or default_run(cache_dir))):
+        config_file, chosen = held, held_recipes(held) | chosen
     config = resolve(config_file, sets, {name: text for name, text in settings.items() if text is not None})
     _check_device(flags["device"])
     done = run_training(TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags))

@@ -93,6 +93,18 @@ def resolve(
     return TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
 
 
+def held_config(run: Path) -> Path | None:
+    """The configuration that a run folder holds, if it does."""
+    path = run / "config.toml"
+    return path if path.is_file() else None
+
+
+def held_recipes(config: Path) -> dict[str, str]:
+    """Side → digest of the recipe that a run was trained on, from its `config.toml`."""
+    found = _read(config).get("recipe", {})
+    return {side: text for side in "ab" if isinstance(found, dict) and isinstance(text := found.get(side), str)}
+
+
 _FIELDS: dict[str, dict[str, dataclasses.Field[Any]]] = {
     "train": {f.name: f for f in dataclasses.fields(TrainConfig) if f.name != "model"},
     "model": {f.name: f for f in dataclasses.fields(ModelConfig)},

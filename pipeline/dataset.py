@@ -142,6 +142,11 @@ def dataset_name(cache_dir: Path) -> str:
     return _NOT_IN_NAMES.sub("_", cache_dir.resolve().name) or "dataset"
 
 
+def default_run(cache_dir: Path) -> Path:
+    """The folder of a run that was given no other."""
+    return cache_dir / "runs" / str(_read_toml(cache_dir / "dataset.toml")["name"])
+
+
 def _refuse_foreign_files(cache_dir: Path, files: dict[str, bytes]) -> None:
     """A file of the user's own (`--cache .`) is never written over."""
     for name, data in files.items():

@@ -52,11 +52,12 @@ class Target(NamedTuple):
         return affinity_loss(output, label, self.mse_weight)
 
     def score(self, output: Tensor) -> np.ndarray:
-        """(P,) probabilities, or affinities in the table's unit."""
-        found: np.ndarray = (
-            output.sigmoid() if self.task == "classification" else output * self.std + self.mean
-        ).numpy()
-        return found
+        """(P,) probabilities float32, or affinities float64 in the table's unit."""
+        if self.task == "classification":
+            probability: np.ndarray = output.sigmoid().numpy()
+            return probability
+        affinity: np.ndarray = output.double().numpy() * self.std + self.mean
+        return affinity
 
 
 class FoldResult(NamedTuple):

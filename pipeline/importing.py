@@ -87,7 +87,7 @@ def import_dataset(options: ImportOptions) -> str:
     name = dataset_name(options.cache_dir)
     sides = options.a.modality, options.b.modality
     write_dataset(options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source)
-    write_skipped(options.cache_dir, [p for side in read.values() for p in side.skipped] + found.skipped)
+    write_skipped(options.cache_dir, "data-import", [p for side in read.values() for p in side.skipped] + found.skipped)
     positive = sum(p.label == 1 for p in found.pairs)
     labels = f" ({positive} positive)" if found.task == "classification" else ""
     counts = ", ".join(f"{len(kept[m])} {m} ids of {len({r.key for r in kept[m]})} distinct sequences" for m in kept)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from cache.console import note, say_notes
 from cache.errors import InputError, printable
 from cache.reader import CacheReader
-from cache.recipe import choose_recipe
+from cache.recipe import IMPORTED, Recipe, choose_recipe
 from cache.records import INPUT_NAMES, OnBad
 from model.tokens import auto_window, parse_tokens, tokens_name
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset, load_dataset
-from pipeline.splits import Folds, given_folds, random_folds
+from pipeline.splits import Folds, given_folds, in_a_fold, random_folds
 
 MAX_GROUPS = 50
 """Distinct values a column of `--by` may have."""
@@ -62,7 +62,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
         for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
     )
     reader_a, reader_b = readers
-    dataset = _embedded_only(options, dataset, reader_a, reader_b)
+    dataset = _embedded_only(options, _in_the_split(options, dataset), reader_a, reader_b)
     try:
         window = parse_tokens(options.config.tokens)
     except ValueError as error:
@@ -81,14 +81,24 @@ def open_inputs(options: TrainOptions) -> Inputs:
     return Inputs(dataset, (reader_a, reader_b), window, folds)
 
 
+def _in_the_split(options: TrainOptions, dataset: Dataset) -> Dataset:
+    """The dataset without the pairs that a given split puts into no fold, counted."""
+    if options.config.split != "given":
+        return dataset
+    column = options.config.fold_column
+    keep = in_a_fold(dataset, column)
+    if not keep:
+        raise InputError(f"--fold-column {printable(column)}: no pair has a fold; name another column")
+    if left := len(dataset.labels) - len(keep):
+        note(f"note: {left} pairs have no fold in column '{printable(column)}' and are left out")
+    return dataset.subset(keep)
+
+
 def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: CacheReader) -> Dataset:
     """The dataset without the pairs that lack an embedding; an error unless `on_bad` is skip."""
     missing = {
-        id_: modality
-        for reader, modality, ids, keys in (
-            (a, dataset.modality_a, dataset.a_ids, dataset.a_keys),
-            (b, dataset.modality_b, dataset.b_ids, dataset.b_keys),
-        )
+        id_: reader.recipe
+        for reader, ids, keys in ((a, dataset.a_ids, dataset.a_keys), (b, dataset.b_ids, dataset.b_keys))
         for id_, key in zip(ids, keys, strict=True)
         if key not in reader
     }
@@ -96,9 +106,9 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
         return dataset
     if options.on_bad == "error":
         raise InputError(
-            f"{options.cache_dir}: {modality} '{id_}' stands in a pair but has no embedding; run `embed run "
-            f"--modality {modality} --input {options.cache_dir / INPUT_NAMES[modality]}`"
-            for id_, modality in missing.items()
+            f"{options.cache_dir}: {recipe.modality} '{printable(id_)}' stands in a pair but has no rows in "
+            f"{recipe.folder_name}; {_way_on(options, recipe)}, or leave such pairs out with --on-bad skip"
+            for id_, recipe in missing.items()
         )
     keep = [n for n, (x, y) in enumerate(zip(dataset.a_keys, dataset.b_keys, strict=True)) if x in a and y in b]
     note(f"note: {len(dataset.labels) - len(keep)} pairs without an embedding left out (--on-bad skip)")
@@ -106,6 +116,14 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
         raise InputError(f"{options.cache_dir}: no pair has embeddings on both sides; run `embed run` first")
 
     return dataset.subset(keep)
+
+
+def _way_on(options: TrainOptions, recipe: Recipe) -> str:
+    """How rows that are missing are to be had."""
+    if recipe.tokenizer == IMPORTED:
+        return f"import them with `crossllm cache import --modality {recipe.modality}`"
+    where = options.cache_dir / INPUT_NAMES[recipe.modality]
+    return f"run `embed run --modality {recipe.modality} --encoder {recipe.encoder} --input {where}`"
 
 
 def _check_groups(dataset: Dataset, column: str | None) -> None:

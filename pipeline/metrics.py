@@ -43,6 +43,8 @@ class Summary(NamedTuple):
     """Sample standard deviation over folds, 0 for a single one."""
     ci95: tuple[float, float]
     """Percentile interval of the mean over folds when the pairs within each fold are drawn again."""
+    per_fold: tuple[float, ...]
+    """The metric of each fold; NaN where it is undefined."""
 
 
 def compute(task: Task, fold: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -67,7 +69,9 @@ def summarise(task: Task, folds: Sequence[Scored], seed: int, replicates: int = 
         means = means[np.isfinite(means)]
         interval = np.percentile(means, [2.5, 97.5]) if len(means) else np.array([np.nan, np.nan])
         spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        found[name] = Summary(float(values.mean()), spread, (float(interval[0]), float(interval[1])))
+        found[name] = Summary(
+            float(values.mean()), spread, (float(interval[0]), float(interval[1])), tuple(values.tolist())
+        )
     return found
 
 

@@ -101,7 +101,7 @@ def read_pairs(
         value, what = _label(label, task)
         for name, id_, known in ((columns.a, a_id, known_a), (columns.b, b_id, known_b)):
             if what is None and known is not None and id_ not in known:
-                what = f"{name} '{printable(id_)}' has no sequence; add it to the input or remove the pair"
+                what = f"{name} '{printable(id_)}' has no record, or a bad one, in the input; add it or remove the pair"
         if what is None:
             pairs.append(Pair(a_id, b_id, value, line, tuple(row[i] for i in extra)))
         else:

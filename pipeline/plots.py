@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from cache.errors import printable
 from pipeline.fold import Epoch
 from pipeline.metrics import Scored, compute
 from pipeline.pairs import Task
@@ -22,15 +24,19 @@ DPI = 150
 
 def draw_losses(folder: RunFolder, names: Sequence[str], histories: Sequence[Sequence[Epoch]]) -> None:
     """`loss_curves.png`: training and validation loss of every fold, the chosen epoch marked."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (axis,) = _figure(1)
     for number, (name, history) in enumerate(zip(names, histories, strict=True)):
         colour = f"C{number % 10}"
         epochs = [epoch.epoch for epoch in history]
-        axis.plot(epochs, [epoch.train_loss for epoch in history], color=colour, alpha=0.4, linestyle="--")
-        axis.plot(epochs, [epoch.validation_loss for epoch in history], color=colour, label=f"fold {name}")
+        axis.plot(epochs, [epoch.train_loss for epoch in history], "--.", color=colour, alpha=0.4, markersize=3)
+        axis.plot(epochs, [epoch.validation_loss for epoch in history], color=colour, label=_plain(f"fold {name}"))
         best = min(history, key=lambda epoch: epoch.validation_loss)
         axis.plot([best.epoch], [best.validation_loss], "o", color=colour)
-    axis.set(xlabel="epoch", ylabel="loss", title="validation (dot: the epoch taken); training dashed")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title = "validation, dot: the epoch taken\ndashed: training, with noise and dropout"
+    axis.set(xlabel="epoch", ylabel="loss", title=title)
     if len(names) <= 10:
         axis.legend(fontsize="small")
     _save(folder, "loss_curves.png", figure)
@@ -77,14 +83,23 @@ def _scatter(scored: dict[str, Scored], groups: np.ndarray | None) -> Figure:
         found = scored[name]
         for value in [None] if groups is None else sorted(set(groups.tolist())):
             chosen = np.ones(len(found.label), bool) if value is None else groups == value
-            axis.scatter(found.label[chosen], found.score[chosen], s=6, alpha=0.6, label=value)
+            axis.scatter(
+                found.label[chosen], found.score[chosen], s=6, alpha=0.6, label=None if value is None else _plain(value)
+            )
         axis.plot([low, high], [low, high], color="grey", linewidth=0.5)
         pearson = compute("regression", found, np.ones((1, len(found.label))))["pearson"][0]
-        axis.set(xlabel="measured", ylabel="predicted", title=f"{name}, test folds together, Pearson {pearson:.3f}")
+        axis.set(xlabel="measured affinity", ylabel="predicted affinity")
+        axis.set_title(f"{name}, test folds together, Pearson {pearson:.3f}", fontsize="medium")
         axis.set_aspect("equal")
     if groups is not None:
         axes[0].legend(fontsize="small", markerscale=2)
     return figure
+
+
+def _plain(name: str) -> str:
+    """A name from a table as a label: dollars make no formula, and no '_' first, which would leave it out."""
+    plain = printable(name, 30).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def _figure(columns: int) -> tuple[Figure, Any]:
@@ -99,5 +114,7 @@ def _figure(columns: int) -> tuple[Figure, Any]:
 
 def _save(folder: RunFolder, name: str, figure: Figure) -> None:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks shows boxes
+        figure.savefig(data, format="png", dpi=DPI)
     folder.write_bytes(name, data.getvalue())

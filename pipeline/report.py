@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cache.console import plain_line
 from pipeline.pairs import Task
 
 SHOWN: dict[Task, tuple[str, ...]] = {
@@ -29,9 +30,9 @@ def table(metrics: dict[str, Any]) -> str:
     if metrics["ids_are_sequences"]:
         lines.append("every id has a sequence of its own here, so id_only and id_only_sequence are the same")
     first = shown[0]
-    above = [
-        name for name, found in metrics["baselines"].items() if _mean(found, first) >= _mean(metrics["model"], first)
-    ]
+    model = metrics["model"][first]["mean"]
+    means = {name: found[first]["mean"] for name, found in metrics["baselines"].items()}
+    above = [name for name, mean in means.items() if None not in (mean, model) and mean >= model]
     if above:
         lines.append(
             f"{' and '.join(above)} reach the model's {_NAMES[first]} or more: on this split, who stands in the table "
@@ -39,7 +40,7 @@ def table(metrics: dict[str, Any]) -> str:
         )
     if "by" in metrics:
         lines += ["", *_groups(metrics["by"], shown)]
-    return "\n".join(lines)
+    return "\n".join(map(plain_line, lines))  # names come from files
 
 
 def _title(metrics: dict[str, Any]) -> str:
@@ -49,7 +50,8 @@ def _title(metrics: dict[str, Any]) -> str:
     return (
         f"{metrics['dataset']}: {metrics['pairs']} pairs, {metrics['folds']} {how}, "
         f"tokens {metrics['tokens']}, {encoders}\n"
-        f"{chosen} chosen on validation pairs, each test fold scored once"
+        f"{chosen} chosen on validation pairs, each test fold scored once; "
+        "95 % interval of the mean over folds, pairs drawn again"
     )
 
 
@@ -61,16 +63,17 @@ def _head(shown: tuple[str, ...]) -> list[str]:
 
 def _groups(by: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
     """One block a group, over the test predictions of all folds together."""
-    heading = f"{_NAMES[shown[0]]} by {by['column']}, test folds together"
-    names = ["model", *next(iter(by["groups"].values()))["baselines"]]
-    lines = [f"{heading:36}{'pairs':>7}{'95 % interval':>18}" + "".join(f"{name:>18}" for name in names)]
-    lines.append("─" * len(lines[0]))
+    first = shown[0]
+    heading = f"{_NAMES[first]} by {by['column']}, test folds together"
+    names = list(next((found["baselines"] for found in by["groups"].values()), {}))
+    head = f"{heading:36.36}{'pairs':>7}{'model':>9}  {'95 % interval':<16}" + "".join(f"{n:>18}" for n in names)
+    lines = [head, "─" * len(head)]
     for value, found in by["groups"].items():
-        columns = {"model": found["model"], **found["baselines"]}
-        low, high = found["model"][shown[0]]["ci95"]
+        model = found["model"][first]
+        low, high = model["ci95"]
+        numbers = "".join(f"{_number(found['baselines'][name][first]['mean']):>18}" for name in names)
         interval = f"[{_number(low)}, {_number(high)}]"
-        numbers = "".join(f"{_number(columns[name][shown[0]]['mean']):>18}" for name in names)
-        lines.append(f"{value:36.36}{found['pairs']:7}{interval:>18}{numbers}")
+        lines.append(f"{value:36.36}{found['pairs']:7}{_number(model['mean']):>9}  {interval:<16}{numbers}")
     return lines
 
 
@@ -83,10 +86,8 @@ def _row(name: str, found: dict[str, Any], shown: tuple[str, ...]) -> str:
     return f"{name:18}{spread:>16}  {interval:>16}{rest}"
 
 
-def _mean(found: dict[str, Any], name: str) -> float:
-    value = found[name]["mean"]
-    return float("-inf") if value is None else float(value)
-
-
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    """Three decimals, or three digits where those would say nothing (affinities in molar)."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"

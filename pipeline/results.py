@@ -108,7 +108,12 @@ def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
         return value if np.isfinite(value) else None
 
     return {
-        name: {"mean": number(s.mean), "std": number(s.std), "ci95": [number(v) for v in s.ci95]}
+        name: {
+            "mean": number(s.mean),
+            "std": number(s.std),
+            "ci95": [number(v) for v in s.ci95],
+            "per_fold": [number(v) for v in s.per_fold],
+        }
         for name, s in summaries.items()
     }
 

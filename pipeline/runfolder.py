@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from cache.errors import CacheCorrupt, Conflict
 from cache.recipe import parse_json
 from pipeline import report
 from pipeline.fold import Epoch, FoldResult, Target
-from pipeline.pairs import MAX_LABEL, Task
+from pipeline.pairs import MAX_LABEL
 
 _MAX_JSON = 256 << 20
 
@@ -92,7 +93,7 @@ class RunFolder:
         found = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
         try:
             report.table(found)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error!r}; remove it and run again with --resume") from None
         return found
 
@@ -109,32 +110,50 @@ class RunFolder:
         }
         self.write(f"checkpoints/fold-{number}.json", json.dumps(body, allow_nan=False))
 
-    def load_fold(self, number: int, pairs: int, task: Task) -> FoldResult | None:
+    def load_fold(self, number: int, pairs: int, target: Target, epochs: int) -> FoldResult | None:
         """A fold finished before, without its weights; None where it is not.
 
         Args:
             number: of the fold.
             pairs: in its test part.
-            task: of the dataset.
+            target: what its training part gives, to which the checkpoint's is held.
+            epochs: most epochs it can have run.
+
+        Raises:
+            CacheCorrupt: the checkpoint is not what a fold of this run leaves behind.
         """
         where = self.path / "checkpoints" / f"fold-{number}.json"
         if not where.exists():
             return None
         body = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
         try:
-            score = np.array(body["score"], np.float64).astype(np.float32)
-            history = [Epoch(int(n), float(fit), float(held), quality) for n, fit, held, quality in body["history"]]
-            target = Target(task, *(float(body["target"][name]) for name in Target._fields[1:]))
-            low, high = (0, 1) if task == "classification" else (-MAX_LABEL, MAX_LABEL)
+            score = np.array(body["score"], np.float64)
+            history = [_epoch(n, *values) for n, values in enumerate(body["history"], 1)]
+            best, classes = body["best_epoch"], target.task == "classification"
+            low, high = (0, 1) if classes else (-MAX_LABEL, MAX_LABEL)
             if not (score.shape == (pairs,) and ((score >= low) & (score <= high)).all()):
                 raise ValueError(f"not one score for each of {pairs} test pairs")
-            threshold = float(body["threshold"]) if task == "classification" else None
+            if not (1 <= len(history) <= epochs and type(best) is int and 1 <= best <= len(history)):
+                raise ValueError(f"{len(history)} epochs of at most {epochs}, the best of them {best}")
+            if body["target"] != target._asdict():
+                raise ValueError(f"its target {body['target']} is not that of its training part, {target._asdict()}")
+            threshold = float(body["threshold"]) if classes else None
+            if classes:
+                score = score.astype(np.float32)
             if not where.with_suffix(".safetensors").is_file():
                 raise ValueError("its weights are missing")
-            result = FoldResult(score, threshold, target, int(body["best_epoch"]), history, {})
+            result = FoldResult(score, threshold, target, best, history, {})
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove it and run again with --resume") from None
         return result
+
+
+def _epoch(expected: int, number: Any, fit: Any, held: Any, quality: Any) -> Epoch:
+    """A line of the history, its numbers finite and its place right."""
+    values = [fit, held] if quality is None else [fit, held, quality]
+    if number != expected or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        raise ValueError(f"epoch {expected} of its history is no line of numbers")
+    return Epoch(expected, float(fit), float(held), quality)
 
 
 def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -15,6 +15,8 @@ from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from cache.errors import InputError, printable
 from pipeline.dataset import Dataset
 
+NO_FOLD = ("", "-", "na", "n/a", "nan", "none", "null")
+"""Values of a fold column, in lower case, of pairs that the split leaves out."""
 MIN_GROUPS = 8
 """Fewest distinct sequence pairs a training part may have: a validation part is cut from it."""
 
@@ -72,14 +74,17 @@ def _classes(dataset: Dataset, pairs: np.ndarray) -> np.ndarray:
     return np.zeros(len(pairs), np.int64)
 
 
-def given_folds(dataset: Dataset, column: str) -> Folds:
-    """The folds of a column of the pairs table."""
+def in_a_fold(dataset: Dataset, column: str) -> list[int]:
+    """The pairs whose fold is named: not empty, '-', NA or the like, by which tables say 'in none'."""
     if column not in dataset.extra:
         held = ", ".join(dataset.extra) or "none"
         raise InputError(f"--fold-column: no column '{printable(column)}' in pairs.tsv; further columns there: {held}")
+    return [n for n, value in enumerate(dataset.extra[column]) if value.strip().lower() not in NO_FOLD]
+
+
+def given_folds(dataset: Dataset, column: str) -> Folds:
+    """The folds of a column of the pairs table, whose every pair must be in one (see `in_a_fold`)."""
     values = [value.strip() for value in dataset.extra[column]]
-    if empty := sum(not value for value in values):
-        raise InputError(f"--fold-column {column}: {empty} pairs have no fold; fill the column")
     names = sorted(set(values), key=lambda name: (int(name) if name.isascii() and name.isdigit() else math.inf, name))
     if not 2 <= len(names) <= 100:
         raise InputError(f"--fold-column {column}: {len(names)} distinct values; 2 to 100 folds are expected")

@@ -8,22 +8,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.fold import Epoch
+from pipeline.pairs import Task
 
 
 class FoldEvents:
     """Writes one fold's curves, in place of those of an earlier start that was cut off."""
 
-    def __init__(self, run: Path, number: int) -> None:
+    def __init__(self, run: Path, number: int, task: Task) -> None:
         # By number, as the checkpoints: a fold's name comes from the pairs table and is no path.
         self._folder = run / "tensorboard" / f"fold-{number}"
+        self._score = "auroc" if task == "classification" else "pearson"
         self._writer: Any = None
 
     def add(self, epoch: Epoch) -> None:
         """One epoch: losses of both parts and the validation score, by name."""
-        for name in ("train_loss", "validation_loss", "validation_score"):
-            value = getattr(epoch, name)
-            if value is not None:
-                self._writer.add_scalar(name.replace("_", "/", 1), value, epoch.epoch)
+        self._writer.add_scalar("train/loss", epoch.train_loss, epoch.epoch)
+        self._writer.add_scalar("validation/loss", epoch.validation_loss, epoch.epoch)
+        if epoch.validation_score is not None:
+            self._writer.add_scalar(f"validation/{self._score}", epoch.validation_score, epoch.epoch)
 
     def __enter__(self) -> Self:
         from torch.utils.tensorboard import SummaryWriter

@@ -13,8 +13,8 @@ from cache.console import note
 from model.tokens import tokens_name
 from pipeline.baselines import BASELINES
 from pipeline.batches import PairBatches
-from pipeline.dataset import Dataset
-from pipeline.fold import Epoch, FoldResult, fit_fold, fold_seed
+from pipeline.dataset import Dataset, default_run
+from pipeline.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
 from pipeline.inputs import Inputs, TrainOptions, open_inputs
 from pipeline.metrics import Scored
 from pipeline.results import write_results
@@ -45,9 +45,7 @@ def train(options: TrainOptions) -> Run:
     dataset, config = inputs.dataset, options.config
     count = len(inputs.folds.names)
     parts = [cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(count)]
-    folder = RunFolder(
-        options.out or options.cache_dir / "runs" / dataset.name, _resolved(options, inputs), resume=options.resume
-    )
+    folder = RunFolder(options.out or default_run(options.cache_dir), _resolved(options, inputs), resume=options.resume)
     if (done := folder.finished()) is not None and options.by in (None, done.get("by", {}).get("column")):
         note(f"{folder.path}: finished before; showing its result")
         return Run(folder.path, done)
@@ -85,9 +83,10 @@ def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder
     results = []
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
     for number, part in enumerate(parts):
-        result = folder.load_fold(number, len(part.test), inputs.dataset.task)
+        target = fit_target(batches.task, batches.labels, part.train, config)
+        result = folder.load_fold(number, len(part.test), target, config.epochs)
         if result is None:
-            with FoldEvents(folder.path, number) as events:
+            with FoldEvents(folder.path, number, batches.task) as events:
 
                 def show(epoch: Epoch, number: int = number, events: FoldEvents = events) -> None:
                     bar.update()

@@ -131,7 +131,7 @@ def test_embed_run_skips_bad_molecules_counts_and_lists_them(program: Program, t
     assert "3 records, 3 distinct molecules, 7 atoms: embedded 3" in done.stdout
     assert "note: m.smi: 1 record: several fragments (a salt or a mixture), kept whole" in done.stderr
     assert "note: m.smi: 1 record: with wildcard atoms, kept as unknown" in done.stderr
-    listed = (tmp_path / "cache" / "m" / "skipped.tsv").read_text().splitlines()
+    listed = (tmp_path / "cache" / "m" / "skipped.embed-molecule.tsv").read_text().splitlines()
     assert [line.split("\t")[1:3] for line in listed[1:]] == [["2", "b"], ["3", "c"]]
 
 

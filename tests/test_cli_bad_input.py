@@ -160,7 +160,7 @@ BAD_PAIRS: dict[str, tuple[str, int, str]] = {
     "header only": (HEADER, 1, "no pairs are left"),
     "too few columns": (HEADER + "r1\tp1\n", 1, "2 columns, the header has 3"),
     "csv rows under a tsv header": (HEADER + "r1,p1,1\n", 1, "1 columns, the header has 3"),
-    "unknown id": (HEADER + "nobody\tp1\t1\n", 1, "a_id 'nobody' has no sequence"),
+    "unknown id": (HEADER + "nobody\tp1\t1\n", 1, "a_id 'nobody' has no record"),
     "other label": (
         HEADER + "r1\tp1\t1\nr2\tp1\t1\nr1\tp1\t0\n",
         1,
@@ -174,7 +174,7 @@ BAD_PAIRS: dict[str, tuple[str, int, str]] = {
     "open quote": (HEADER + 'r1\t"p1\t1\n', 1, "quote is not closed"),
     "column twice": ("a_id\tb_id\tlabel\tlabel\nr1\tp1\t1\t1\n", 1, "stands twice"),
     "nul": (HEADER + "r1\tp1\x00\t1\n", 1, "control character"),
-    "two bad rows": (HEADER + "r1\tp9\t1\nr9\tp1\t1\n", 2, "b_id 'p9' has no sequence"),
+    "two bad rows": (HEADER + "r1\tp9\t1\nr9\tp1\t1\n", 2, "b_id 'p9' has no record"),
 }
 
 

@@ -188,7 +188,7 @@ def test_different_rows_of_one_sequence_are_both_left_out(tmp_path: Path, rng: n
     done = run(tmp_path, path, SEQUENCES | {"a2": "ACGU"}, on_bad="skip")
     assert (done.imported, done.skipped) == (2, 1)
     assert key_of("rna", "ACGU") not in stored(tmp_path / "c")
-    assert "'a' and 'a2'" in (tmp_path / "c" / "skipped.tsv").read_text()
+    assert "'a' and 'a2'" in (tmp_path / "c" / "skipped.cache-import-rna.tsv").read_text()
 
 
 @pytest.mark.parametrize("layout", ["hdf5", "npy", "pt", "safetensors"])
@@ -283,7 +283,7 @@ def test_skip_lists_every_kind_and_stores_the_rest(tmp_path: Path, rng: np.rando
     bad = {"b": np.vstack([rows["b"], rows["b"][:1]]), "c": np.full_like(rows["c"], np.nan)}
     done = run(tmp_path, write_hdf5(tmp_path / "x.h5", rows | bad), on_bad="skip")
     assert (done.imported, done.skipped) == (1, 2)
-    lines = (tmp_path / "c" / "skipped.tsv").read_text().splitlines()
+    lines = (tmp_path / "c" / "skipped.cache-import-rna.tsv").read_text().splitlines()
     assert lines[0] == "file\tline\trecord\twhat"
     assert [line.split("\t")[2] for line in lines[1:]] == ["b", "c"]
     assert_same_bits(stored(tmp_path / "c"), keyed({"a": rows["a"]}, SEQUENCES))
@@ -347,7 +347,7 @@ def test_published_embeddings(name: str, real_data: Path, tmp_path: Path) -> Non
         ImportOptions(modality, real_data / name, real_data / fasta, tmp_path / "c", on_bad="skip", quiet=True)
     )
     assert (done.imported, done.unmatched, done.skipped) == (count, 0, len(short))
-    skipped = tmp_path / "c" / "skipped.tsv"
+    skipped = tmp_path / "c" / "skipped.cache-import-rna.tsv"
     listed = [line.split("\t")[2] for line in skipped.read_text().splitlines()[1:]] if skipped.exists() else []
     assert sorted(listed) == short
     found, table = stored(tmp_path / "c", modality), read_table(tmp_path / "c", modality)

@@ -21,11 +21,14 @@ from pipeline.baselines import BASELINES, additive
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.dataset import load_dataset, write_dataset
-from pipeline.fold import fit_fold, fit_target, predict
+from pipeline.fold import Epoch, fit_fold, fit_target, predict
 from pipeline.importing import ImportOptions, Side, import_dataset
 from pipeline.inputs import TrainOptions, open_inputs
 from pipeline.metrics import METRICS, Scored, compute, pooled, summarise
 from pipeline.pairs import Pair
+from pipeline.plots import draw_losses, draw_result
+from pipeline.report import table
+from pipeline.runfolder import RunFolder
 from pipeline.splits import Parts, cut_parts, random_folds
 from pipeline.train import train
 
@@ -257,6 +260,28 @@ def test_a_column_that_is_not_there(affinities: Path, by: str, say: str) -> None
     with pytest.raises(InputError, match=say):
         train(TrainOptions(affinities, QUICK, by=by))
     assert not (affinities / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "_hidden", "\N{CJK UNIFIED IDEOGRAPH-7532}", "a" * 200, "v\x07"])
+def test_groups_of_any_name_are_drawn_and_printed(affinities: Path, name: str) -> None:
+    inputs = open_inputs(TrainOptions(affinities, QUICK))
+    groups = np.array([name if n % 2 else "even" for n in range(400)])
+    scored = {"model": Scored(inputs.dataset.labels, inputs.dataset.labels, inputs.dataset.labels)}
+    folder = RunFolder(affinities / "runs" / "x", {}, resume=True)
+    draw_result(folder, "regression", scored, groups)
+    history = [Epoch(1, 0.5, 0.4, None)]
+    draw_losses(folder, [name, "b"], [history, history])
+    assert (folder.path / "scatter.png").stat().st_size > 10_000
+    numbers = {key: {"mean": None, "std": None, "ci95": [None, None]} for key in METRICS["regression"]}
+    metrics = {
+        "task": "regression", "dataset": name, "pairs": 4, "folds": 2, "split": "random", "tokens": "pooled",
+        "encoders": {"a": "x", "b": "y"}, "shared_between_folds": 0, "ids_are_sequences": False,
+        "model": numbers, "baselines": {"additive": numbers},
+        "by": {"column": "kind", "groups": {name: {"pairs": 4, "model": numbers, "baselines": {"additive": numbers}}}},
+    }  # fmt: skip
+    text = table(metrics)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "or more" not in text, "undefined is not above undefined"
 
 
 def test_affinities_through_the_program(affinities: Path, program: Program) -> None:

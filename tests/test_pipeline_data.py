@@ -11,7 +11,7 @@ from pipeline.dataset import Dataset, load_dataset
 from pipeline.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
 from pipeline.importing import ImportOptions, Side, import_dataset
 from pipeline.pairs import Columns, Where, read_pairs
-from pipeline.splits import cut_parts, given_folds, random_folds
+from pipeline.splits import cut_parts, given_folds, in_a_fold, random_folds
 
 
 def table(path: Path, text: str) -> Path:
@@ -140,7 +140,9 @@ def test_given_folds_are_the_column_and_count_what_they_share(tmp_path: Path) ->
     column[1] = "10"
     assert given_folds(dataset, "fold").shared == 2
     with pytest.raises(InputError, match="further columns there: fold"):
-        given_folds(dataset, "species")
+        in_a_fold(dataset, "species")
+    column[2:5] = ["-", "", "NA"]
+    assert in_a_fold(dataset, "fold") == [0, 1, *range(5, 400)]
 
 
 def test_the_real_sets_import_as_their_readme_counts_them(real_data: Path, tmp_path: Path) -> None:

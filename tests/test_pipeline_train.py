@@ -15,7 +15,7 @@ from conftest import Program
 from safetensors.torch import load_file
 from sklearn import metrics as sk
 
-from cache import CacheCorrupt, Conflict, InputError
+from cache import CacheCorrupt, CacheWriter, Conflict, InputError, Recipe, key_of
 from embed.run import RunOptions, run
 from model.fusion import CrossMamba, ModelConfig
 from pipeline.batches import PairBatches
@@ -23,7 +23,7 @@ from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
 from pipeline.fold import Epoch, FoldResult, Target, fit_fold, fold_seed, predict
 from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.inputs import TrainOptions, open_inputs
+from pipeline.inputs import TrainOptions, _in_the_split, open_inputs
 from pipeline.runfolder import RunFolder
 from pipeline.splits import cut_parts
 from pipeline.train import train
@@ -150,7 +150,9 @@ def test_a_pair_without_an_embedding_is_an_error_or_left_out(tmp_path: Path) -> 
     some = (folder / "protein.fasta").read_text().split("\n")[:50]
     (tmp_path / "some.fasta").write_text("\n".join(some) + "\n")
     run(RunOptions("protein", tmp_path / "some.fasta", folder, "profile", quiet=True))
-    with pytest.raises(InputError, match="has no embedding; run `embed run --modality protein") as caught:
+    with pytest.raises(
+        InputError, match=r"has no rows in profile-[0-9a-f]+; run `embed run --modality protein --encoder profile"
+    ) as caught:
         open_inputs(TrainOptions(folder, QUICK))
     assert len(caught.value.lines) == 5
     kept = open_inputs(TrainOptions(folder, QUICK, on_bad="skip")).dataset
@@ -195,6 +197,70 @@ def test_a_split_that_cannot_be_cut_leaves_no_run_folder(small: TrainOptions) ->
     assert not (small.cache_dir / "runs").exists()
 
 
+def test_pairs_in_no_fold_are_left_out_and_counted(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = open_inputs(small)
+    column = [("0", "1", "-")[n % 3] for n in range(160)]
+    given = dataclasses.replace(small, config=dataclasses.replace(QUICK, split="given", fold_column="cold"))
+    kept = _in_the_split(given, inputs.dataset._replace(extra={"cold": column}))
+    assert len(kept.labels) == column.count("0") + column.count("1")
+    assert "53 pairs have no fold in column 'cold'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no pair has a fold"):
+        _in_the_split(given, inputs.dataset._replace(extra={"cold": ["-"] * 160}))
+
+
+def test_resume_takes_the_settings_and_recipes_of_the_run(program: Program, tmp_path: Path) -> None:
+    folder = embedded_demo(tmp_path / "cache" / "demo", entities=30, pairs=160)
+    flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--set", "dropout=0.3", "--cache", folder]
+    first = program("train", *flags)
+    assert first.returncode == 0, first.stderr
+    with CacheWriter(folder, Recipe("rna", "other", 1, 4)) as writer:  # from here on a recipe must be named
+        writer.add(key_of("rna", "ACGU"), np.zeros((4, 4)))
+    (folder / "runs" / "demo" / "metrics.json").unlink()
+    again = program("train", "--cache", folder, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    other = program("train", "--cache", folder, "--resume", "--epochs", "2")
+    assert other.returncode == 5
+    assert "train.epochs (2, there 1)" in other.stderr
+    assert program("train", "--cache", folder, "--out", tmp_path / "new").returncode == 2
+
+
+def test_a_finished_run_keeps_its_groups(small: TrainOptions) -> None:
+    inputs = open_inputs(small)
+    assert inputs.dataset.extra == {}
+    folder = train(small).folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["by"] = {"column": "kind", "groups": {}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    assert train(dataclasses.replace(small, resume=True)).metrics == metrics
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("target", {"task": "classification", "mean": 12345.0, "std": 1.0, "mse_weight": 0.5}),
+        ("target", {"task": "regression", "mean": 0.0, "std": 1.0, "mse_weight": 0.5}),
+        ("target", None),
+        ("best_epoch", 3),
+        ("best_epoch", 1e300),
+        ("best_epoch", 0),
+        ("history", []),
+        ("history", [[1, "nan", "inf", {"a": 1}]]),
+        ("history", [[2, 0.1, 0.2, 0.5]]),
+        ("history", [[n, 0.1, 0.2, 0.5] for n in range(1, 9)]),
+        ("threshold", "high"),
+    ],
+)
+def test_a_checkpoint_edited_in_one_field_is_damage(small: TrainOptions, field: str, value: Any) -> None:
+    folder = train(small).folder
+    (folder / "metrics.json").unlink()
+    path = folder / "checkpoints" / "fold-0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(CacheCorrupt, match=r"fold-0\.json"):
+        train(dataclasses.replace(small, resume=True))
+
+
 @pytest.mark.parametrize(
     "body", ["{}", '{"score": 5}', '{"score": [7.5]}', '{"score": [null]}', "[", '{"score": [1e999]}']
 )
@@ -207,10 +273,13 @@ def test_an_edited_checkpoint_is_damage_not_a_result(small: TrainOptions, body: 
 
 
 def test_edited_metrics_are_damage(small: TrainOptions) -> None:
-    folder = train(small).folder
-    (folder / "metrics.json").write_text('{"model": 1}')
-    with pytest.raises(CacheCorrupt, match=r"metrics\.json"):
-        train(dataclasses.replace(small, resume=True))
+    path = train(small).folder / "metrics.json"
+    huge = json.loads(path.read_text())
+    huge["model"]["mcc"]["mean"] = 10**400
+    for text in ('{"model": 1}', json.dumps(huge)):
+        path.write_text(text)
+        with pytest.raises(CacheCorrupt, match=r"metrics\.json"):
+            train(dataclasses.replace(small, resume=True))
 
 
 def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
@@ -317,6 +386,6 @@ def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
         np.full(3, 0.5, np.float32), 0.5, Target("classification"), 1, [Epoch(1, 0.1, 0.2, None)], {"w": torch.ones(1)}
     )
     folder.save_fold(0, result)
-    loaded = folder.load_fold(0, 3, "classification")
+    loaded = folder.load_fold(0, 3, Target("classification"), 1)
     assert loaded is not None
     assert loaded.history == result.history
