@@ -34,8 +34,9 @@ def table(metrics: dict[str, Any]) -> str:
     means = {name: found[first]["mean"] for name, found in metrics["baselines"].items()}
     above = [name for name, mean in means.items() if None not in (mean, model) and mean >= model]
     if above:
+        reach = "reaches" if len(above) == 1 else "reach"
         lines.append(
-            f"{' and '.join(above)} reach the model's {_NAMES[first]} or more: on this split, who stands in the table "
+            f"{' and '.join(above)} {reach} the model's {_NAMES[first]} or more: on this split, who stands in the table "
             "tells at least as much as the sequences"
         )
     if "by" in metrics:

@@ -18,8 +18,10 @@ import numba
 import numpy as np
 import pytest
 import torch
+from made_runs import QUICK, embedded_demo
 
 from cache import CacheWriter, Recipe, key_of
+from pipeline.inputs import TrainOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -86,3 +88,9 @@ def made_cache(tmp_path: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray
         for key, rows in made_rows.items():
             writer.add(key, rows)
     return folder
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> TrainOptions:
+    """A small embedded demo, to be trained on quickly."""
+    return TrainOptions(embedded_demo(tmp_path / "demo", entities=30, pairs=160), QUICK, quiet=True)
