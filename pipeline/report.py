@@ -36,8 +36,8 @@ def table(metrics: dict[str, Any]) -> str:
     if above:
         reach = "reaches" if len(above) == 1 else "reach"
         lines.append(
-            f"{' and '.join(above)} {reach} the model's {_NAMES[first]} or more: on this split, who stands in the table "
-            "tells at least as much as the sequences"
+            f"{' and '.join(above)} {reach} the model's {_NAMES[first]} or more: on this split, who stands in "
+            "the table tells at least as much as the sequences"
         )
     if "by" in metrics:
         lines += ["", *_groups(metrics["by"], shown)]
