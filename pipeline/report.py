@@ -20,7 +20,7 @@ def table(metrics: dict[str, Any]) -> str:
     """`metrics.json` as text: model and baselines, mean ± standard deviation over folds, 95 % interval of the first."""
     shown = SHOWN[metrics["task"]]
     rows = [("model", metrics["model"]), *metrics["baselines"].items()]
-    lines = [_title(metrics), *_head(shown)]
+    lines = [*_title(metrics), *_head(shown)]
     lines += [_row(name, found, shown) for name, found in rows]
     if metrics["shared_between_folds"]:
         lines.append(
@@ -44,16 +44,16 @@ def table(metrics: dict[str, Any]) -> str:
     return "\n".join(map(plain_line, lines))  # names come from files
 
 
-def _title(metrics: dict[str, Any]) -> str:
+def _title(metrics: dict[str, Any]) -> list[str]:
     encoders = " × ".join(metrics["encoders"][side] for side in "ab")
     how = "random folds of distinct sequence pairs" if metrics["split"] == "random" else "given folds"
     chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
-    return (
+    return [
         f"{metrics['dataset']}: {metrics['pairs']} pairs, {metrics['folds']} {how}, "
-        f"tokens {metrics['tokens']}, {encoders}\n"
+        f"tokens {metrics['tokens']}, {encoders}",
         f"{chosen} chosen on validation pairs, each test fold scored once; "
-        "95 % interval of the mean over folds, pairs drawn again"
-    )
+        "95 % interval of the mean over folds, pairs drawn again",
+    ]
 
 
 def _head(shown: tuple[str, ...]) -> list[str]:
@@ -67,14 +67,14 @@ def _groups(by: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
     first = shown[0]
     heading = f"{_NAMES[first]} by {by['column']}, test folds together"
     names = list(next((found["baselines"] for found in by["groups"].values()), {}))
-    head = f"{heading:36.36}{'pairs':>7}{'model':>9}  {'95 % interval':<16}" + "".join(f"{n:>18}" for n in names)
+    head = f"{heading:42.42}{'pairs':>7}{'model':>9}  {'95 % interval':<16}" + "".join(f"{n:>18}" for n in names)
     lines = [head, "─" * len(head)]
     for value, found in by["groups"].items():
         model = found["model"][first]
         low, high = model["ci95"]
         numbers = "".join(f"{_number(found['baselines'][name][first]['mean']):>18}" for name in names)
         interval = f"[{_number(low)}, {_number(high)}]"
-        lines.append(f"{value:36.36}{found['pairs']:7}{_number(model['mean']):>9}  {interval:<16}{numbers}")
+        lines.append(f"{value:42.42}{found['pairs']:7}{_number(model['mean']):>9}  {interval:<16}{numbers}")
     return lines
 
 

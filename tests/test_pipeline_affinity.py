@@ -281,6 +281,7 @@ def test_groups_of_any_name_are_drawn_and_printed(affinities: Path, name: str) -
     }  # fmt: skip
     text = table(metrics)
     assert all(line.isprintable() for line in text.splitlines())
+    assert "\\n" not in text
     assert "or more" not in text, "undefined is not above undefined"
 
 
