@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from cache import CacheReader, choose_recipe, key_of, normalise
 from cache.console import run as run_program
+from embed.importing import ImportOptions, ImportSummary, import_embeddings
 from pipeline.main import crossllm
 
 SEQUENCES = {"a": "ACGU", "b": "GGAUC", "c": "UUACGGA"}
@@ -86,6 +87,13 @@ def write_safetensors(path: Path, rows: Mapping[str, np.ndarray]) -> Path:
 WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], Path]] = {
     "hdf5": write_hdf5, "npy": write_npy, "pt": write_pt, "safetensors": write_safetensors,
 }  # fmt: skip
+
+
+def run(tmp_path: Path, given: Path, sequences: dict[str, str] = SEQUENCES, **changed: object) -> ImportSummary:
+    """Import `given` with a FASTA of the sequences into the cache `c`."""
+    fasta = write_fasta(tmp_path / "seqs.fasta", sequences)
+    asked = {"modality": "rna", "input": given, "fasta": fasta, "cache_dir": tmp_path / "c", "quiet": True}
+    return import_embeddings(ImportOptions(**(asked | changed)))  # type: ignore[arg-type]
 
 
 def stored(cache_dir: Path, modality: str = "rna", recipe: str | None = None) -> dict[bytes, np.ndarray]:

@@ -18,6 +18,7 @@ from foreign import (
     in_process,
     keyed,
     rows_for,
+    run,
     stored,
     write_fasta,
     write_hdf5,
@@ -31,13 +32,7 @@ from cache import CacheCorrupt, Conflict, InputError, choose_recipe, key_of, rea
 from cache.inspection import verify
 from embed import foreign_hdf5
 from embed.foreign import Entry
-from embed.importing import ImportOptions, ImportSummary, import_embeddings
-
-
-def run(tmp_path: Path, given: Path, sequences: dict[str, str] = SEQUENCES, **changed: object) -> ImportSummary:
-    fasta = write_fasta(tmp_path / "seqs.fasta", sequences)
-    asked = {"modality": "rna", "input": given, "fasta": fasta, "cache_dir": tmp_path / "c", "quiet": True}
-    return import_embeddings(ImportOptions(**(asked | changed)))  # type: ignore[arg-type]
+from embed.importing import ImportOptions, import_embeddings
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -86,82 +81,6 @@ def test_another_source_of_the_same_name_is_a_conflict(tmp_path: Path, rng: np.r
         run(tmp_path, other, source="Second, one", dtype="float32")
     with pytest.raises(InputError, match="no letter or digit"):
         run(tmp_path, other, source="…")
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode()).hexdigest()
-
-
-NAMES = {
-    "md5, bio_embeddings": _md5,
-    "md5 of the DNA letters": lambda text: _md5(text.replace("U", "T")),
-    "sha256 with the length, biotrainer": lambda text: hashlib.sha256(f"{text}_{len(text)}".encode()).hexdigest(),
-    "our key": lambda text: key_of("rna", text).hex(),
-}
-
-
-@pytest.mark.parametrize("layout", ["hdf5", "npy", "safetensors"])
-@pytest.mark.parametrize("name", NAMES)
-def test_arrays_named_by_a_hash_of_the_sequence(
-    name: str, layout: str, tmp_path: Path, rng: np.random.Generator
-) -> None:
-    rows = rows_for(rng)
-    run(tmp_path, WRITERS[layout](tmp_path / "x", {NAMES[name](SEQUENCES[id_]): rows[id_] for id_ in rows}))
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
-
-
-@pytest.mark.parametrize("stated", [str, np.bytes_])
-def test_original_id_goes_before_the_name(stated: type, tmp_path: Path, rng: np.random.Generator) -> None:
-    sequences = {"a": "ACGU", "b": "GGAU"}  # of one length, so that only the name can tell
-    rows = rows_for(rng, sequences)
-    path = write_hdf5(tmp_path / "x.h5", {"a": rows["b"], "b": rows["a"]})
-    with h5py.File(path, "a") as file:
-        file["a"].attrs["original_id"], file["b"].attrs["original_id"] = stated("b"), stated("a the first")
-    run(tmp_path, path, sequences)
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
-
-
-def test_ids_that_hdf5_and_prottrans_rewrite(tmp_path: Path, rng: np.random.Generator) -> None:
-    sequences = {"g/one": "ACGU", "/two//x": "GGAUC", "sp.1/2": "UUACGGA", "plain": "CCC", "g/deep/er": "GAGA"}
-    rows = rows_for(rng, sequences)
-    path = write_hdf5(tmp_path / "x.h5", {id_.replace("sp.1/2", "sp_1_2"): values for id_, values in rows.items()})
-    with h5py.File(path) as file:
-        assert isinstance(file["g"], h5py.Group), "'/' made no group"
-    run(tmp_path, path, sequences)
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
-
-
-def test_groups_in_a_circle_a_user_block_and_filters(tmp_path: Path, rng: np.random.Generator) -> None:
-    rows = rows_for(rng)
-    with h5py.File(tmp_path / "x.h5", "w", userblock_size=1024) as file:
-        for (name, values), how in zip(
-            rows.items(), ({}, {"compression": "lzf"}, {"compression": "gzip"}), strict=True
-        ):
-            file.create_dataset(f"g/{name}", data=values, shuffle=bool(how), fletcher32=bool(how), **how)
-            file[f"g/{name}"].attrs["original_id"] = name
-        file["g/up"] = file["/"]
-        file["again"] = file["g"]
-    assert run(tmp_path, tmp_path / "x.h5").imported == 3
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
-
-
-@pytest.mark.parametrize("sequences", [{"a.b": "ACGU", "a/b": "GGAU"}, {"a.b": "ACGU", "a_b": "GGAU"}])
-def test_a_rewritten_name_that_may_be_either_is_refused(
-    sequences: dict[str, str], tmp_path: Path, rng: np.random.Generator
-) -> None:
-    rows = rows_for(rng, sequences)
-    path = write_npy(tmp_path / "x", {"a_b": rows["a.b"]})
-    with pytest.raises(InputError, match=r"name (may stand|stands) for"):
-        run(tmp_path, path, sequences)
-    run(tmp_path, path, {"a.b": "ACGU"})
-    assert_same_bits(stored(tmp_path / "c"), {key_of("rna", "ACGU"): rows["a.b"]})
-
-
-def test_a_length_tells_a_name_from_a_rewritten_one(tmp_path: Path, rng: np.random.Generator) -> None:
-    sequences = {"a.b": "ACGUAC", "a_b": "GGAU"}
-    rows = rows_for(rng, {"a_b": "GGAU"})
-    run(tmp_path, write_npy(tmp_path / "x", rows), sequences)
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
 
 
 def test_one_array_serves_every_id_of_its_sequence(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -332,6 +251,35 @@ def test_a_child_that_takes_too_long_is_stopped(
         child._line()  # nothing was asked, so nothing comes
     source.close()
     assert entries
+
+
+def test_a_source_opens_each_file_once_a_pass(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order of the FASTA, and for arrays that are there twice."""
+    sequences = {f"s{n}": "ACGU" * (n + 1) for n in range(12)}
+    rows = rows_for(rng, sequences)
+    (tmp_path / "x").mkdir()
+    for start in (0, 1):  # every other one, and the first two of the one in the other as well
+        held = {f"s{n}": rows[f"s{n}"] for n in {*range(start, 12, 2), 0, 1}}
+        write_hdf5(tmp_path / "x" / f"{start}.h5", held)
+    started: list[Path] = []
+    child = foreign_hdf5.Hdf5Child
+    monkeypatch.setattr(foreign_hdf5, "Hdf5Child", lambda path: (started.append(path), child(path))[1])
+    assert run(tmp_path, tmp_path / "x", sequences).imported == 12
+    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
+    assert len(started) <= 2 * 4, "to list, to compare, to check and to store, each file once"
+
+
+def test_repeated_arrays_are_compared_by_their_values(tmp_path: Path, rng: np.random.Generator) -> None:
+    rows = rows_for(rng)
+    wide, other = rows["a"].astype("f8"), rows["a"].copy()
+    wide[0, 0], rows["a"][0, 0] = 0.0, -0.0
+    other[-1, -1] += 1
+    twins = SEQUENCES | {"a2": "ACGU"}
+    assert run(tmp_path, write_hdf5(tmp_path / "x.h5", rows | {"a2": wide}), twins).imported == 3
+    with pytest.raises(InputError, match="hold different rows"):
+        run(tmp_path, write_hdf5(tmp_path / "y.h5", rows | {"a2": other}), twins)
 
 
 REAL = {
