@@ -124,13 +124,39 @@ def parse_json(data: bytes, where: Path) -> dict[str, Any]:
 
 
 def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
-    """Create the recipe's folder in a cache, or find it there; its path."""
+    """Create the recipe's folder in a cache, or find it there; its path.
+
+    Raises:
+        InputError: the recipe could not be read again as it is; nothing was written.
+    """
     folder = recipe.folder(cache_dir)
+    check_recipe(recipe, folder)
     for name in ("segments", "commits"):
         fsio.make_dirs(folder / name)
     if not fsio.publish(folder / "recipe.json", recipe.to_json()):
         read_recipe(folder)
     return folder
+
+
+def check_recipe(recipe: Recipe, folder: Path) -> None:
+    """Raise `InputError` for a recipe that readers would refuse, or that could not be shown on a line."""
+    data = recipe.to_json()
+    texts = [value for value in asdict(recipe).values() if isinstance(value, str)]
+    texts += [*recipe.options, *recipe.options.values()]
+    if odd := next((text for text in texts if not text.isprintable()), None):
+        raise InputError(
+            f"{folder}: '{printable(odd)}' in the recipe is not printable; name it without such characters"
+        )
+    if len(data) > _MAX_JSON:
+        raise InputError(
+            f"{folder}: a recipe of {len(data)} bytes, at most {_MAX_JSON} are taken; give it fewer options"
+        )
+    try:
+        same = parse_recipe(data, folder) == recipe and _FOLDER.fullmatch(recipe.folder_name) is not None
+    except CacheCorrupt as error:
+        raise InputError(str(error).replace("the recipe is damaged", "nothing was written")) from None
+    if not same:
+        raise InputError(f"{folder}: the recipe '{printable(recipe.encoder)}' would be read as another; rename it")
 
 
 def read_recipe(folder: Path) -> Recipe:

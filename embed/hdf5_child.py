@@ -30,6 +30,10 @@ def list_datasets(file: Any) -> Iterator[dict[str, Any]]:
     while groups:
         prefix, group = groups.pop()
         for own in group:
+            if isinstance(own, bytes):  # h5py's way of saying that it is no UTF-8
+                name = prefix + own.decode("utf-8", "backslashreplace")
+                yield {"name": name, "problem": "its name is not UTF-8; rename it and what it holds"}
+                continue
             name = prefix + own
             try:
                 link = group.get(own, getlink=True)

@@ -213,7 +213,7 @@ def _say(
     )
     say_notes(options.input, +notes, problems, "arrays")
     if found.ignored:
-        note(f"note: {options.input}: {found.ignored} other files there, not read")
+        note(f"note: {options.input}: {found.ignored} other files there, not read (hidden ones, links to folders)")
     if options.modality == "molecule":
         note(f"note: {options.input}: row i is taken as atom i of the canonical SMILES, as RDKit writes it")
 

@@ -197,6 +197,24 @@ def test_what_is_left_out_is_counted(
     assert "nothing to import, 2 are in" in again.stdout
 
 
+def test_hidden_entries_and_links_to_folders_are_counted(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_for(rng)
+    path = write_npy(tmp_path / "x", rows)
+    write_npy(tmp_path / "elsewhere", {"d": rows["a"]})
+    (path / "linked").symlink_to(tmp_path / "elsewhere")
+    (path / ".hidden").mkdir()
+    (path / ".DS_Store").write_text("")
+    assert run(tmp_path, path).imported == 3
+    assert "3 other files there, not read (hidden ones, links to folders)" in capsys.readouterr().err
+
+
+def test_what_names_a_file_may_hold_is_escaped_in_the_recipe(tmp_path: Path, rng: np.random.Generator) -> None:
+    run(tmp_path, write_hdf5(tmp_path / "a\nb.h5", rows_for(rng)))
+    assert choose_recipe(tmp_path / "c", "rna").options["source"] == "a\\nb.h5"
+
+
 def test_skip_lists_every_kind_and_stores_the_rest(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = rows_for(rng)
     bad = {"b": np.vstack([rows["b"], rows["b"][:1]]), "c": np.full_like(rows["c"], np.nan)}

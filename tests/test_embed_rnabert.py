@@ -216,6 +216,7 @@ BAD_FLAGS = {
     "--option attention=masked --option attention=padded-440": "one switch is given two values",
     "--device warp": "--device warp",
     "--device meta": "--device meta",
+    "--device hpu": "--device hpu",
     "--batch-tokens 0": "--batch-tokens",
     "--long truncate": "'truncate' is not one of",
 }
