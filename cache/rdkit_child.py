@@ -128,7 +128,7 @@ def canonical(structure: str) -> Answer:
     rdBase.LogToPythonStderr()
     log = io.StringIO()
     with redirect_stderr(log):
-        molecule = _parse(structure)
+        molecule, notes = _parse(structure)
         if isinstance(molecule, str):
             return Answer("", 0, _said(log.getvalue()) or molecule, ())
         seen = [Chem.MolToSmiles(molecule)]
@@ -144,11 +144,11 @@ def canonical(structure: str) -> Answer:
             return Answer("", 0, "its canonical SMILES does not settle", ())
         smiles = min(seen[seen.index(smiles) :])
         atoms = Chem.MolFromSmiles(smiles).GetNumAtoms()
-    return Answer(smiles, atoms, None, _notes(smiles))
+    return Answer(smiles, atoms, None, (*notes, *_notes(smiles)))
 
 
-def _parse(structure: str) -> Any:  # rdkit's own types say less than the truth
-    """An RDKit molecule, or what is wrong."""
+def _parse(structure: str) -> tuple[Any, tuple[str, ...]]:  # rdkit's own types say less than the truth
+    """An RDKit molecule without atom-map numbers, or what is wrong; then what was left out of it."""
     from rdkit import Chem
 
     options: Any = Chem.SmilesParserParams()
@@ -156,15 +156,26 @@ def _parse(structure: str) -> Any:  # rdkit's own types say less than the truth
     try:
         if "\n" in structure:  # its stereochemistry is in coordinates and wedges, which only the whole reader perceives
             found: Any = Chem.MolFromMolBlock(structure)
-            return "RDKit cannot read this mol block" if found is None else found
+            if found is None:
+                return "RDKit cannot read this mol block", ()
+            return found, _clear_maps(found)
         molecule: Any = Chem.MolFromSmiles(structure, options)
         if molecule is None:
-            return "RDKit cannot read this structure"
+            return "RDKit cannot read this structure", ()
+        notes = _clear_maps(molecule)  # first: a numbered hydrogen would stay an atom
         Chem.SanitizeMol(molecule)
         Chem.AssignStereochemistry(molecule, cleanIt=True)
-        return Chem.RemoveHs(molecule)
+        return Chem.RemoveHs(molecule), notes
     except (ValueError, RuntimeError) as error:  # AtomValenceException, KekulizeException, …
-        return "RDKit: " + " ".join(str(error).split())
+        return "RDKit: " + " ".join(str(error).split()), ()
+
+
+def _clear_maps(molecule: Any) -> tuple[str, ...]:
+    """Take off what numbers the atoms of a reaction: it is no part of the molecule, and would be part of its key."""
+    numbered = [atom for atom in molecule.GetAtoms() if atom.GetAtomMapNum()]
+    for atom in numbered:
+        atom.SetAtomMapNum(0)
+    return ("with atom-map numbers, left out",) if numbered else ()
 
 
 def _said(log: str) -> str:

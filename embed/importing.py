@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.console import note, say_notes, stop_between_records, write_skipped
-from cache.errors import Conflict, InputError, Problem, printable
+from cache.errors import InputError, Problem, printable
 from cache.idtable import publish_table
 from cache.reader import CacheReader
-from cache.recipe import Recipe, StorageType, list_recipes
+from cache.recipe import Recipe, StorageType, held_like, refuse_other
 from cache.records import OnBad, Record, Records, read_records
 from cache.writer import CacheWriter
 from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
@@ -164,20 +164,11 @@ def settle_recipe(options: ImportOptions, found: Found, source: Source, sound: S
         tokenizer="imported",
         options=described | {"sha256": sha256_of(options.input, found.files)},
     )
-    held = [
-        r
-        for r in list_recipes(options.cache_dir, options.modality)
-        if (r.encoder, r.layer) == (asked.encoder, asked.layer)
-    ]
+    held = held_like(options.cache_dir, asked, "layer")
     dtype = options.dtype or (held[0].dtype if len(held) == 1 else "float16")
     asked = dataclasses.replace(asked, dtype=dtype)
-    if asked in held or not held:
-        return asked
-    differences = "; ".join(asked.differences(held[0]))
-    raise Conflict(
-        f"{options.cache_dir}: already holds {held[0].folder_name}, which differs from this import in {differences}; "
-        "name this one with --source NAME"
-    )
+    refuse_other(options.cache_dir, asked, held, "import", "name this one with --source NAME")
+    return asked
 
 
 def _recipe_name(options: ImportOptions) -> str:

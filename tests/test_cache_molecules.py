@@ -147,6 +147,8 @@ def test_ids_with_one_molecule_are_merged_whatever_its_spelling(tmp_path: Path) 
 SAME = [
     ("OCC", "C(O)C"), ("c1ccccc1", "C1=CC=CC=C1"), ("[H]OC([H])([H])C", "CCO"), ("N[C@@H](C)C(=O)O", "C[C@H](N)C(O)=O"),
     ("F/C=C/F", "F\\C=C\\F"), ("[Cl-].[Na+]", "[Na+].[Cl-]"), ("CN(=O)=O", "C[N+](=O)[O-]"), ("[CH3:1]O", "O[CH3:1]"),
+    ("[CH3:1][OH:2]", "CO"), ("[H:3][CH2:1][OH:2]", "CO"), ("[13CH3:1]C", "[13CH3]C"), ("[NH4+:7]", "[NH4+]"),
+    ("[C@:1]([H:9])(F)(Cl)Br", "[C@]([H])(F)(Cl)Br"),
 ]  # fmt: skip
 OTHER = [("N[C@@H](C)C(=O)O", "N[C@H](C)C(=O)O"), ("F/C=C/F", "F/C=C\\F"), ("CC(=O)O", "CC(=O)[O-]"), ("C", "[13CH4]"),
          ("CC=O", "C=CO")]  # fmt: skip
@@ -160,6 +162,15 @@ def test_one_molecule_is_one_key(one: str, two: str) -> None:
 @pytest.mark.parametrize(("one", "two"), OTHER)
 def test_charge_isotope_stereo_and_tautomer_are_kept(one: str, two: str) -> None:
     assert canonical_smiles(one) != canonical_smiles(two)
+
+
+def test_atom_map_numbers_are_left_out_and_counted(tmp_path: Path) -> None:
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("[CH3:1][OH:2]")).split("\n", 1)[1]
+    assert "  1  0  0\n" in block, "the mol block has no map numbers"
+    for text in ("a\t[CH3:1][OH:2]\n", f"a\n{block}$$$$\n"):
+        found = read(tmp_path, text)
+        assert [(r.sequence, r.length) for r in found.records] == [("CO", 2)]
+        assert found.notes == {"with atom-map numbers, left out": 1}
 
 
 def test_canonical_smiles_refuses_what_rdkit_cannot_read() -> None:

@@ -192,3 +192,22 @@ def test_names_are_safe_and_told_apart(ids: list[str], layout: str) -> None:
         assert "/" not in n.name
         assert n.name not in (".", "..")
         assert layout == "hdf5" or n.name.isascii()
+
+
+@pytest.mark.parametrize("layout", ["npy", "csv"])
+@pytest.mark.parametrize(
+    "place", ["embeddings", "embeddings/rna/x", "records/x", "records", "link/x", "../c/records/x"]
+)
+def test_an_output_among_the_caches_own_files_is_refused(
+    place: str, layout: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "link").symlink_to(made / "embeddings" / "rna")
+    before = sorted(tmp_path.rglob("*"))
+    done = in_process(
+        capsys, "cache", "export", "--cache", made, "--modality", "rna", "--format", layout, "-o", made / place
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "which holds the cache's own files; choose another --output" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    beside = ExportOptions(made, "rna", layout, made / "exported", quiet=True)
+    assert export_embeddings(beside).sequences == len(HOSTILE)
