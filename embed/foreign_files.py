@@ -133,7 +133,7 @@ def _sniff_zip(path: Path) -> str:
     if any(name.endswith("data.pkl") for name in names):
         return "pt"
     if names and all(name.endswith(".npy") for name in names):
-        raise BadEntry("is an .npz archive; save one .npy a sequence, or HDF5")
+        raise BadEntry("is an .npz archive; unpack it (`unzip FILE.npz -d FOLDER`) and import the folder of .npy")
     raise BadEntry("is a zip archive, no torch .pt; unpack it first")
 
 

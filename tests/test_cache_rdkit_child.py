@@ -95,7 +95,7 @@ def test_a_stopped_molecule_is_one_bad_record_of_its_file(tmp_path: Path, monkey
     assert [r.id for r in found.records] == ["a"]
     (problem,) = found.skipped
     assert str(problem) == f"{tmp_path}/m.smi:2: RDKit was stopped after 0.1 s on this molecule (record slow); " + (
-        "correct it or leave it out with --on-bad skip"
+        "correct it"
     )
 
 

@@ -34,8 +34,11 @@ def test_rows_come_back_bit_for_bit(made_cache: Path, recipe: Recipe, made_rows:
         assert reader.length(key) == len(rows)
         assert not reader[key].flags.writeable
     assert key_of("rna", "A") not in reader
-    with pytest.raises(KeyError):
+    absent = f"no rows for key {key_of('rna', 'A').hex()} in recipe {recipe.folder_name}"
+    with pytest.raises(KeyError, match=absent):
         reader[key_of("rna", "A")]
+    with pytest.raises(KeyError, match=absent):
+        reader.length(key_of("rna", "A"))
 
 
 def test_fast_path_is_a_view_and_equals_zarr(made_cache: Path, recipe: Recipe) -> None:

@@ -166,6 +166,11 @@ def test_usage(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "--pool mean: npy holds all rows" in done.stderr
     assert in_process(capsys, *given_, "--recipe", "other").returncode == 2
     assert json.loads(in_process(capsys, *given_, "--json").stdout)["sequences"] == len(HOSTILE)
+    said = in_process(capsys, *given_[:-1], tmp_path / "again").stdout
+    assert f"{len(HOSTILE)} arrays, one a distinct sequence, for {len(SEQUENCES)} ids → " in said
+    assert f"which id has which: {tmp_path / 'again' / 'mapping.tsv'}" in said
+    pooled = in_process(capsys, *given_[:-3], "csv", "-o", tmp_path / "again.csv").stdout
+    assert f"{len(SEQUENCES)} pooled vectors, one an id → " in pooled
     again = in_process(capsys, *given_)
     assert (again.returncode, again.stderr.count("\n")) == (5, 1)
 

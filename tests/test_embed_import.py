@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -213,6 +214,16 @@ def test_hidden_entries_and_links_to_folders_are_counted(
 def test_what_names_a_file_may_hold_is_escaped_in_the_recipe(tmp_path: Path, rng: np.random.Generator) -> None:
     run(tmp_path, write_hdf5(tmp_path / "a\nb.h5", rows_for(rng)))
     assert choose_recipe(tmp_path / "c", "rna").options["source"] == "a\\nb.h5"
+
+
+def test_an_npz_is_refused_with_a_way_that_works(tmp_path: Path, rng: np.random.Generator) -> None:
+    rows = rows_for(rng)
+    np.savez(tmp_path / "x.npz", **rows)
+    with pytest.raises(InputError, match=r"\.npz archive; unpack it \(`unzip FILE\.npz -d FOLDER`\) and import the f"):
+        run(tmp_path, tmp_path / "x.npz")
+    shutil.unpack_archive(tmp_path / "x.npz", tmp_path / "x", "zip")
+    run(tmp_path, tmp_path / "x")
+    assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
 
 
 def test_skip_lists_every_kind_and_stores_the_rest(tmp_path: Path, rng: np.random.Generator) -> None:
