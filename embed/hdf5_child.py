@@ -12,8 +12,9 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
+
+from cache.child import bound_memory
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 """HDF5 filters that are read; any other would load a plugin, or change values."""
@@ -134,10 +135,7 @@ def main() -> None:
     import h5py
 
     path, memory = sys.argv[1], int(sys.argv[2])
-    with suppress(ImportError, ValueError, OSError):  # not on Windows; macOS may refuse
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    bound_memory(memory)
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
