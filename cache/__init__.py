@@ -13,6 +13,7 @@ from cache.errors import (
     RowsRefused,
 )
 from cache.idtable import read_table
+from cache.molecules import canonical_smiles
 from cache.reader import CacheReader
 from cache.recipe import Recipe, choose_recipe, list_recipes
 from cache.records import Record, Records, key_of, normalise, read_records, record_of
@@ -30,6 +31,7 @@ __all__ = [
     "Record",
     "Records",
     "RowsRefused",
+    "canonical_smiles",
     "choose_recipe",
     "key_of",
     "list_recipes",

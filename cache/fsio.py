@@ -112,18 +112,24 @@ def publish(path: Path, data: bytes) -> bool:
     try:
         with SyncedFile(temporary) as file:
             file.write(data)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            return _create_exclusively(path, data)
-        return True
+        linked = _link(temporary, path)
+        return _create_exclusively(path, data) if linked is None else linked
     finally:
         temporary.unlink(missing_ok=True)
         sync_dir(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> bool | None:
+    """Whether `path` is now a second name of the file; False where the name is taken, None without hard links here."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        return None
+    return True
 
 
 def _create_exclusively(path: Path, data: bytes) -> bool:
@@ -148,13 +154,10 @@ def move_new(temporary: Path, path: Path) -> bool:
     if temporary.is_dir():
         os.rename(temporary, path)  # noqa: PTH104  (as the calls around it)
     else:
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
+        linked = _link(temporary, path)
+        if linked is False:
             return False
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
+        if linked is None:
             os.rename(temporary, path)  # noqa: PTH104  (as the calls around it)
         temporary.unlink(missing_ok=True)
     sync_dir(path.parent)

@@ -23,11 +23,15 @@ MAX_BLOCK = 1 << 20
 """Characters of a mol block; a longer one is refused unread."""
 MAX_ATOMS = 500
 """Heavy atoms; a larger molecule is refused."""
-ID_COLUMNS = ("id", "molecule_id", "mol_id", "ligand_id", "compound_id", "name", "b_id")
-SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles")
-"""Columns of a table with a header, whatever their case; the first of each that is there is taken."""
+ID_COLUMNS = (
+    "id", "molecule_id", "mol_id", "ligand_id", "compound_id", "name", "b_id", "cid", "ligand", "compound", "drug",
+    "title", "chembl_id",
+)  # fmt: skip
+SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "smiles_string", "structure")
+"""Columns of a table with a header, whatever their case, spaces and underscores; the first that is there is taken."""
 
 
+_BLANKS = re.compile(r"[\s_]")
 # RDKit keeps a charge in 8 bits and an isotope in 16, and cuts off the rest without a word.
 _OVERFLOW = re.compile(r"\[\d{4,}|[+-]\d{3,}(?=[:\]])")
 
@@ -109,7 +113,7 @@ def _hint(raw: _Raw) -> str:
         return "; two SMILES joined by ';'? give each a record of its own"
     if set("()=#[]") & set(raw.id) and "\n" not in raw.structure:
         return "; is the order SMILES, id? id TAB SMILES is expected"
-    return "; correct it or leave it out with --on-bad skip"
+    return "; correct it"
 
 
 def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:
@@ -134,27 +138,23 @@ def _chain(head: list[Line], rest: Iterator[Line]) -> Iterator[Line]:
 
 def _table(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
     id_at, smiles_at, width, delimiter = 0, 1, 2, "\t"
-    first = True
+    first, header = True, False
     for number, text, problem in lines:
         if not text.strip():
             continue
         if problem is None and first:
             first = False
             delimiter = "\t" if "\t" in text or "," not in text else ","
-            names = [cell.strip().lower() for cell in _cells(text, delimiter)]
-            if any(name in names for name in SMILES_COLUMNS):
-                id_at, smiles_at = (
-                    _column(path, names, ID_COLUMNS, "id"),
-                    _column(path, names, SMILES_COLUMNS, "smiles"),
-                )
-                width = len(names)
+            names = _cells(text, delimiter)
+            if delimiter == "," or _at(names, SMILES_COLUMNS) is not None:
+                smiles_at = _column(path, number, names, SMILES_COLUMNS, "SMILES")
+                id_at = _column(path, number, names, ID_COLUMNS, "id")
+                width, header = len(names), True
                 continue
-            if delimiter == ",":
-                raise InputError(f"{path}:{number}: a CSV without a column 'smiles' in its header; add a header line")
         first = False
         cells = _cells(text, delimiter) if problem is None else []
         if problem is None and len(cells) != width:
-            problem = f"{len(cells)} columns, {width} expected; write id TAB SMILES, or a header with id and smiles"
+            problem = _width_problem(len(cells), width, header)
         if problem is not None:
             problems.append(Problem(path, number, problem))
         else:
@@ -171,12 +171,28 @@ def _cells(text: str, delimiter: str) -> list[str]:
         return []
 
 
-def _column(path: Path, names: list[str], wanted: tuple[str, ...], what: str) -> int:
-    for name in wanted:
-        if name in names:
-            return names.index(name)
-    found = printable(" ".join(names), 80)
-    raise InputError(f"{path}:1: no {what} column in the header '{found}'; one of {', '.join(wanted)} is expected")
+def _width_problem(found: int, expected: int, header: bool) -> str:
+    what = f"{found} column{'s' * (found != 1)}, {expected} expected"
+    if header:
+        return f"{what} by the header; fill the line in, and quote cells that hold the delimiter"
+    if found == 1:
+        return f"{what}; separate by a TAB, id first: id TAB SMILES"
+    return f"{what}; write id TAB SMILES, or name the columns in a header, e.g. id and smiles"
+
+
+def _column(path: Path, line: int, names: list[str], wanted: tuple[str, ...], what: str) -> int:
+    """Where the column is, or `InputError`: a first line of commas is a header, as SMILES have none."""
+    found = _at(names, wanted)
+    if found is None:
+        header = printable(", ".join(cell.strip() for cell in names), 80)
+        fix = f"one of {', '.join(wanted)} is expected"
+        raise InputError(f"{path}:{line}: no {what} column in the header '{header}'; {fix}")
+    return found
+
+
+def _at(names: list[str], wanted: tuple[str, ...]) -> int | None:
+    bare = [_BLANKS.sub("", name).lower() for name in names]
+    return next((bare.index(own) for name in wanted if (own := _BLANKS.sub("", name)) in bare), None)
 
 
 def _sdf(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:

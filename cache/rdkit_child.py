@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import queue
 import re
 import subprocess
 import sys
 import threading
 from contextlib import redirect_stderr, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
+
+from cache.child import bound_memory, end_child, start_child
 
 SECONDS = 10.0
 """Wall time a molecule may take."""
@@ -47,8 +47,8 @@ class RdkitChild:
 
     def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:
         self._seconds, self._memory = seconds, memory
-        self._process: subprocess.Popen[str] | None = None
-        self._answers: queue.Queue[str | None] = queue.Queue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.Queue[bytes | None] = queue.Queue()
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +61,7 @@ class RdkitChild:
         process = self._process or self._start()
         assert process.stdin is not None  # Popen was given a pipe
         with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(structure) + "\n")
+            process.stdin.write(json.dumps(structure).encode() + b"\n")
             process.stdin.flush()
         try:
             line = self._answers.get(timeout=self._seconds)
@@ -74,18 +74,8 @@ class RdkitChild:
         smiles, atoms, problem, notes = json.loads(line)
         return Answer(smiles, atoms, problem, tuple(notes))
 
-    def _start(self) -> subprocess.Popen[str]:
-        source = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH")) if p)
-        # -P: the user's folder, which may hold a folder `cache`, is no place to import from.
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "cache.rdkit_child", str(self._memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = start_child("cache.rdkit_child", str(self._memory))
         self._process, self._answers = process, queue.Queue()
         threading.Thread(target=_listen, args=(process, self._answers), daemon=True).start()
         try:
@@ -101,15 +91,10 @@ class RdkitChild:
         if self._process is None:
             return
         process, self._process = self._process, None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # a full pipe to a dead child
-                    pipe.close()
+        end_child(process)
 
 
-def _listen(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
+def _listen(process: subprocess.Popen[bytes], answers: queue.Queue[bytes | None]) -> None:
     assert process.stdout is not None  # Popen was given a pipe
     with suppress(ValueError):  # closed by _stop
         for line in process.stdout:
@@ -128,7 +113,7 @@ def canonical(structure: str) -> Answer:
     rdBase.LogToPythonStderr()
     log = io.StringIO()
     with redirect_stderr(log):
-        molecule = _parse(structure)
+        molecule, notes = _parse(structure)
         if isinstance(molecule, str):
             return Answer("", 0, _said(log.getvalue()) or molecule, ())
         seen = [Chem.MolToSmiles(molecule)]
@@ -144,11 +129,11 @@ def canonical(structure: str) -> Answer:
             return Answer("", 0, "its canonical SMILES does not settle", ())
         smiles = min(seen[seen.index(smiles) :])
         atoms = Chem.MolFromSmiles(smiles).GetNumAtoms()
-    return Answer(smiles, atoms, None, _notes(smiles))
+    return Answer(smiles, atoms, None, (*notes, *_notes(smiles)))
 
 
-def _parse(structure: str) -> Any:  # rdkit's own types say less than the truth
-    """An RDKit molecule, or what is wrong."""
+def _parse(structure: str) -> tuple[Any, tuple[str, ...]]:  # rdkit's own types say less than the truth
+    """An RDKit molecule without atom-map numbers, or what is wrong; then what was left out of it."""
     from rdkit import Chem
 
     options: Any = Chem.SmilesParserParams()
@@ -156,15 +141,26 @@ def _parse(structure: str) -> Any:  # rdkit's own types say less than the truth
     try:
         if "\n" in structure:  # its stereochemistry is in coordinates and wedges, which only the whole reader perceives
             found: Any = Chem.MolFromMolBlock(structure)
-            return "RDKit cannot read this mol block" if found is None else found
+            if found is None:
+                return "RDKit cannot read this mol block", ()
+            return found, _clear_maps(found)
         molecule: Any = Chem.MolFromSmiles(structure, options)
         if molecule is None:
-            return "RDKit cannot read this structure"
+            return "RDKit cannot read this structure", ()
+        notes = _clear_maps(molecule)  # first: a numbered hydrogen would stay an atom
         Chem.SanitizeMol(molecule)
         Chem.AssignStereochemistry(molecule, cleanIt=True)
-        return Chem.RemoveHs(molecule)
+        return Chem.RemoveHs(molecule), notes
     except (ValueError, RuntimeError) as error:  # AtomValenceException, KekulizeException, …
-        return "RDKit: " + " ".join(str(error).split())
+        return "RDKit: " + " ".join(str(error).split()), ()
+
+
+def _clear_maps(molecule: Any) -> tuple[str, ...]:
+    """Take off what numbers the atoms of a reaction: it is no part of the molecule, and would be part of its key."""
+    numbered = [atom for atom in molecule.GetAtoms() if atom.GetAtomMapNum()]
+    for atom in numbered:
+        atom.SetAtomMapNum(0)
+    return ("with atom-map numbers, left out",) if numbered else ()
 
 
 def _said(log: str) -> str:
@@ -185,18 +181,11 @@ def _notes(smiles: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _bound_memory(size: int) -> None:
-    with suppress(ImportError, ValueError, OSError):  # not on Windows; macOS may refuse
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
 def main() -> None:
     """The child: a JSON string a line in, an `Answer` a line out."""
     from rdkit import Chem  # noqa: F401  (before the bound, and before the first molecule's clock starts)
 
-    _bound_memory(int(sys.argv[1]))
+    bound_memory(int(sys.argv[1]))
     print("ready", flush=True)
     for line in sys.stdin:
         try:

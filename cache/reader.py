@@ -43,7 +43,7 @@ class CacheReader:
         """
         found = self._find(key)
         if found is None:
-            raise KeyError(key.hex())
+            raise KeyError(self._absent(key))
         segment, index = found
         return segment.rows(index)
 
@@ -70,13 +70,16 @@ class CacheReader:
         """Rows of a key, L, without touching them."""
         found = self._find(key)
         if found is None:
-            raise KeyError(key.hex())
+            raise KeyError(self._absent(key))
         segment, index = found
         return int(segment.offsets[index + 1] - segment.offsets[index])
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """Those of `keys` that the cache does not hold, in their order."""
         return [key for key in keys if key not in self]
+
+    def _absent(self, key: bytes) -> str:
+        return f"no rows for key {key.hex()} in recipe {self.recipe.folder_name}"
 
     def _find(self, key: bytes) -> tuple[Segment, int] | None:
         """Segment and record index of a key: a binary search on eight bytes, then the whole 32."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from cache import fsio
-from cache.errors import CacheCorrupt, InputError, printable
+from cache.errors import CacheCorrupt, Conflict, InputError, printable
 from cache.records import INPUT_NAMES, NORMALISER, check_modality
 
 FORMAT = 1
@@ -126,13 +127,39 @@ def parse_json(data: bytes, where: Path) -> dict[str, Any]:
 
 
 def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
-    """Create the recipe's folder in a cache, or find it there; its path."""
+    """Create the recipe's folder in a cache, or find it there; its path.
+
+    Raises:
+        InputError: the recipe could not be read again as it is; nothing was written.
+    """
     folder = recipe.folder(cache_dir)
+    check_recipe(recipe, folder)
     for name in ("segments", "commits"):
         fsio.make_dirs(folder / name)
     if not fsio.publish(folder / "recipe.json", recipe.to_json()):
         read_recipe(folder)
     return folder
+
+
+def check_recipe(recipe: Recipe, folder: Path) -> None:
+    """Raise `InputError` for a recipe that readers would refuse, or that could not be shown on a line."""
+    data = recipe.to_json()
+    if len(data) > _MAX_JSON:
+        raise InputError(
+            f"{folder}: a recipe of {len(data)} bytes, at most {_MAX_JSON} are taken; give it fewer options"
+        )
+    try:
+        same = parse_recipe(data, folder) == recipe and _FOLDER.fullmatch(recipe.folder_name) is not None
+    except CacheCorrupt as error:
+        raise InputError(str(error).replace("the recipe is damaged", "nothing was written")) from None
+    if not same:
+        raise InputError(f"{folder}: the recipe '{printable(recipe.encoder)}' would be read as another; rename it")
+    texts = [value for value in asdict(recipe).values() if isinstance(value, str)]
+    texts += [*recipe.options, *recipe.options.values()]
+    if odd := next((text for text in texts if not text.isprintable()), None):
+        raise InputError(
+            f"{folder}: '{printable(odd)}' in the recipe is not printable; name it without such characters"
+        )
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -170,6 +197,24 @@ def orphaned_folders(cache_dir: Path, modality: str) -> list[Path]:
         p.parent for p in parent.glob("*/commits") if not (p.parent / "recipe.json").exists() and any(p.glob("*.json"))
     )
     return sorted(lost)
+
+
+def held_like(cache_dir: Path, asked: Recipe, *same: str) -> list[Recipe]:
+    """The recipes that a cache holds of a modality and encoder, and that agree in the named fields as well."""
+    wanted = ("encoder", *same)
+    return [
+        held
+        for held in list_recipes(cache_dir, asked.modality)
+        if all(getattr(held, name) == getattr(asked, name) for name in wanted)
+    ]
+
+
+def refuse_other(cache_dir: Path, asked: Recipe, held: Sequence[Recipe], what: str, fix: str) -> None:
+    """Raise `Conflict`, with the fields that differ, where a cache holds recipes like the one asked for but not it."""
+    if held and asked not in held:
+        differences = "; ".join(asked.differences(held[0]))
+        differs = f"which differs from this {what} in {differences}"
+        raise Conflict(f"{cache_dir}: already holds {held[0].folder_name}, {differs}; {fix}")
 
 
 def choose_recipe(cache_dir: Path, modality: str, named: str | None = None) -> Recipe:

@@ -12,7 +12,7 @@ import click
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone, printable
 from cache.records import MODALITIES, UNITS
-from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS
+from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS, cannot_run
 
 if TYPE_CHECKING:
     from embed.run import RunSummary
@@ -182,9 +182,7 @@ def pull_command(name: str) -> NoReturn:
         raise InputError(f"embed pull: '{printable(name)}' is not an encoder; one of: {', '.join(known)}")
     info = known[name]
     if info.load is None:
-        raise InputError(
-            f"embed pull: this version cannot run {name} yet (docs/known_issues.md); use --encoder profile"
-        )
+        raise InputError(f"embed pull: {name} {cannot_run(info.modality)}")
     if not info.source:
         raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
     raise InputError(

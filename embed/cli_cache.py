@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embed.importing import ImportSummary
 
 FORMATS = ("hdf5", "npy", "pt", "safetensors", "csv", "npz")
+POOLED = ("csv", "npz")
 _cache_option = click.option(
     "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
 )
@@ -32,7 +33,12 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the s
     "--input", "-i", type=click.Path(path_type=Path), required=True,
     help="HDF5 or safetensors file, or a folder of .npy, fair-esm .pt or safetensors.",
 )  # fmt: skip
-@click.option("--fasta", type=click.Path(path_type=Path), required=True, help="The sequences, by the same ids.")
+@click.option(
+    "--fasta",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The sequences, by the same ids: FASTA, or SMILES, CSV or SDF for molecules.",
+)
 @_cache_option
 @click.option("--source", default=None, help="Name of the recipe. Default: from the name of the input.")
 @click.option(
@@ -78,7 +84,11 @@ def _imported(done: ImportSummary) -> str:
 @_quiet_option
 @_json_option
 def export_command(as_json: bool, **asked: Any) -> None:
-    """Write embeddings as other tools read them, by id; HDF5 and npz are files, the others but csv folders."""
+    """Write embeddings as other tools read them: hdf5, csv and npz one file, npy, pt and safetensors a folder.
+
+    hdf5, npy, pt and safetensors hold one array a distinct sequence, named by its first id; csv and npz one pooled
+    vector an id.
+    """
     from embed.exporting import ExportOptions, export_embeddings
 
     done = export_embeddings(ExportOptions(**asked))
@@ -86,7 +96,10 @@ def export_command(as_json: bool, **asked: Any) -> None:
 
 
 def _exported(done: ExportSummary) -> str:
-    return f"{done.sequences} sequences under {done.ids} ids → {done.output}; which is which: {done.mapping}"
+    if done.layout in POOLED:
+        return f"{done.ids} pooled vectors, one an id → {done.output}; which is which: {done.mapping}"
+    what = f"{done.sequences} arrays, one a distinct sequence, for {done.ids} ids"
+    return f"{what} → {done.output}; which id has which: {done.mapping}"
 
 
 cache = click.Group(

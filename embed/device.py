@@ -17,7 +17,8 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         if torch.zeros(1, device=device).cpu().item() != 0:
             raise RuntimeError("it does not keep numbers")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no class of its own for these
+    # torch has no class of its own for these, and imports what drives some devices only now.
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = " ".join(str(error).split()).split(". ")[0][:120]
         raise InputError(f"--device {name}: {reason}; `cpu` always works") from None
     return device

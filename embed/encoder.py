@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,9 @@ from embed.profile_molecule import VERSION as MOLECULE_VERSION
 
 BATCH_TOKENS = 16384
 """Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
+
+
+RDKIT = "rdkit"
 
 
 class Encoder(Protocol):
@@ -60,6 +64,7 @@ class EncoderInfo:
     version: int = 1
     """Raised whenever the encoder's own code changes a number."""
     tokenizer: str = "letters"
+    """`RDKIT`: RDKit's reading of a molecule, which its version is part of."""
     limit: int | None = None
     overlap: int = 0
     """Of neighbouring windows of `limit` under `--long window`."""
@@ -70,7 +75,8 @@ class EncoderInfo:
 
     def recipe(self, weights: str | None) -> Recipe:
         """The recipe of a new cache when no flag is given; `weights` is the SHA-256 of the file."""
-        return Recipe(self.modality, self.name, self.version, self.dim, weights, tokenizer=self.tokenizer)
+        tokenizer = rdkit_version() if self.tokenizer == RDKIT else self.tokenizer
+        return Recipe(self.modality, self.name, self.version, self.dim, weights, tokenizer=tokenizer)
 
     def policies(self) -> tuple[str, ...]:
         """Values of a recipe's `long` that this encoder can follow."""
@@ -94,6 +100,15 @@ class EncoderInfo:
                 raise InputError(f"--option: {self.name} has no '{printable(f'{key}={value}')}'; it has: {known}")
         chosen = {key: asked.get(key, held.get(key, values[0])) for key, values in self.options.items()}
         return {key: value for key, value in chosen.items() if value != self.options[key][0]}
+
+
+def rdkit_version() -> str:
+    """`rdkit-2025.9.1`: another version may perceive, order or describe the atoms of a molecule otherwise."""
+    try:
+        version = metadata.version("rdkit")
+    except metadata.PackageNotFoundError:  # built from source or by conda, which leave no metadata
+        from rdkit import __version__ as version
+    return "rdkit-" + ".".join(part.lstrip("0") or "0" for part in version.split("."))
 
 
 def _load_profile(loading: Loading) -> Encoder:
@@ -133,15 +148,15 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
     for info in (
         EncoderInfo("profile", "rna", 57, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
         EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
-        EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, "atoms"),
+        EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
         EncoderInfo(
             "rnabert", "rna", 120, "none stated in the repository", _load_rnabert, limit=440, overlap=220,
             options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE,
         ),
         EncoderInfo("rinalmo-giga", "rna", 1280, "Apache-2.0 / CC BY 4.0", None),
         EncoderInfo("esm2-650m", "protein", 1280, "MIT", None),
-        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer="atoms", source=_GCN_SOURCE),
-        EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer="atoms"),
+        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer=RDKIT, source=_GCN_SOURCE),
+        EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer=RDKIT),
     )
 }  # fmt: skip
 """(modality, name) → how to make the encoder."""
@@ -160,17 +175,22 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
     if info is None:
         names = ", ".join(n for m, n in ENCODERS if m == modality)
         raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
-    if info.load is None and weights is not None:
-        raise InputError(
-            f"--weights {weights}: this version cannot run {chosen} yet (docs/known_issues.md); use --encoder profile"
-        )
-    if info.load is not None and weights is not None and not info.source:
+    default = "" if name else f", the default for {modality},"
+    if info.load is None:
+        raise InputError(f"--encoder: {chosen}{default} {cannot_run(modality)}")
+    if weights is not None and not info.source:
         raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
-    if info.load is None or (info.source and weights is None):
-        default = "" if name else f", the default for {modality}"
-        runs = "the third runs" if info.load is None else "the last two run"
+    if info.source and weights is None:
         raise InputError(
-            f"no weights at hand for {chosen}{default}; three ways on: fetch them with `embed pull {chosen}`, name "
-            f"them with `--weights PATH`, or use `--encoder profile`, which needs none (in this version only {runs})"
+            f"--encoder: {chosen}{default} needs its weights; name them with `--weights PATH` (`embed pull {chosen}` "
+            "says which file), or use `--encoder profile`, which needs none"
         )
     return info
+
+
+def cannot_run(modality: str) -> str:
+    """What is said of an encoder that this version cannot run, and what does run for the modality."""
+    others = [i.name for i in ENCODERS.values() if i.modality == modality and i.load is not None and i.source]
+    ways = [f"`--encoder {other} --weights PATH` (`embed pull {other}` says which file)" for other in others]
+    runs = " or ".join(["`--encoder profile`, which needs no weights,", *ways]).removesuffix(",")
+    return f"cannot be run by this version yet (docs/known_issues.md); use {runs}"

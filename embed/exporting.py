@@ -69,13 +69,14 @@ def export_embeddings(options: ExportOptions) -> ExportSummary:
     """Write every sequence of a recipe that has an id.
 
     Raises:
-        InputError: there is nothing to export.
+        InputError: there is nothing to export, or the output lies in the cache's own folders.
         Conflict: the output exists.
     """
     if options.pool is not None and options.layout not in POOLED:
         raise InputError(
             f"--pool {options.pool}: {options.layout} holds all rows; leave the flag out, or use csv or npz"
         )
+    _refuse_inside(options)
     mapping = _mapping_path(options)
     for path in (options.output, mapping):
         if path.exists() or path.is_symlink():
@@ -101,6 +102,15 @@ def export_embeddings(options: ExportOptions) -> ExportSummary:
         len(ids),
         sum(map(len, ids.values())),
     )
+
+
+def _refuse_inside(options: ExportOptions) -> None:
+    """Raise `InputError` for an output among the cache's own files, where readers would take it for damage."""
+    output = options.output.resolve()
+    for name in ("embeddings", "records"):
+        if output.is_relative_to((options.cache_dir / name).resolve()):
+            where = f"{options.cache_dir / name}, which holds the cache's own files"
+            raise InputError(f"{options.output}: lies in {where}; choose another --output")
 
 
 def _mapping_path(options: ExportOptions) -> Path:

@@ -5,8 +5,10 @@ First the shapes of all arrays, then the values of those that are to be stored; 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,8 @@ from cache.writer import stored_rows
 from embed.foreign import BadEntry, Entry, Source, read_rows, shape_of
 from embed.foreign_names import Matched, check_length
 from embed.progress import progress
+
+_ROWS_AT_ONCE = 1024
 
 
 class Sound(NamedTuple):
@@ -40,11 +44,22 @@ class Values(NamedTuple):
     """Arrays with a value that the storage dtype cannot hold exactly."""
 
 
-def check_shapes(source: Source, matched: Matched, records: Sequence[Record], problems: list[Problem]) -> Sound:
-    """The arrays with one row a residue and the common width; what is wrong with the others goes to `problems`."""
+def check_shapes(
+    source: Source, matched: Matched, records: Sequence[Record], order: Sequence[Entry], problems: list[Problem]
+) -> Sound:
+    """The arrays with one row a residue and the common width; what is wrong with the others goes to `problems`.
+
+    Args:
+        source: what holds them.
+        matched: the arrays by key.
+        records: of the FASTA.
+        order: the arrays as the source lists them.
+        problems: is added to.
+    """
     shapes: dict[bytes, tuple[int, int]] = {}
     entries: dict[bytes, Entry] = {}
     repeated = 0
+    digests = _digests(source, [e for found in matched.by_key.values() if len(found) > 1 for e in found], order)
     for record in records:
         if record.key in entries or record.key not in matched.by_key:
             continue
@@ -53,7 +68,7 @@ def check_shapes(source: Source, matched: Matched, records: Sequence[Record], pr
             shapes[record.key] = shape_of(found[0])
             check_length(found[0], shapes[record.key][0], record)
             for other in found[1:]:
-                _check_same(source, found[0], other, record)
+                _check_same(digests, found[0], other, record)
         except BadEntry as bad:
             problems.append(problem_of(found[0], bad))
             continue
@@ -67,10 +82,43 @@ def check_shapes(source: Source, matched: Matched, records: Sequence[Record], pr
     return Sound(entries, dim, "+".join(sorted({e.dtype for e in entries.values()})), repeated)
 
 
-def _check_same(source: Source, first: Entry, other: Entry, record: Record) -> None:
+def in_source_order(pending: Mapping[bytes, Entry], order: Sequence[Entry]) -> dict[bytes, Entry]:
+    """The same, in the order of the files: a source keeps one open at a time."""
+    place = {(entry.file, entry.name): n for n, entry in enumerate(order)}
+    return dict(sorted(pending.items(), key=lambda item: place[item[1].file, item[1].name]))
+
+
+def _digests(source: Source, repeated: list[Entry], order: Sequence[Entry]) -> dict[tuple[Path, str], bytes | BadEntry]:
+    """What the values of arrays that stand for one sequence are, so that no two need be in memory."""
+    wanted = {(entry.file, entry.name) for entry in repeated}
+    found: dict[tuple[Path, str], bytes | BadEntry] = {}
+    for entry in order:
+        if (entry.file, entry.name) in wanted:
+            try:
+                shape_of(entry)  # before anything is read
+                found[entry.file, entry.name] = _digest(read_rows(source, entry))
+            except BadEntry as bad:
+                found[entry.file, entry.name] = bad
+    return found
+
+
+def _digest(rows: np.ndarray) -> bytes:
+    """SHA-256 of shape and values; equal values of another type, and -0 and 0, are the same."""
+    digest = hashlib.sha256(repr(rows.shape).encode())
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        digest.update((rows[start : start + _ROWS_AT_ONCE].astype(np.float64) + 0.0).tobytes())
+    return digest.digest()
+
+
+def _check_same(
+    digests: Mapping[tuple[Path, str], bytes | BadEntry], first: Entry, other: Entry, record: Record
+) -> None:
     """Raise `BadEntry` unless two arrays of one sequence hold the same rows."""
-    same = shape_of(first) == shape_of(other) and np.array_equal(read_rows(source, first), read_rows(source, other))
-    if not same:
+    one, two = digests[first.file, first.name], digests[other.file, other.name]
+    for bad in (one, two):
+        if isinstance(bad, BadEntry):
+            raise bad
+    if one != two:
         names = f"'{printable(first.name)}' and '{printable(other.name)}'"
         raise BadEntry(
             f"{names} hold different rows for one sequence, that of '{printable(record.id)}'; remove one of the two"

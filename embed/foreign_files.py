@@ -27,7 +27,7 @@ class Found(NamedTuple):
     broken: list[Entry]
     """Files whose ending promises a layout that their bytes do not keep."""
     ignored: int
-    """Other files of the folder."""
+    """Other files of the folder, hidden entries, and links to folders."""
 
 
 def find_files(path: Path) -> Found:
@@ -46,8 +46,8 @@ def find_files(path: Path) -> Found:
         except BadEntry as bad:
             raise InputError(f"{path}: {bad}") from None
     by_layout: dict[str, list[Path]] = {}
-    broken, ignored = [], 0
-    for file in _walk(path):
+    files, broken, ignored = _walk(path)
+    for file in files:
         try:
             by_layout.setdefault(sniff(file), []).append(file)
         except BadEntry as bad:
@@ -133,14 +133,27 @@ def _sniff_zip(path: Path) -> str:
     if any(name.endswith("data.pkl") for name in names):
         return "pt"
     if names and all(name.endswith(".npy") for name in names):
-        raise BadEntry("is an .npz archive; save one .npy a sequence, or HDF5")
+        raise BadEntry("is an .npz archive; unpack it (`unzip FILE.npz -d FOLDER`) and import the folder of .npy")
     raise BadEntry("is a zip archive, no torch .pt; unpack it first")
 
 
-def _walk(folder: Path) -> list[Path]:
-    """Files under a folder by name, hidden ones left out; links to folders are not followed."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+def _walk(folder: Path) -> tuple[list[Path], list[Entry], int]:
+    """Files under a folder by name, the folders in it that cannot be read, and how many entries were passed over.
+
+    Passed over are hidden files and folders, and links to folders.
+    """
+    found: list[Path] = []
+    closed: list[Entry] = []
+    ignored = 0
+
+    def refused(error: OSError) -> None:
+        where = Path(error.filename)
+        what = f"cannot be read ({error.strerror}); check its permissions, or move it away"
+        closed.append(Entry(where, where.relative_to(folder).as_posix(), problem=what))
+
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=False):
+        taken = [name for name in folders if not name.startswith(".") and not Path(parent, name).is_symlink()]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+        ignored += len(folders) - len(taken) + sum(name.startswith(".") for name in names)
+        folders[:] = taken
+    return sorted(found), closed, ignored

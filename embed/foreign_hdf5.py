@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cache.child import end_child, start_child
 from cache.errors import CacheCorrupt, InputError
 from embed.foreign import ITEM_BYTES, MAX_BYTES, BadEntry, Entry, shape_of
 
@@ -65,18 +64,8 @@ class Hdf5Child:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        root = str(Path(__file__).resolve().parent.parent)
-        source = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-        # -P: the user's folder is no place to import from.  "::" keeps HDF5 from looking for filter plugins.
-        # A session of its own: Ctrl-C is for the parent, which lets the record at hand be finished.
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "embed.hdf5_child", str(path), str(MEMORY)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": source, "HDF5_PLUGIN_PRELOAD": "::"},
-            start_new_session=True,
-        )
+        # "::" keeps HDF5 from looking for filter plugins.
+        self.process = start_child("embed.hdf5_child", str(path), str(MEMORY), env={"HDF5_PLUGIN_PRELOAD": "::"})
         self._watch = _Watch(self.process)
         opened = self._line()
         if problem := opened.get("problem"):
@@ -111,12 +100,7 @@ class Hdf5Child:
     def stop(self) -> None:
         """End the child."""
         self._watch.end()
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        end_child(self.process)
 
     def _ask(self, question: dict[str, Any]) -> None:
         assert self.process.stdin is not None  # Popen was given a pipe

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import InputError, Problem, printable
-from cache.records import Record
+from cache.records import Record, Records
 from cache.textfile import read_lines
 from embed.foreign import BadEntry, Entry
 
@@ -29,15 +29,18 @@ class Matched(NamedTuple):
     problems: list[Problem]
 
 
-def match(entries: Iterable[Entry], records: Sequence[Record], mapping: dict[str, bytes]) -> Matched:
+def match(
+    entries: Iterable[Entry], records: Records, headers: Mapping[str, set[str]], mapping: dict[str, bytes]
+) -> Matched:
     """Tie stored arrays to sequences.
 
     Args:
         entries: what the source holds, broken ones included.
         records: of the FASTA.
+        headers: whole header of the FASTA → its ids.
         mapping: name → key, from a `mapping.tsv`; it goes before everything else.
     """
-    names = _Names(records)
+    names = _Names(records, headers)
     matched = Matched({}, [], [])
     by_plain_name: list[tuple[Entry, Record]] = []
     for entry in entries:
@@ -78,40 +81,64 @@ def _check_twins(names: _Names, matched: Matched, entry: Entry, record: Record) 
 class _Names:
     """The records of a FASTA by everything an embedding tool may have called them."""
 
-    def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-        self.by_id = {record.id: record for record in records}
-        self.by_key = {record.key: record for record in reversed(records)}  # the first id of a sequence names it
+    def __init__(self, records: Records, headers: Mapping[str, set[str]]) -> None:
+        self._modality, self._headers = records.modality, headers
+        self.by_id = {record.id: record for record in records.records}
+        # The first id of a sequence names it.
+        self.by_key = {record.key: record for record in reversed(records.records)}
 
     def find(self, entry: Entry) -> Record | None:
         """The record of an entry, None if the FASTA does not hold it."""
         named = entry.name if entry.stated is None else entry.stated
-        words = named.split(maxsplit=1)
         return (
             self.by_id.get(named)
-            or (self.by_id.get(words[0]) if words else None)  # the whole header, where the id is its first word
-            or (self.by_hash.get(entry.name) if _HASH.fullmatch(entry.name) else None)
+            or self._by_header(entry)
+            or (self._by_hash(entry.name) if _HASH.fullmatch(entry.name) else None)
             or self._by_rewritten(named)
         )
+
+    def _by_header(self, entry: Entry) -> Record | None:
+        """An id with more words after it: a stated one, or a name that is a whole header of this very FASTA.
+
+        A name alone is not enough: `p mutant` would be taken for `p`.
+        """
+        if entry.stated is None:
+            ids = sorted(self._headers.get(entry.name, ()))
+            if len(ids) > 1:
+                raise _either([self.by_id[id_] for id_ in ids if id_ in self.by_id])
+            return self.by_id.get(ids[0]) if ids else None
+        words = entry.stated.split(maxsplit=1)
+        return self.by_id.get(words[0]) if words else None
+
+    def _by_hash(self, name: str) -> Record | None:
+        found = self.by_hash.get(name, [])
+        if len(found) > 1:
+            ids = " and ".join(f"'{printable(record.id)}'" for record in found[:2])
+            raise BadEntry(f"this hash is that of {ids}; name both arrays by their ids")
+        return found[0] if found else None
 
     def _by_rewritten(self, name: str) -> Record | None:
         found = self.rewritten.get(name, [])
         if len({record.key for record in found}) > 1:
-            ids = " or ".join(f"'{printable(record.id)}'" for record in found[:3])
-            raise BadEntry(f"this name may stand for {ids}; rename them in the FASTA and in the embeddings")
+            raise _either(found)
         return found[0] if found else None
 
     @cached_property
-    def by_hash(self) -> dict[str, Record]:
-        """Hex digest → record: bio_embeddings (MD5), biotrainer (SHA-256 with the length), and our own keys."""
-        found: dict[str, Record] = {}
-        for key, record in self.by_key.items():
-            found[key.hex()] = record
-            for text in _spellings(record.sequence):
-                data = text.encode("ascii")
-                found[hashlib.md5(data, usedforsecurity=False).hexdigest()] = record
-                found[hashlib.sha256(data).hexdigest()] = record
-                found[hashlib.sha256(f"{text}_{len(text)}".encode("ascii")).hexdigest()] = record
+    def by_hash(self) -> dict[str, list[Record]]:
+        """Hex digest → records: bio_embeddings (MD5), biotrainer (SHA-256 with the length), and our own keys.
+
+        A hash of one record's own spelling goes before what another may have been spelt like; several records stand
+        under one hash only where neither is nearer to it than the other.
+        """
+        found: dict[str, list[Record]] = {key.hex(): [record] for key, record in self.by_key.items()}
+        for respelt in (False, True):
+            claims: defaultdict[str, list[Record]] = defaultdict(list)
+            for record in reversed(self.by_key.values()):
+                texts = _spellings(self._modality, record.sequence) if respelt else {record.sequence}
+                for name in {name for text in texts for name in _hashes(text)}:
+                    claims[name].append(record)
+            for name, records in claims.items():
+                found.setdefault(name, records)
         return found
 
     @cached_property
@@ -119,21 +146,63 @@ class _Names:
         """Id as a tool may have had to write it → records: ProtTrans' '_', and what HDF5 makes of slashes and dots."""
         found: defaultdict[str, list[Record]] = defaultdict(list)
         for record in self.by_id.values():
-            in_hdf5 = "/".join(part for part in record.id.split("/") if part not in ("", "."))
-            for name in {re.sub(r"[/.]", "_", record.id), record.id.replace("/", "_"), in_hdf5} - {record.id}:
+            for name in _rewritten(record.id) - {record.id}:
                 found[name].append(record)
         return dict(found)
 
 
-def _spellings(sequence: str) -> set[str]:
-    """How a file may have spelt a normalised sequence before its tool hashed it."""
-    spelt = {sequence, sequence.replace("U", "T")}
+def _either(found: Sequence[Record]) -> BadEntry:
+    ids = " or ".join(f"'{printable(record.id)}'" for record in found[:3])
+    return BadEntry(f"this name may stand for {ids}; rename them in the FASTA and in the embeddings")
+
+
+def _rewritten(name: str) -> set[str]:
+    in_hdf5 = "/".join(part for part in name.split("/") if part not in ("", "."))
+    return {re.sub(r"[/.]", "_", name), name.replace("/", "_"), in_hdf5}
+
+
+def _hashes(text: str) -> Iterator[str]:
+    """What the tools call a sequence that is spelt like this."""
+    data = text.encode("ascii")
+    yield hashlib.md5(data, usedforsecurity=False).hexdigest()
+    yield hashlib.sha256(data).hexdigest()
+    yield hashlib.sha256(f"{text}_{len(text)}".encode("ascii")).hexdigest()
+
+
+def _spellings(modality: str, sequence: str) -> set[str]:
+    """How a file may have spelt a normalised sequence before its tool hashed it.
+
+    Only what the normaliser reads as the same: U is a residue of its own in a protein, and lower case means aromatic
+    in a SMILES.
+    """
+    if modality == "molecule":
+        return {sequence}
+    spelt = {sequence, sequence.replace("U", "T")} if modality == "rna" else {sequence}
     return spelt | {text.lower() for text in spelt}
+
+
+def read_headers(fasta: Path, modality: str) -> dict[str, set[str]]:
+    """Header of several words → id (the first), as it stands in a FASTA and as HDF5 and ProtTrans rewrite it."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    if modality == "molecule":
+        return found
+    for _, text, problem in read_lines(fasta):
+        header = text[1:].strip()
+        words = header.split(maxsplit=1)
+        if problem is None and text.startswith(">") and len(words) > 1:
+            for name in {header, *_rewritten(header)}:
+                found[name].add(words[0])
+    return dict(found)
+
+
+def mapping_path(path: Path) -> Path:
+    """Where the `mapping.tsv` of a folder or file of embeddings is, if it has one."""
+    return path / "mapping.tsv" if path.is_dir() else path.with_name(path.name + ".mapping.tsv")
 
 
 def read_mapping(path: Path) -> dict[str, bytes]:
     """Name → key, from the `mapping.tsv` of `crossllm cache export`, in a folder or beside a file; {} without one."""
-    table = path / "mapping.tsv" if path.is_dir() else path.with_name(path.name + ".mapping.tsv")
+    table = mapping_path(path)
     if not table.exists():
         return {}
     found: dict[str, bytes] = {}

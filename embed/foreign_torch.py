@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from cache.errors import CacheCorrupt, InputError, printable
 from cache.recipe import parse_json
 from embed.foreign import BadEntry, Entry
 from embed.foreign_files import entry_name
+from embed.torchfile import plain, tensor_problem, zip_problem
 
 MAX_HEADER = 8 << 20
-"""Bytes of a safetensors header, of an index, and of a `.pt` file's list of tensors."""
+"""Bytes of a safetensors header and of an index."""
+SHOWN_LAYERS = 50
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _FORBIDDEN = re.compile(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)")
+_LAYER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
@@ -58,36 +61,54 @@ class PtSource:
                 "has no 'representations' of layers as fair-esm writes them; extract with `--include per_tok`, "
                 "or save .npy or safetensors"
             )
-        by_name = {str(layer): rows for layer, rows in layers.items()}
+        by_name = _by_name(layers)
         if self.layer is None and len(by_name) > 1:
             highest = max(by_name, key=lambda name: (len(name), name))
-            names = ", ".join(map(printable, by_name))
-            raise InputError(f"{file}: holds the layers {names}; choose one, e.g. --layer {printable(highest)}")
+            raise InputError(
+                f"{file}: holds the layers {_some(by_name)}; choose one, e.g. --layer {printable(highest)}"
+            )
         self.layer = self.layer or next(iter(by_name))
         rows = by_name.get(self.layer)
-        if not isinstance(rows, torch.Tensor) or rows.layout is not torch.strided:
-            names = ", ".join(map(printable, by_name))
-            raise BadEntry(f"has no rows of layer {printable(self.layer)}, only of {names}; choose one with --layer")
+        if not isinstance(rows, torch.Tensor):
+            only = f"only of {_some(by_name)}; choose one with --layer"
+            raise BadEntry(f"has no rows of layer {printable(self.layer)}, {only}")
+        if (odd := tensor_problem(rows)) is not None:
+            raise BadEntry(f"holds a tensor {odd} where a plain one is expected; save it as a dense float tensor")
         if rows.numel() * rows.element_size() > rows.untyped_storage().nbytes():
             raise BadEntry("declares more values than it holds; save it again after `.contiguous()`")
         label = found.get("label")
         return rows, label if isinstance(label, str) else None
 
 
+def _by_name(layers: Mapping[Any, Any]) -> dict[str, Any]:
+    """Layer → rows; a layer's name goes into messages and into the recipe, so it is held to a form."""
+    found: dict[str, Any] = {}
+    for layer, rows in layers.items():
+        small = isinstance(layer, int) and abs(layer) < 1 << 32  # a longer one cannot even be written out
+        name = str(layer) if small or isinstance(layer, str) else ""
+        if not _LAYER.fullmatch(name):
+            said = f" '{printable(name)}'" if name else ""
+            raise BadEntry(f"names a layer{said} by other than a number or 1 to 64 of A-Z a-z 0-9 . _ -; rename it")
+        if name in found:
+            raise BadEntry(f"holds the layer {name} twice, as a number and as a text; keep one")
+        found[name] = rows
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:SHOWN_LAYERS]) + (", …" if len(listed) > SHOWN_LAYERS else "")
+
+
 def _load(file: Path) -> Any:
     """What the file holds, if it is tensors and plain containers alone."""
-    size = file.stat().st_size
+    with file.open("rb") as opened:
+        if (problem := zip_problem(opened)) is not None:
+            raise BadEntry(problem)
     try:
-        with zipfile.ZipFile(file) as archive:
-            parts = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BadEntry(f"is a damaged or cut torch .pt ({error}); copy or download it again") from None
-    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-    listed = sum(part.file_size for part in parts if part.filename.endswith(".pkl"))
-    if packed or sum(part.file_size for part in parts) > size or listed > MAX_HEADER:
-        raise BadEntry("unpacks to more than torch ever writes; damaged or a decompression bomb, leave it out")
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused below anyway
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (MemoryError, InputError):
         raise
     except Exception as error:  # torch raises whatever it stumbles over
@@ -122,6 +143,9 @@ class SafetensorsSource:
                 yield Entry(file, name, tuple(part.get_shape()), _TYPES.get(kind, kind))
         if self._root.is_dir():
             for index in sorted(self._root.glob("*.index.json")):
+                if not index.is_file():  # a pipe would wait for ever
+                    yield Entry(index, "", problem="is no regular file; remove it or save the index in its place")
+                    continue
                 yield from (
                     Entry(index, name, problem=f"the index says {printable(shard)}, which lacks it; a shard is missing")
                     for name, shard in _weight_map(index).items()
@@ -188,5 +212,6 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    tensor = plain(tensor)
     values: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return values

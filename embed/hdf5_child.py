@@ -12,8 +12,9 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
+
+from cache.child import bound_memory
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 """HDF5 filters that are read; any other would load a plugin, or change values."""
@@ -30,6 +31,10 @@ def list_datasets(file: Any) -> Iterator[dict[str, Any]]:
     while groups:
         prefix, group = groups.pop()
         for own in group:
+            if isinstance(own, bytes):  # h5py's way of saying that it is no UTF-8
+                name = prefix + own.decode("utf-8", "backslashreplace")
+                yield {"name": name, "problem": "its name is not UTF-8; rename it and what it holds"}
+                continue
             name = prefix + own
             try:
                 link = group.get(own, getlink=True)
@@ -130,10 +135,7 @@ def main() -> None:
     import h5py
 
     path, memory = sys.argv[1], int(sys.argv[2])
-    with suppress(ImportError, ValueError, OSError):  # not on Windows; macOS may refuse
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    bound_memory(memory)
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.console import note, say_notes, stop_between_records, write_skipped
-from cache.errors import Conflict, InputError, Problem, printable
+from cache.errors import InputError, Problem, printable
 from cache.idtable import publish_table
 from cache.reader import CacheReader
-from cache.recipe import IMPORTED, Recipe, StorageType, list_recipes
+from cache.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
 from cache.records import OnBad, Record, Records, read_records
 from cache.writer import CacheWriter
 from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
-from embed.foreign_checks import Sound, check_shapes, check_values, problem_of
+from embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
 from embed.foreign_files import Found, find_files, open_source
-from embed.foreign_names import Matched, match, read_mapping
+from embed.foreign_names import Matched, mapping_path, match, read_headers, read_mapping
 from embed.progress import progress
 
 SHOWN_NAMES = 3
+_LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,21 @@ def import_embeddings(options: ImportOptions) -> ImportSummary:
 
 def _import(options: ImportOptions, records: Records, found: Found, source: Source) -> ImportSummary:
     distinct = {record.key: record for record in reversed(records.records)}  # the first id of a sequence names it
-    matched = match([*source.entries(), *found.broken], records.records, read_mapping(options.input))
+    entries = [*source.entries(), *found.broken]
+    headers = read_headers(options.fasta, options.modality)
+    matched = match(entries, records, headers, read_mapping(options.input))
     problems = matched.problems
     if not matched.by_key and not problems:
         raise InputError(_nothing_fits(options, matched, records))
-    sound = check_shapes(source, matched, records.records, problems)
+    sound = check_shapes(source, matched, records.records, entries, problems)
     _stop_at(options, problems, len(sound.entries))
     recipe = settle_recipe(options, found, source, sound)
     missing = CacheReader(options.cache_dir, recipe).missing(sound.entries)
-    values = check_values(source, {key: sound.entries[key] for key in missing}, recipe.dtype, options.quiet)
+    to_read = in_source_order({key: sound.entries[key] for key in missing}, entries)
+    values = check_values(source, to_read, recipe.dtype, options.quiet)
     problems += values.refused.values()
     _stop_at(options, problems, len(sound.entries) - len(values.refused))
-    pending = {key: sound.entries[key] for key in missing if key not in values.refused}
+    pending = {key: entry for key, entry in to_read.items() if key not in values.refused}
     publish_table(options.cache_dir, options.modality, records.records)
     _say(options, found, recipe, sound, values.rounded, problems, matched)
     without = [record for key, record in distinct.items() if key not in sound.entries or key in values.refused]
@@ -147,7 +151,9 @@ def settle_recipe(options: ImportOptions, found: Found, source: Source, sound: S
     Raises:
         Conflict: it is not; the field that differs is named.
     """
-    described = {"source": options.input.resolve().name, "layout": found.layout}
+    described = {"source": printable(options.input.resolve().name, _LONGEST_NAME), "layout": found.layout}
+    if (table := mapping_path(options.input)).exists():  # it decides which rows are whose
+        described["mapping"] = sha256_of(table, [table])
     asked = Recipe(
         modality=options.modality,
         encoder=_recipe_name(options),
@@ -158,20 +164,11 @@ def settle_recipe(options: ImportOptions, found: Found, source: Source, sound: S
         tokenizer=IMPORTED,
         options=described | {"sha256": sha256_of(options.input, found.files)},
     )
-    held = [
-        r
-        for r in list_recipes(options.cache_dir, options.modality)
-        if (r.encoder, r.layer) == (asked.encoder, asked.layer)
-    ]
+    held = held_like(options.cache_dir, asked, "layer")
     dtype = options.dtype or (held[0].dtype if len(held) == 1 else "float16")
     asked = dataclasses.replace(asked, dtype=dtype)
-    if asked in held or not held:
-        return asked
-    differences = "; ".join(asked.differences(held[0]))
-    raise Conflict(
-        f"{options.cache_dir}: already holds {held[0].folder_name}, which differs from this import in {differences}; "
-        "name this one with --source NAME"
-    )
+    refuse_other(options.cache_dir, asked, held, "import", "name this one with --source NAME")
+    return asked
 
 
 def _recipe_name(options: ImportOptions) -> str:
@@ -207,7 +204,7 @@ def _say(
     )
     say_notes(options.input, +notes, problems, "arrays")
     if found.ignored:
-        note(f"note: {options.input}: {found.ignored} other files there, not read")
+        note(f"note: {options.input}: {found.ignored} other files there, not read (hidden ones, links to folders)")
     if options.modality == "molecule":
         note(f"note: {options.input}: row i is taken as atom i of the canonical SMILES, as RDKit writes it")
 

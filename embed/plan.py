@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cache.errors import Conflict, InputError, printable
+from cache.errors import InputError, printable
 from cache.reader import CacheReader
-from cache.recipe import Recipe, StorageType, list_recipes
+from cache.recipe import Recipe, StorageType, held_like, refuse_other
 from cache.records import UNITS, OnBad, Record, Records
 from cache.writer import SEGMENT_BYTES
 from embed.encoder import BATCH_TOKENS, EncoderInfo
@@ -65,11 +65,7 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
         Conflict: the cache's differs in a field, which is named.
     """
     asked = info.recipe(None if options.weights is None else weights_digest(options.weights))
-    same = [
-        r
-        for r in list_recipes(options.cache_dir, options.modality)
-        if (r.encoder, r.weights, r.layer) == (asked.encoder, asked.weights, asked.layer)
-    ]
+    same = held_like(options.cache_dir, asked, "weights", "layer")
     base = same[0] if len(same) == 1 else asked
     held = base.long if base.long in info.policies() else asked.long
     asked = dataclasses.replace(
@@ -78,13 +74,13 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
         long=held if options.long is None else info.policy(options.long),
         options=info.settled_options(options.options, base.options),
     )
-    if asked in same or not same or options.new_recipe:
-        return asked
-    differences = "; ".join(asked.differences(same[0]))
-    raise Conflict(
-        f"{options.cache_dir}: already holds {same[0].folder_name}, which differs from this run in {differences}; "
-        "leave the flag out to follow it, or start another recipe with --new-recipe"
-    )
+    if not options.new_recipe:
+        # What flags say; the rest is the encoder's own, or RDKit's.
+        by_flags = dataclasses.replace(asked, dtype=base.dtype, long=base.long, options=base.options) in same
+        fix = "start another recipe with --new-recipe"
+        fix = f"leave the flag out to follow it, or {fix}" if by_flags else fix
+        refuse_other(options.cache_dir, asked, same, "run", fix)
+    return asked
 
 
 def refuse_too_long(path: Path, info: EncoderInfo, recipe: Recipe, pending: list[Record]) -> None:

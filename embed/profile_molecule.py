@@ -17,7 +17,7 @@ import numpy as np
 from cache.records import Record
 
 VERSION = 1
-"""Raise when a column changes; it is part of the recipe."""
+"""Raise when a column changes; it is part of the recipe, as RDKit's version is, whose descriptors these are."""
 ELEMENTS = ("C", "N", "O", "S", "P", "F", "Cl", "Br", "I", "B", "Si", "Se")
 HYBRIDISATIONS = ("SP", "SP2", "SP3")
 RINGS = (3, 4, 5, 6, 7)

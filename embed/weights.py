@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, printable
 from embed.encoder import Loading
+from embed.torchfile import plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 _MAX_SAFETENSORS_HEADER = 100 << 20
+_NEITHER = "neither safetensors nor a PyTorch file that opens with weights_only=True"
+_ZIP = b"PK\x03\x04"
 _SHOWN = 3
 """Tensors named in an error, then the count of the rest."""
 
@@ -102,20 +106,23 @@ def pick_tensors(
         ignored: pattern of the names that may be there and are not used.
 
     Raises:
-        InputError: names that are missing or too many, tensors of another shape or not of a floating type.
+        InputError: names that are missing or too many, tensors that are not plain, of another shape or not of a
+            floating type.
     """
     faults = [f"{name} is missing" for name in expected if name not in found]
     extra = [name for name in found if name not in expected and not re.fullmatch(ignored, name)]
     faults += [f"{printable(name)} is not one of its tensors" for name in extra]
     for name, shape in expected.items():
-        if name in found and tuple(found[name].shape) != shape:
+        if name in found and (odd := tensor_problem(found[name])) is not None:
+            faults.append(f"{name} is not a plain tensor: it is {odd}")
+        elif name in found and tuple(found[name].shape) != shape:
             faults.append(f"{name} has shape {tuple(found[name].shape)}, {shape} is expected")
         elif name in found and not found[name].is_floating_point():
             faults.append(f"{name} is of type {found[name].dtype}, a floating type is expected")
     if faults:
         more = f"; and {len(faults) - _SHOWN} more like these" if len(faults) > _SHOWN else ""
         raise InputError(f"--weights {path}: not the weights of this encoder: {'; '.join(faults[:_SHOWN])}{more}")
-    return {name: found[name].float() for name in expected}
+    return {name: plain(found[name]).float() for name in expected}
 
 
 def _safetensors(path: Path) -> Any:
@@ -132,14 +139,18 @@ def _safetensors(path: Path) -> Any:
 def _pytorch(path: Path, file: BufferedReader) -> Any:
     import torch
 
+    if file.read(4) == _ZIP and (problem := zip_problem(file)) is not None:
+        raise InputError(f"--weights {path}: {_NEITHER}: it {problem}")
+    file.seek(0)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what `pick_tensors` refuses anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # a crafted pickle can raise anything; whatever it is, nothing of it has been run
         raise InputError(
-            f"--weights {path}: neither safetensors nor a PyTorch file that opens with weights_only=True"
+            f"--weights {path}: {_NEITHER}"
             f"{_cause(error)}; if you trust it, open it yourself and save its state dict alone: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,15 +12,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from conftest import Program
 from safetensors.numpy import save_file
 
 from cache import CacheReader, choose_recipe, key_of, normalise
 from cache.console import run as run_program
+from embed.importing import ImportOptions, ImportSummary, import_embeddings
 from pipeline.main import crossllm
 
 SEQUENCES = {"a": "ACGU", "b": "GGAUC", "c": "UUACGGA"}
 """The ids and sequences of `seqs.fasta`."""
 DIM = 6
+
+
+CANARY = "canary"
+Rows = dict[str, np.ndarray]
 
 
 class Done(NamedTuple):
@@ -88,6 +95,13 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], Path]] = {
 }  # fmt: skip
 
 
+def run(tmp_path: Path, given: Path, sequences: dict[str, str] = SEQUENCES, **changed: object) -> ImportSummary:
+    """Import `given` with a FASTA of the sequences into the cache `c`."""
+    fasta = write_fasta(tmp_path / "seqs.fasta", sequences)
+    asked = {"modality": "rna", "input": given, "fasta": fasta, "cache_dir": tmp_path / "c", "quiet": True}
+    return import_embeddings(ImportOptions(**(asked | changed)))  # type: ignore[arg-type]
+
+
 def stored(cache_dir: Path, modality: str = "rna", recipe: str | None = None) -> dict[bytes, np.ndarray]:
     reader = CacheReader(cache_dir, choose_recipe(cache_dir, modality, recipe))
     return {key: np.array(reader[key]) for key in reader}
@@ -104,3 +118,57 @@ def assert_same_bits(found: Mapping[bytes, np.ndarray], expected: Mapping[bytes,
     for key, rows in expected.items():
         assert found[key].dtype == rows.dtype
         assert found[key].tobytes() == rows.tobytes()
+
+
+class Payload:
+    """Unpickled, it would create the canary."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+        return os.mkdir, (CANARY,)
+
+
+def write_bytes(name: str, data: bytes) -> Callable[[Path, Rows], Path]:
+    def make(folder: Path, rows: Rows) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return make
+
+
+def cut_short(write: Callable[..., Path], name: str, left: int) -> Callable[[Path, Rows], Path]:
+    def make(folder: Path, rows: Rows) -> Path:
+        path = write(folder / name, rows)
+        path.write_bytes(path.read_bytes()[:-left])
+        return path
+
+    return make
+
+
+def assert_import_refused(capsys: pytest.CaptureFixture[str], folder: Path, make: Callable[[], Path], say: str) -> None:
+    """Exit 2, one line that says `say` and names the input, and nothing left in the folder (the working one)."""
+    write_fasta(folder / "seqs.fasta", SEQUENCES | {"a2": SEQUENCES["a"]})
+    path = make()
+    before = sorted(folder.rglob("*"))
+    done = in_process(
+        capsys, "cache", "import", "--modality", "rna", "--input", path, "--fasta", "seqs.fasta", "--cache", "c"
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert say in done.stderr, done.stderr
+    assert str(path) in done.stderr
+    assert "; " in done.stderr
+    assert "raceback" not in done.stderr
+    assert sorted(folder.rglob("*")) == before, "something was left behind, or a payload ran"
+
+
+def assert_payload_skipped(program: Program, folder: Path, path: Path) -> None:
+    """The whole program with `skip` imports the other two of `SEQUENCES`, and the canary is not there."""
+    write_fasta(folder / "seqs.fasta")
+    done = program(
+        "crossllm", "cache", "import", "--modality", "rna", "--input", path, "--fasta", "seqs.fasta", "--cache", "c",
+        "--on-bad", "skip",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 sequences with rows, 1 without: imported 2" in done.stdout
+    assert not (folder / CANARY).exists()

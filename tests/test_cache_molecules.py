@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 
-from cache import InputError, key_of
-from cache.molecules import MAX_ATOMS, MAX_SMILES, canonical_smiles, read_molecules
+from cache import InputError, canonical_smiles, key_of
+from cache.molecules import MAX_ATOMS, MAX_SMILES, read_molecules
 from cache.rdkit_child import canonical
 from cache.records import Records, length_of
 
@@ -50,6 +50,17 @@ def test_every_form_of_file_gives_the_same_record(name: str, tmp_path: Path) -> 
     assert record.key == key_of("molecule", "CCO")
 
 
+@pytest.mark.parametrize("smiles", [
+    "smiles", "canonical_smiles", "isomeric_smiles", "CanonicalSMILES", "IsomericSMILES", "Canonical SMILES", "smi",
+    "SMILES_string", "Structure",
+])  # fmt: skip
+@pytest.mark.parametrize("id_", ["ID", "molecule id", "CID", "ligand", "Compound", "drug", "Title", "ChEMBL ID"])
+def test_columns_by_their_usual_names(smiles: str, id_: str, tmp_path: Path) -> None:
+    for delimiter in ",\t":
+        text = f"x,{id_},{smiles}\n1,a,OCC\n".replace(",", delimiter)
+        assert [(r.id, r.sequence) for r in read(tmp_path, text).records] == [("a", "CCO")]
+
+
 # name → (the file, lines of error, what the first one must say)
 BAD: dict[str, tuple[str | bytes, int, str]] = {
     "empty": ("", 1, "m.smi: holds no records"),
@@ -74,16 +85,22 @@ BAD: dict[str, tuple[str | bytes, int, str]] = {
     "nul": ("a\tC\0C\n", 1, "control character 0x00"),
     "charge that overflows": ("a\t[C+200]\n", 1, "an isotope or a charge with too many digits: '+200'"),
     "isotope that overflows": ("a\t[99999C]\n", 1, "an isotope or a charge with too many digits: '[99999'"),
-    "one column": ("CCO\n", 1, "1 columns, 2 expected; write id TAB SMILES"),
-    "space for a tab": ("CCO ethanol\n", 1, "1 columns, 2 expected"),
+    "one column": ("CCO\n", 1, "1 column, 2 expected; separate by a TAB, id first: id TAB SMILES"),
+    "space for a tab": ("CCO ethanol\n", 1, "1 column, 2 expected; separate by a TAB, id first"),
     "three columns": ("a\tC\tx\n", 1, "3 columns, 2 expected"),
-    "short row": ("id,smiles,x\na,C\n", 1, "m.smi:2: 2 columns, 3 expected"),
+    "short row": ("id,smiles,x\na,C\n", 1, "m.smi:2: 2 columns, 3 expected by the header"),
     "open quote": ('id,smiles\na,"CCO\n', 1, "m.smi:2: 0 columns, 2 expected"),
-    "csv without a smiles column": ("id,structure\na,C\n", 1, "m.smi:1: a CSV without a column 'smiles'"),
-    "no id column": ("ref\tsmiles\nx\tC\n", 1, "m.smi:1: no id column in the header 'ref smiles'"),
+    "csv without a smiles column": (
+        "id,formula\na,C\n", 1,
+        "m.smi:1: no SMILES column in the header 'id, formula'; one of smiles, canonical_smiles, isomeric_smiles, smi, "
+    ),
+    "csv without an id column": ("ref,smiles\nx,C\n", 1, "m.smi:1: no id column in the header 'ref, smiles'; one of"),
+    "csv without a header": ("a,CCO\nb,CCN\n", 1, "m.smi:1: no SMILES column in the header 'a, CCO'; one of smiles"),
+    "semicolons": ("id;smiles\na;CCO\n", 2, "m.smi:1: 1 column, 2 expected; separate by a TAB, id first"),
+    "no id column": ("ref\tsmiles\nx\tC\n", 1, "m.smi:1: no id column in the header 'ref, smiles'"),
     "smiles first": ("CC(=O)O\tacetic\n", 1, "is the order SMILES, id? id TAB SMILES is expected"),
     "no id": ("\tCCO\n", 1, "a molecule without an id"),
-    "fasta": (">x\nACGU\n", 2, "1 columns, 2 expected"),
+    "fasta": (">x\nACGU\n", 2, "1 column, 2 expected"),
     "id with two molecules": ("a\tCCO\na\tCCN\n", 1, "m.smi:2: this id stands on line 1 with another sequence"),
     "two bad": ("a\tC1\nb\t\nc\tC\n", 2, "m.smi:1: RDKit: unclosed ring (record a)"),
     "zip": (b"PK\x03\x04rest", 1, "zip archive"),
@@ -147,6 +164,8 @@ def test_ids_with_one_molecule_are_merged_whatever_its_spelling(tmp_path: Path) 
 SAME = [
     ("OCC", "C(O)C"), ("c1ccccc1", "C1=CC=CC=C1"), ("[H]OC([H])([H])C", "CCO"), ("N[C@@H](C)C(=O)O", "C[C@H](N)C(O)=O"),
     ("F/C=C/F", "F\\C=C\\F"), ("[Cl-].[Na+]", "[Na+].[Cl-]"), ("CN(=O)=O", "C[N+](=O)[O-]"), ("[CH3:1]O", "O[CH3:1]"),
+    ("[CH3:1][OH:2]", "CO"), ("[H:3][CH2:1][OH:2]", "CO"), ("[13CH3:1]C", "[13CH3]C"), ("[NH4+:7]", "[NH4+]"),
+    ("[C@:1]([H:9])(F)(Cl)Br", "[C@]([H])(F)(Cl)Br"),
 ]  # fmt: skip
 OTHER = [("N[C@@H](C)C(=O)O", "N[C@H](C)C(=O)O"), ("F/C=C/F", "F/C=C\\F"), ("CC(=O)O", "CC(=O)[O-]"), ("C", "[13CH4]"),
          ("CC=O", "C=CO")]  # fmt: skip
@@ -160,6 +179,15 @@ def test_one_molecule_is_one_key(one: str, two: str) -> None:
 @pytest.mark.parametrize(("one", "two"), OTHER)
 def test_charge_isotope_stereo_and_tautomer_are_kept(one: str, two: str) -> None:
     assert canonical_smiles(one) != canonical_smiles(two)
+
+
+def test_atom_map_numbers_are_left_out_and_counted(tmp_path: Path) -> None:
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("[CH3:1][OH:2]")).split("\n", 1)[1]
+    assert "  1  0  0\n" in block, "the mol block has no map numbers"
+    for text in ("a\t[CH3:1][OH:2]\n", f"a\n{block}$$$$\n"):
+        found = read(tmp_path, text)
+        assert [(r.sequence, r.length) for r in found.records] == [("CO", 2)]
+        assert found.notes == {"with atom-map numbers, left out": 1}
 
 
 def test_canonical_smiles_refuses_what_rdkit_cannot_read() -> None:

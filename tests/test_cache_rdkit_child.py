@@ -95,8 +95,17 @@ def test_a_stopped_molecule_is_one_bad_record_of_its_file(tmp_path: Path, monkey
     assert [r.id for r in found.records] == ["a"]
     (problem,) = found.skipped
     assert str(problem) == f"{tmp_path}/m.smi:2: RDKit was stopped after 0.1 s on this molecule (record slow); " + (
-        "correct it or leave it out with --on-bad skip"
+        "correct it"
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no sessions")
+def test_the_child_has_a_session_of_its_own() -> None:
+    """Ctrl-C at the terminal goes to the parent alone, which finishes the record at hand."""
+    with RdkitChild() as child:
+        child.canonical("C")
+        assert child._process is not None
+        assert os.getsid(child._process.pid) == child._process.pid
 
 
 def test_a_folder_called_cache_beside_the_user_is_not_imported_by_the_child(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -15,11 +14,10 @@ import numpy as np
 import pytest
 import zarr
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, InputError, Recipe, choose_recipe, key_of, list_recipes
+from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, choose_recipe, key_of, list_recipes
 from cache.commit import commit_paths
 from cache.errors import RowsRefused
 from cache.inspection import info, verify
-from cache.recipe import parse_recipe
 from cache.segment import ROWS
 
 
@@ -36,8 +34,11 @@ def test_rows_come_back_bit_for_bit(made_cache: Path, recipe: Recipe, made_rows:
         assert reader.length(key) == len(rows)
         assert not reader[key].flags.writeable
     assert key_of("rna", "A") not in reader
-    with pytest.raises(KeyError):
+    absent = f"no rows for key {key_of('rna', 'A').hex()} in recipe {recipe.folder_name}"
+    with pytest.raises(KeyError, match=absent):
         reader[key_of("rna", "A")]
+    with pytest.raises(KeyError, match=absent):
+        reader.length(key_of("rna", "A"))
 
 
 def test_fast_path_is_a_view_and_equals_zarr(made_cache: Path, recipe: Recipe) -> None:
@@ -168,27 +169,6 @@ def test_a_file_of_another_size_is_refused_before_it_is_mapped(made_cache: Path,
     with pytest.raises(CacheCorrupt):
         CacheReader(made_cache, recipe)
     assert verify(made_cache, data=False).damage
-
-
-def test_recipes_do_not_mix(tmp_path: Path, recipe: Recipe) -> None:
-    for other in (recipe, dataclasses.replace(recipe, dtype="float32"), dataclasses.replace(recipe, weights="ab" * 32)):
-        with CacheWriter(tmp_path, other) as writer:
-            writer.add(key_of("rna", "A"), np.ones((1, 24)))
-    digests = {
-        r.digest
-        for r in (recipe, dataclasses.replace(recipe, encoder_version=2), dataclasses.replace(recipe, layer="3"))
-    }
-    assert len(digests) == 3
-    assert len(info(tmp_path)) == 3
-    with pytest.raises(InputError, match="fits 3 of them"):
-        choose_recipe(tmp_path, "rna", "profile")
-    assert choose_recipe(tmp_path, "rna", recipe.digest[:12]) == recipe
-
-
-def test_a_newer_format_is_refused_with_the_version_wanted(tmp_path: Path, recipe: Recipe) -> None:
-    newer = json.loads(recipe.to_json()) | {"format": 2, "something": "new"}
-    with pytest.raises(InputError, match="format 2, this version reads up to 1"):
-        parse_recipe(json.dumps(newer).encode(), tmp_path)
 
 
 def test_a_foreign_codec_is_refused(made_cache: Path, recipe: Recipe) -> None:

@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import io
-import json
 import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-import torch
 from conftest import Program
 from foreign import (
+    CANARY,
     DIM,
-    SEQUENCES,
-    in_process,
+    Payload,
+    Rows,
+    assert_import_refused,
+    assert_payload_skipped,
+    cut_short,
     rows_for,
-    write_fasta,
+    run,
+    write_bytes,
     write_hdf5,
     write_npy,
-    write_pt,
-    write_safetensors,
 )
 from numpy.lib import format as npy_format
-
-CANARY = "canary"
-Rows = dict[str, np.ndarray]
-
-
-class Payload:
-    """Unpickled, it would create the canary."""
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return os.mkdir, (CANARY,)
-
-
-def _write(name: str, data: bytes) -> Callable[[Path, Rows], Path]:
-    def make(folder: Path, rows: Rows) -> Path:
-        (folder / name).write_bytes(data)
-        return folder / name
-
-    return make
-
-
-def _cut(write: Callable[..., Path], name: str, left: int) -> Callable[[Path, Rows], Path]:
-    def make(folder: Path, rows: Rows) -> Path:
-        path = write(folder / name, rows)
-        path.write_bytes(path.read_bytes()[:-left])
-        return path
-
-    return make
 
 
 def _hdf5(change: Callable[[h5py.File, Path], object]) -> Callable[[Path, Rows], Path]:
@@ -139,58 +111,6 @@ def _npy_pickle() -> bytes:
     return out.getvalue()
 
 
-def _pt(held: object, name: str = "a.pt") -> Callable[[Path, Rows], Path]:
-    def make(folder: Path, rows: Rows) -> Path:
-        path = write_pt(folder / "x", rows)
-        torch.save(held, path / name)
-        return path
-
-    return make
-
-
-def _pt_old(folder: Path, rows: Rows) -> Path:
-    path = write_pt(folder / "x", rows)
-    (path / "a.pt").write_bytes(pickle.dumps(Payload()))
-    return path
-
-
-def _pt_packed(folder: Path, rows: Rows) -> Path:
-    path = write_pt(folder / "x", rows)
-    with zipfile.ZipFile(path / "a.pt") as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in parts.items():
-            archive.writestr(name, data)
-    return path
-
-
-def _pt_layers(folder: Path, rows: Rows) -> Path:
-    return write_pt(folder / "x", rows, layers=(6, 33))
-
-
-def _safetensors(header: object, data: bytes = b"", size: int | None = None) -> Callable[[Path, Rows], Path]:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return _write("x.safetensors", struct.pack("<Q", len(text) if size is None else size) + text + data)
-
-
-def _one(begin: int, end: int, shape: tuple[int, ...] = (4, DIM)) -> dict[str, object]:
-    return {"a": {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}}
-
-
-def _index(folder: Path, rows: Rows) -> Path:
-    (folder / "x").mkdir()
-    write_safetensors(folder / "x" / "m1.safetensors", rows)
-    index = {"weight_map": {**dict.fromkeys(rows, "m1.safetensors"), "d": "m2.safetensors"}}
-    (folder / "x" / "model.safetensors.index.json").write_text(json.dumps(index))
-    return folder / "x"
-
-
-def _index_path(folder: Path, rows: Rows) -> Path:
-    path = _index(folder, rows)
-    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../m1.safetensors"}}))
-    return path
-
-
 def _folder(*names: str) -> Callable[[Path, Rows], Path]:
     def make(folder: Path, rows: Rows) -> Path:
         (folder / "x").mkdir()
@@ -222,25 +142,48 @@ def _different_twice(folder: Path, rows: Rows) -> Path:
     return write_hdf5(folder / "x.h5", rows | {"a2": rows["a"] + 1})
 
 
+def _closed(folder: Path, rows: Rows) -> Path:
+    path = write_npy(folder / "x", rows)
+    (path / "sub").mkdir()  # root may read everything: `closed_sub` stands for its permissions
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _closed_sub(monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str = ".") -> object:
+        if Path(path).name == "sub":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
 # name → (how the input is made, what the line must say)
 BAD: dict[str, tuple[Callable[[Path, Rows], Path], str]] = {
     "missing": (lambda folder, rows: folder / "x.h5", "no such file or folder"),
-    "empty file": (_write("x.h5", b""), "is empty"),
+    "empty file": (write_bytes("x.h5", b""), "is empty"),
     "fifo": (_fifo, "not a regular file"),
     "empty folder": (_folder(), "holds no embeddings"),
     "folder of other files": (_folder("readme.txt"), "holds no embeddings"),
     "folder with an empty npy": (_npy("d.npy", b""), "is empty"),
+    "folder that cannot be read": (_closed, "/x/sub: cannot be read (Permission denied) (record sub); check its"),
     "two layouts": (_two_layouts, "one layout is expected"),
-    "text named h5": (_write("x.h5", b"no HDF5 at all, sorry"), "begins with 'no HDF5"),
+    "text named h5": (write_bytes("x.h5", b"no HDF5 at all, sorry"), "begins with 'no HDF5"),
     "npz": (lambda folder, rows: (np.savez(folder / "x.npz", **rows), folder / "x.npz")[1], "is an .npz archive"),
     "mapping damaged": (_mapping, "mapping.tsv:2"),
-    "hdf5 cut short": (_cut(write_hdf5, "x.h5", 200), "open file (truncated file"),
+    "hdf5 cut short": (cut_short(write_hdf5, "x.h5", 200), "open file (truncated file"),
     "hdf5 external link": (
         _hdf5(lambda file, folder: file.__setitem__("a", h5py.ExternalLink(str(folder / "other.h5"), "/a"))),
         "is an external link, which is never followed (record a)",
     ),
     "hdf5 soft link": (_hdf5(lambda file, _: file.__setitem__("a", h5py.SoftLink("/b"))), "is a soft link"),
     "hdf5 virtual": (_hdf5(_virtual), "is a virtual dataset"),
+    "hdf5 name that is not UTF-8": (
+        _hdf5(lambda file, _: h5py.h5g.create(file.id, b"\xff\xfe")),
+        "its name is not UTF-8 (record \\xff\\xfe); rename it",
+    ),
     "hdf5 external storage": (_hdf5(_external_storage), "external storage"),
     "hdf5 unknown filter": (_hdf5(_unknown_filter), "HDF5 filter 6 where gzip"),
     "hdf5 chunks never written": (_hdf5(_some_chunks), "1 of 2 chunks were ever written"),
@@ -273,33 +216,6 @@ BAD: dict[str, tuple[Callable[[Path, Rows], Path], str]] = {
     "npy with a bad header": (_npy("a.npy", b"\x93NUMPY\x01\x00\x05\x00{'x'}"), "npy header cannot be read"),
     "npy header without an end": (_npy("a.npy", b"\x93NUMPY\x01\x00\x03\x00{'x"), "npy header cannot be read"),
     "npy of a newer version": (_npy("a.npy", b"\x93NUMPY\x03\x00\x05\x00\x00\x00{'x'}"), "npy version 3.0"),
-    "pt pickle": (_pt({"label": "a", "representations": {33: Payload()}}), "not opened, as it could run code"),
-    "pt pickle of old torch": (_pt_old, "bare pickle"),
-    "pt not a dict": (_pt([torch.ones(4, DIM)]), "has no 'representations'"),
-    "pt pooled": (_pt({"label": "a", "mean_representations": {33: torch.ones(DIM)}}), "--include per_tok"),
-    "pt of another layer": (
-        _pt({"label": "c", "representations": {12: torch.ones(7, DIM)}}, "c.pt"),
-        "has no rows of layer 33, only of 12 (record c)",
-    ),
-    "pt packed": (_pt_packed, "unpacks to more than torch ever writes"),
-    "pt expanded": (
-        _pt({"label": "a", "representations": {33: torch.ones(1, DIM).expand(4, DIM)}}),
-        "declares more values than it holds",
-    ),
-    "pt of several layers": (_pt_layers, "holds the layers 6, 33; choose one, e.g. --layer 33"),
-    "safetensors cut short": (_cut(write_safetensors, "x.safetensors", 8), "is no sound safetensors file"),
-    "safetensors header is no json": (_safetensors(b"{'a': 1}"), "its header is damaged"),
-    "safetensors header too large": (_safetensors({}, size=1 << 40), "a header of 1099511627776 bytes"),
-    "safetensors name twice": (_safetensors(b'{"a":{},"a":{}}'), "a key stands twice"),
-    "safetensors too deep": (_safetensors(b'{"a":' + b"[" * 200_000), "its header is damaged"),
-    "safetensors huge shape": (_safetensors(_one(0, 48, (1 << 60, DIM)), bytes(48)), "is no sound safetensors file"),
-    "safetensors outside": (_safetensors(_one(0, 1 << 40)), "is no sound safetensors file"),
-    "safetensors integers": (
-        _safetensors({"a": {"dtype": "I16", "shape": (4, DIM), "data_offsets": [0, 48]}}, bytes(48)),
-        "type I16 where float16",
-    ),
-    "safetensors shard missing": (_index, "m2.safetensors, which lacks it (record d); a shard is missing"),
-    "safetensors index with a path": (_index_path, "weight_map is no table"),
 }
 
 
@@ -313,42 +229,21 @@ def test_bad_embeddings(
 ) -> None:
     make, say = BAD[name]
     monkeypatch.chdir(tmp_path)
-    write_fasta(tmp_path / "seqs.fasta", SEQUENCES | {"a2": SEQUENCES["a"]})
-    path = make(tmp_path, rows_for(rng))
-    before = sorted(tmp_path.rglob("*"))
-    done = in_process(
-        capsys, "cache", "import", "--modality", "rna", "--input", path, "--fasta", "seqs.fasta", "--cache", "c"
-    )
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert say in done.stderr
-    assert str(path) in done.stderr
-    assert "; " in done.stderr
-    assert "raceback" not in done.stderr
-    assert sorted(tmp_path.rglob("*")) == before, "something was left behind, or a payload ran"
+    assert_import_refused(capsys, tmp_path, lambda: make(tmp_path, rows_for(rng)), say)
 
 
-@pytest.mark.parametrize("name", ["npy pickle", "pt pickle", "pt pickle of old torch"])
+@pytest.mark.parametrize("name", ["npy pickle"])
 def test_a_payload_would_run_but_for_us(
     name: str, tmp_path: Path, rng: np.random.Generator, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The positive control of the canary, and the whole program with `skip`: the payload is left out, never run."""
     monkeypatch.chdir(tmp_path)
-    write_fasta(tmp_path / "seqs.fasta")
-    path = BAD[name][0](tmp_path, rows_for(rng))
-    done = program(
-        "crossllm", "cache", "import", "--modality", "rna", "--input", path, "--fasta", "seqs.fasta", "--cache", "c",
-        "--on-bad", "skip",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "2 sequences with rows, 1 without: imported 2" in done.stdout
-    assert not (tmp_path / CANARY).exists()
-    bad = path / ("a.npy" if "npy" in name else "a.pt")
-    if bad.suffix == ".npy":
-        np.load(bad, allow_pickle=True)
-    elif zipfile.is_zipfile(bad):
-        torch.load(bad, weights_only=False)
-    else:
-        pickle.loads(bad.read_bytes())
+    assert_payload_skipped(program, tmp_path, BAD[name][0](tmp_path, rows_for(rng)))
+    np.load(tmp_path / "x" / "a.npy", allow_pickle=True)
     assert (tmp_path / CANARY).exists(), "the payload is no payload"
+
+
+def test_one_bad_name_is_left_out_under_skip(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = BAD["hdf5 name that is not UTF-8"][0](tmp_path, rows_for(rng))
+    done = run(tmp_path, path, on_bad="skip")
+    assert (done.imported, done.skipped) == (2, 1)

@@ -166,6 +166,11 @@ def test_usage(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "--pool mean: npy holds all rows" in done.stderr
     assert in_process(capsys, *given_, "--recipe", "other").returncode == 2
     assert json.loads(in_process(capsys, *given_, "--json").stdout)["sequences"] == len(HOSTILE)
+    said = in_process(capsys, *given_[:-1], tmp_path / "again").stdout
+    assert f"{len(HOSTILE)} arrays, one a distinct sequence, for {len(SEQUENCES)} ids → " in said
+    assert f"which id has which: {tmp_path / 'again' / 'mapping.tsv'}" in said
+    pooled = in_process(capsys, *given_[:-3], "csv", "-o", tmp_path / "again.csv").stdout
+    assert f"{len(SEQUENCES)} pooled vectors, one an id → " in pooled
     again = in_process(capsys, *given_)
     assert (again.returncode, again.stderr.count("\n")) == (5, 1)
 
@@ -192,3 +197,22 @@ def test_names_are_safe_and_told_apart(ids: list[str], layout: str) -> None:
         assert "/" not in n.name
         assert n.name not in (".", "..")
         assert layout == "hdf5" or n.name.isascii()
+
+
+@pytest.mark.parametrize("layout", ["npy", "csv"])
+@pytest.mark.parametrize(
+    "place", ["embeddings", "embeddings/rna/x", "records/x", "records", "link/x", "../c/records/x"]
+)
+def test_an_output_among_the_caches_own_files_is_refused(
+    place: str, layout: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (made / "link").symlink_to(made / "embeddings" / "rna")
+    before = sorted(tmp_path.rglob("*"))
+    done = in_process(
+        capsys, "cache", "export", "--cache", made, "--modality", "rna", "--format", layout, "-o", made / place
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "which holds the cache's own files; choose another --output" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+    beside = ExportOptions(made, "rna", layout, made / "exported", quiet=True)
+    assert export_embeddings(beside).sequences == len(HOSTILE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -18,6 +19,7 @@ from foreign import (
     in_process,
     keyed,
     rows_for,
+    run,
     stored,
     write_fasta,
     write_hdf5,
@@ -27,17 +29,9 @@ from foreign import (
 )
 from safetensors.torch import save_file
 
-from cache import CacheCorrupt, Conflict, InputError, choose_recipe, key_of, read_table
+from cache import Conflict, InputError, choose_recipe, key_of, read_table
 from cache.inspection import verify
-from embed import foreign_hdf5
-from embed.foreign import Entry
-from embed.importing import ImportOptions, ImportSummary, import_embeddings
-
-
-def run(tmp_path: Path, given: Path, sequences: dict[str, str] = SEQUENCES, **changed: object) -> ImportSummary:
-    fasta = write_fasta(tmp_path / "seqs.fasta", sequences)
-    asked = {"modality": "rna", "input": given, "fasta": fasta, "cache_dir": tmp_path / "c", "quiet": True}
-    return import_embeddings(ImportOptions(**(asked | changed)))  # type: ignore[arg-type]
+from embed.importing import ImportOptions, import_embeddings
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -86,82 +80,6 @@ def test_another_source_of_the_same_name_is_a_conflict(tmp_path: Path, rng: np.r
         run(tmp_path, other, source="Second, one", dtype="float32")
     with pytest.raises(InputError, match="no letter or digit"):
         run(tmp_path, other, source="…")
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode()).hexdigest()
-
-
-NAMES = {
-    "md5, bio_embeddings": _md5,
-    "md5 of the DNA letters": lambda text: _md5(text.replace("U", "T")),
-    "sha256 with the length, biotrainer": lambda text: hashlib.sha256(f"{text}_{len(text)}".encode()).hexdigest(),
-    "our key": lambda text: key_of("rna", text).hex(),
-}
-
-
-@pytest.mark.parametrize("layout", ["hdf5", "npy", "safetensors"])
-@pytest.mark.parametrize("name", NAMES)
-def test_arrays_named_by_a_hash_of_the_sequence(
-    name: str, layout: str, tmp_path: Path, rng: np.random.Generator
-) -> None:
-    rows = rows_for(rng)
-    run(tmp_path, WRITERS[layout](tmp_path / "x", {NAMES[name](SEQUENCES[id_]): rows[id_] for id_ in rows}))
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
-
-
-@pytest.mark.parametrize("stated", [str, np.bytes_])
-def test_original_id_goes_before_the_name(stated: type, tmp_path: Path, rng: np.random.Generator) -> None:
-    sequences = {"a": "ACGU", "b": "GGAU"}  # of one length, so that only the name can tell
-    rows = rows_for(rng, sequences)
-    path = write_hdf5(tmp_path / "x.h5", {"a": rows["b"], "b": rows["a"]})
-    with h5py.File(path, "a") as file:
-        file["a"].attrs["original_id"], file["b"].attrs["original_id"] = stated("b"), stated("a the first")
-    run(tmp_path, path, sequences)
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
-
-
-def test_ids_that_hdf5_and_prottrans_rewrite(tmp_path: Path, rng: np.random.Generator) -> None:
-    sequences = {"g/one": "ACGU", "/two//x": "GGAUC", "sp.1/2": "UUACGGA", "plain": "CCC", "g/deep/er": "GAGA"}
-    rows = rows_for(rng, sequences)
-    path = write_hdf5(tmp_path / "x.h5", {id_.replace("sp.1/2", "sp_1_2"): values for id_, values in rows.items()})
-    with h5py.File(path) as file:
-        assert isinstance(file["g"], h5py.Group), "'/' made no group"
-    run(tmp_path, path, sequences)
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
-
-
-def test_groups_in_a_circle_a_user_block_and_filters(tmp_path: Path, rng: np.random.Generator) -> None:
-    rows = rows_for(rng)
-    with h5py.File(tmp_path / "x.h5", "w", userblock_size=1024) as file:
-        for (name, values), how in zip(
-            rows.items(), ({}, {"compression": "lzf"}, {"compression": "gzip"}), strict=True
-        ):
-            file.create_dataset(f"g/{name}", data=values, shuffle=bool(how), fletcher32=bool(how), **how)
-            file[f"g/{name}"].attrs["original_id"] = name
-        file["g/up"] = file["/"]
-        file["again"] = file["g"]
-    assert run(tmp_path, tmp_path / "x.h5").imported == 3
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
-
-
-@pytest.mark.parametrize("sequences", [{"a.b": "ACGU", "a/b": "GGAU"}, {"a.b": "ACGU", "a_b": "GGAU"}])
-def test_a_rewritten_name_that_may_be_either_is_refused(
-    sequences: dict[str, str], tmp_path: Path, rng: np.random.Generator
-) -> None:
-    rows = rows_for(rng, sequences)
-    path = write_npy(tmp_path / "x", {"a_b": rows["a.b"]})
-    with pytest.raises(InputError, match=r"name (may stand|stands) for"):
-        run(tmp_path, path, sequences)
-    run(tmp_path, path, {"a.b": "ACGU"})
-    assert_same_bits(stored(tmp_path / "c"), {key_of("rna", "ACGU"): rows["a.b"]})
-
-
-def test_a_length_tells_a_name_from_a_rewritten_one(tmp_path: Path, rng: np.random.Generator) -> None:
-    sequences = {"a.b": "ACGUAC", "a_b": "GGAU"}
-    rows = rows_for(rng, {"a_b": "GGAU"})
-    run(tmp_path, write_npy(tmp_path / "x", rows), sequences)
-    assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
 
 
 def test_one_array_serves_every_id_of_its_sequence(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -278,6 +196,34 @@ def test_what_is_left_out_is_counted(
     assert "nothing to import, 2 are in" in again.stdout
 
 
+def test_hidden_entries_and_links_to_folders_are_counted(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = rows_for(rng)
+    path = write_npy(tmp_path / "x", rows)
+    write_npy(tmp_path / "elsewhere", {"d": rows["a"]})
+    (path / "linked").symlink_to(tmp_path / "elsewhere")
+    (path / ".hidden").mkdir()
+    (path / ".DS_Store").write_text("")
+    assert run(tmp_path, path).imported == 3
+    assert "3 other files there, not read (hidden ones, links to folders)" in capsys.readouterr().err
+
+
+def test_what_names_a_file_may_hold_is_escaped_in_the_recipe(tmp_path: Path, rng: np.random.Generator) -> None:
+    run(tmp_path, write_hdf5(tmp_path / "a\nb.h5", rows_for(rng)))
+    assert choose_recipe(tmp_path / "c", "rna").options["source"] == "a\\nb.h5"
+
+
+def test_an_npz_is_refused_with_a_way_that_works(tmp_path: Path, rng: np.random.Generator) -> None:
+    rows = rows_for(rng)
+    np.savez(tmp_path / "x.npz", **rows)
+    with pytest.raises(InputError, match=r"\.npz archive; unpack it \(`unzip FILE\.npz -d FOLDER`\) and import the f"):
+        run(tmp_path, tmp_path / "x.npz")
+    shutil.unpack_archive(tmp_path / "x.npz", tmp_path / "x", "zip")
+    run(tmp_path, tmp_path / "x")
+    assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
+
+
 def test_skip_lists_every_kind_and_stores_the_rest(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = rows_for(rng)
     bad = {"b": np.vstack([rows["b"], rows["b"][:1]]), "c": np.full_like(rows["c"], np.nan)}
@@ -306,32 +252,15 @@ def test_only_the_missing_are_added(tmp_path: Path, rng: np.random.Generator) ->
     assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
 
 
-def test_a_child_that_dies_is_damage_not_a_hang(tmp_path: Path, rng: np.random.Generator) -> None:
-    """The stand-in for an HDF5 file that crashes its library: the child is killed between two questions."""
+def test_repeated_arrays_are_compared_by_their_values(tmp_path: Path, rng: np.random.Generator) -> None:
     rows = rows_for(rng)
-    source = foreign_hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows)])
-    entries: list[Entry] = list(source.entries())
-    assert np.array_equal(source.read(entries[0]), rows[entries[0].name])
-    child = source._child
-    assert child is not None
-    child.process.kill()
-    with pytest.raises(CacheCorrupt, match=r"x\.h5: the HDF5 library crashed on it.*signal 9"):
-        source.read(entries[1])
-    source.close()
-
-
-def test_a_child_that_takes_too_long_is_stopped(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = foreign_hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows_for(rng))])
-    entries = list(source.entries())
-    monkeypatch.setattr(foreign_hdf5, "SECONDS", 0.2)  # the watch looks once a second
-    child = source._child
-    assert child is not None
-    with pytest.raises(CacheCorrupt, match=r"took more than 0\.2 s"):
-        child._line()  # nothing was asked, so nothing comes
-    source.close()
-    assert entries
+    wide, other = rows["a"].astype("f8"), rows["a"].copy()
+    wide[0, 0], rows["a"][0, 0] = 0.0, -0.0
+    other[-1, -1] += 1
+    twins = SEQUENCES | {"a2": "ACGU"}
+    assert run(tmp_path, write_hdf5(tmp_path / "x.h5", rows | {"a2": wide}), twins).imported == 3
+    with pytest.raises(InputError, match="hold different rows"):
+        run(tmp_path, write_hdf5(tmp_path / "y.h5", rows | {"a2": other}), twins)
 
 
 REAL = {

@@ -181,12 +181,14 @@ def test_default_cache_is_the_dataset_or_named_after_the_input(tmp_path: Path) -
     assert default_cache(tmp_path / "rna.fasta") == tmp_path
 
 
-def test_the_default_encoder_without_weights_names_three_ways_on(program: Program, tmp_path: Path) -> None:
+def test_a_default_encoder_that_cannot_run_names_those_that_do(program: Program, tmp_path: Path) -> None:
     write_fasta(tmp_path / "seqs.fasta", {"x": "ACGU"})
     done = program("embed", "run", "--modality", "rna", "--input", "seqs.fasta")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert all(way in done.stderr for way in ("embed pull rinalmo-giga", "--weights PATH", "--encoder profile"))
+    assert "rinalmo-giga, the default for rna, cannot be run by this version yet" in done.stderr
+    assert "`--encoder profile`, which needs no weights, or `--encoder rnabert --weights PATH`" in done.stderr
+    assert "embed pull rinalmo-giga" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["seqs.fasta"]
 
 

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -239,3 +240,59 @@ def test_another_encoders_weights_are_refused_in_one_line(
     assert "encoder.layer.5.attention.self.query.weight is missing" in done.stderr
     assert "13 more" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fasta", "w.safetensors"]
+
+
+def _quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch will drop them one day
+        return torch.quantize_per_tensor(torch.ones(2, 3), 0.1, 0, torch.qint8)
+
+
+NOT_PLAIN: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
+    "sparse": (lambda: torch.ones(2, 3).to_sparse(), "of layout sparse_coo"),
+    "sparse rows": (lambda: torch.ones(2, 3).to_sparse_csr(), "of layout sparse_csr"),
+    "meta": (lambda: torch.ones(2, 3, device="meta"), r"without values \(device meta\)"),
+    "quantised": (_quantised, "quantised"),
+    "nested": (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "nested"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_a_tensor_that_is_not_plain_is_refused(kind: str, tmp_path: Path) -> None:
+    make, say = NOT_PLAIN[kind]
+    with pytest.raises(InputError, match=f"not the weights of this encoder: a is not a plain tensor: it is {say}"):
+        pick_tensors(tmp_path / "w.pth", {"a": make()}, {"a": (2, 3)}, "")
+
+
+def test_embed_run_refuses_sparse_weights_before_it_writes(
+    program: Program, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    tensors = random_tensors(expected_shapes(Shape()), rng)
+    name = next(iter(tensors))
+    torch.save(tensors | {name: tensors[name].to_sparse()}, tmp_path / "w.pth")
+    (tmp_path / "a.fasta").write_text(">x\nACGU\n")
+    done = program("embed", "run", "--modality", "rna", "-i", "a.fasta", "--encoder", "rnabert", "--weights", "w.pth")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert f"{name} is not a plain tensor" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fasta", "w.pth"]
+
+
+def test_weights_that_ask_for_gradients_are_taken_without(tmp_path: Path) -> None:
+    torch.save({"a": torch.nn.Parameter(TENSORS["a"])}, tmp_path / "w.pth")
+    (found,) = pick_tensors(tmp_path / "w.pth", read_weights(tmp_path / "w.pth")[0], {"a": (2, 3)}, "").values()
+    assert torch.equal(found, TENSORS["a"])
+    assert not found.requires_grad
+
+
+def test_a_zip_bomb_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"ignored": torch.zeros(1 << 20), **TENSORS}, tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth") as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    assert (tmp_path / "bomb.pth").stat().st_size < 40_000
+    monkeypatch.setattr(torch, "load", None)
+    with pytest.raises(InputError, match="it unpacks to more than torch ever writes; damaged or a decompression bomb"):
+        read_weights(tmp_path / "bomb.pth")

@@ -1,0 +1,54 @@
+"""Child processes of ours: how they are started and what they may take.
+
+A library that can crash, hang or eat all memory on hostile data runs in one; the parent loses a record, not the run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def start_child(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Run one of our modules as a program, its standard input and output in pipes.
+
+    Args:
+        module: its name; it is found where this package lies, whatever the user's folder holds.
+        arguments: of the program.
+        env: added to the environment.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    # -P: the user's folder, which may hold a folder `cache`, is no place to import from.
+    # A session of its own: Ctrl-C is for the parent, which lets the record at hand be finished.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        start_new_session=True,
+    )
+
+
+def end_child(process: subprocess.Popen[Any]) -> None:
+    """Kill it, wait for it, and close its pipes."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # a full pipe to a dead child
+                pipe.close()
+
+
+def bound_memory(size: int) -> None:
+    """In the child: at most `size` bytes of address space, where the system can hold it to that."""
+    with suppress(ImportError, ValueError, OSError):  # not on Windows; macOS may refuse
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
