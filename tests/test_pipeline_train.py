@@ -115,7 +115,7 @@ def test_train_through_the_program(program: Program, tmp_path: Path) -> None:
 
 def test_the_demo_is_learnt(tmp_path: Path) -> None:
     """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on."""
-    config = TrainConfig(folds=3, epochs=12, lr=3e-3)
+    config = TrainConfig(folds=3, epochs=12, lr=3e-3, model=ModelConfig(standardise=False))
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
