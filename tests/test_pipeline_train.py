@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from cache import InputError
 from embed.run import RunOptions, run
-from model.fusion import CrossMamba
+from model.fusion import CrossMamba, ModelConfig
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
