@@ -18,7 +18,7 @@ from typing import NoReturn
 import click
 
 from cache import fsio
-from cache.errors import CrossLLMError, Problem
+from cache.errors import CrossLLMError, Problem, plain_line
 
 _PATH_ERRORS = frozenset(
     {
@@ -54,11 +54,6 @@ def note(text: str) -> None:
         click.echo("\n".join(map(plain_line, text.split("\n"))), err=True)
 
 
-def plain_line(text: str) -> str:
-    """`text` with every character that could command a terminal written as its escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit: str) -> None:
     """Say what was normalised, merged or left out of a file, counted: nothing is dropped in silence."""
     for what, times in notes.items():
@@ -82,7 +77,7 @@ def write_skipped(cache_dir: Path, command: str, skipped: Sequence[Problem]) -> 
 def show_errors(lines: Sequence[str]) -> None:
     """Print one line a bad record, the first `SHOWN_LINES`, then how many more there are."""
     for line in lines[:SHOWN_LINES]:
-        note("error: " + plain_line(line.replace("\n", "\\n")))
+        note("error: " + plain_line(line))
     if len(lines) > SHOWN_LINES:
         note(f"error: … and {len(lines) - SHOWN_LINES} more like these, {len(lines)} in all")
 

@@ -77,7 +77,12 @@ class Problem(NamedTuple):
         return f"{place}: {what}{named}{semicolon}{fix}"
 
 
+def plain_line(text: str) -> str:
+    """`text` with every character that could command a terminal, newlines too, written as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def printable(text: str, limit: int = 60) -> str:
     """`text` safe for one line of a terminal: control characters escaped, cut to `limit` characters."""
-    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: limit + 1])
+    escaped = plain_line(text[: limit + 1])
     return escaped if len(escaped) <= limit else escaped[: limit - 1] + "…"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import InputError, Problem, printable
+from cache.rdkit_child import Answer, RdkitChild, canonical
 from cache.records import OnBad, Record, Records, record_of, settle
 from cache.textfile import Line, read_lines
 
@@ -29,7 +30,6 @@ ID_COLUMNS = (
 )  # fmt: skip
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "smiles_string", "structure")
 """Columns of a table with a header, whatever their case, spaces and underscores; the first that is there is taken."""
-
 
 _BLANKS = re.compile(r"[\s_]")
 # RDKit keeps a charge in 8 bits and an isotope in 16, and cuts off the rest without a word.
@@ -49,25 +49,20 @@ def read_molecules(path: Path, on_bad: OnBad = "error") -> Records:
     Raises:
         InputError: one line a bad record (`on_bad="error"`), or a file that as a whole cannot be used.
     """
-    from cache.rdkit_child import RdkitChild
-
     problems: list[Problem] = []
     notes: Counter[str] = Counter()
 
     def found() -> Iterator[tuple[int, Record]]:
         with RdkitChild() as child:
             for raw in _raw_records(path, problems):
-                problem = _problem_before(raw)
-                answer = child.canonical(raw.structure) if problem is None else None
-                if answer is not None and answer.problem is None and not 1 <= answer.atoms <= MAX_ATOMS:
-                    problem = f"{answer.atoms} heavy atoms, 1 to {MAX_ATOMS} are taken; leave it out"
-                if answer is not None and answer.problem is not None:
-                    problem = answer.problem + _hint(raw)
-                if answer is None or problem is not None:
-                    problems.append(Problem(path, raw.line, problem or "", raw.id))
-                    continue
-                notes.update(answer.notes)
-                yield raw.line, record_of("molecule", raw.id, answer.smiles)
+                answer = _settled(raw.structure, child.canonical)
+                if not raw.id:
+                    problems.append(Problem(path, raw.line, "a molecule without an id; give it one"))
+                elif answer.problem is not None:
+                    problems.append(Problem(path, raw.line, answer.problem + _hint(raw, answer.problem), raw.id))
+                else:
+                    notes.update(answer.notes)
+                    yield raw.line, record_of("molecule", raw.id, answer.smiles)
 
     return settle(path, "molecule", found(), notes, problems, on_bad)
 
@@ -78,35 +73,43 @@ def canonical_smiles(smiles: str) -> str:
     Raises:
         ValueError: RDKit cannot read it.
     """
-    from cache.rdkit_child import canonical
-
-    answer = canonical(smiles)
+    answer = _settled(smiles, canonical)
     if answer.problem is not None:
         raise ValueError(answer.problem)
     return answer.smiles
 
 
-def _problem_before(raw: _Raw) -> str | None:
+def _settled(structure: str, ask: Callable[[str], Answer]) -> Answer:
+    """RDKit's answer on a structure that it can be asked about, held to the bounds on its atoms."""
+    problem = _problem_before(structure)
+    answer = Answer("", 0, problem, ()) if problem is not None else ask(structure)
+    if answer.problem is None and not 1 <= answer.atoms <= MAX_ATOMS:
+        return answer._replace(problem=f"{answer.atoms} heavy atoms, 1 to {MAX_ATOMS} are taken; leave it out")
+    return answer
+
+
+def _problem_before(structure: str) -> str | None:
     """What is wrong before RDKit is asked."""
-    if not raw.id:
-        return "a molecule without an id; give it one"
-    if "\n" in raw.structure:
-        too_long = f"a mol block of {len(raw.structure)} characters, at most {MAX_BLOCK} are taken; leave it out"
-        return too_long if len(raw.structure) > MAX_BLOCK else None
-    if not raw.structure:
+    if "\n" in structure:
+        too_long = f"a mol block of {len(structure)} characters, at most {MAX_BLOCK} are taken; leave it out"
+        return too_long if len(structure) > MAX_BLOCK else None
+    if not structure:
         return "an empty SMILES; remove the record or fill it in"
-    if len(raw.structure) > MAX_SMILES:
-        return f"a SMILES of {len(raw.structure)} characters, at most {MAX_SMILES} are taken; leave it out"
-    if not raw.structure.isascii():
-        return f"a SMILES with '{printable(next(c for c in raw.structure if not c.isascii()))}'; SMILES are ASCII"
-    if found := _OVERFLOW.search(raw.structure):
+    if len(structure) > MAX_SMILES:
+        return f"a SMILES of {len(structure)} characters, at most {MAX_SMILES} are taken; leave it out"
+    if not structure.isascii():
+        return f"a SMILES with '{printable(next(c for c in structure if not c.isascii()))}'; SMILES are ASCII"
+    if found := _OVERFLOW.search(structure):
         return f"an isotope or a charge with too many digits: '{printable(found.group(), 20)}'; RDKit would misread it"
-    if " " in raw.structure or "\t" in raw.structure:
-        return f"more than a SMILES: '{printable(raw.structure.split(None, 1)[1], 30)}'; give the SMILES alone"
+    if " " in structure or "\t" in structure:
+        return f"more than a SMILES: '{printable(' '.join(structure.split()[1:]), 30)}'; give the SMILES alone"
     return None
 
 
-def _hint(raw: _Raw) -> str:
+def _hint(raw: _Raw, problem: str) -> str:
+    """What to do, where the problem does not say it itself."""
+    if "; " in problem:
+        return ""
     if "|" in raw.structure and "\n" not in raw.structure:
         return "; CXSMILES? give the part before '|' alone"
     if ";" in raw.structure and "\n" not in raw.structure:

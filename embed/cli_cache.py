@@ -10,13 +10,12 @@ import click
 
 from cache.cli import cache as store_commands
 from cache.records import MODALITIES
+from embed.export_layouts import POOLED, WRITERS
 
 if TYPE_CHECKING:
     from embed.exporting import ExportSummary
     from embed.importing import ImportSummary
 
-FORMATS = ("hdf5", "npy", "pt", "safetensors", "csv", "npz")
-POOLED = ("csv", "npz")
 _cache_option = click.option(
     "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
 )
@@ -78,7 +77,9 @@ def _imported(done: ImportSummary) -> str:
 @_cache_option
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
-@click.option("--format", "layout", type=click.Choice(FORMATS), required=True, help="csv and npz hold pooled vectors.")
+@click.option(
+    "--format", "layout", type=click.Choice(tuple(WRITERS)), required=True, help="csv and npz hold pooled vectors."
+)
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="New file or folder.")
 @click.option("--pool", type=click.Choice(["mean", "max"]), default=None, help="For csv and npz. Default: mean.")
 @_quiet_option

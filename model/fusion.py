@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from model.bimamba import BiMamba
 
-MIN_STD = 1e-6
-"""A column of a smaller deviation is taken for constant, and only centred."""
 STANDARD_BOUND = 10.0
 """Largest standardised value, in deviations."""
 
@@ -89,7 +87,7 @@ class Moments(NamedTuple):
 class Standardise(nn.Module):
     """(x − mean) / std by column, clamped: a column that the training part hardly knows must not drown the others.
 
-    The moments are buffers, so that a checkpoint holds them; until `fit` the tokens pass unchanged.
+    The moments are buffers, so that a checkpoint holds them; until `fit` they are 0 and 1.
     """
 
     def __init__(self, dim: int) -> None:
@@ -98,18 +96,15 @@ class Standardise(nn.Module):
         self.scale: Tensor
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
-        self.register_buffer("bound", torch.tensor(torch.inf))
 
     def fit(self, moments: Moments) -> None:
         """Take the training part's moments; a constant column is only centred."""
         self.mean.copy_(moments.mean)
-        self.scale.copy_(torch.where(moments.std > MIN_STD, 1 / moments.std.clamp(min=MIN_STD), 1.0))
-        self.get_buffer("bound").fill_(STANDARD_BOUND)
+        self.scale.copy_(torch.where(moments.std > 0, 1 / moments.std, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, D) → (T, D)."""
-        bound = self.get_buffer("bound")
-        return torch.clamp((x - self.mean) * self.scale, -bound, bound)
+        return torch.clamp((x - self.mean) * self.scale, -STANDARD_BOUND, STANDARD_BOUND)
 
 
 class CrossMamba(nn.Module):
@@ -119,7 +114,8 @@ class CrossMamba(nn.Module):
         super().__init__()
         width = config.d_model
         self.noise = config.noise
-        self.standardise_a, self.standardise_b = Standardise(dim_a), Standardise(dim_b)
+        kind = Standardise if config.standardise else nn.Identity
+        self.standardise_a, self.standardise_b = kind(dim_a), kind(dim_b)
         self.project_a, self.project_b = nn.Linear(dim_a, width), nn.Linear(dim_b, width)
 
         def blocks(count: int) -> nn.ModuleList:

@@ -17,8 +17,8 @@ from model.fusion import Batch, Moments
 from model.tokens import window_mean
 from pipeline.dataset import Dataset
 
-RELATIVE_FLOOR = 1e-6
-"""A column whose deviation is this small a part of its mean is constant but for the rounding of float32."""
+CONSTANT = 1e-6
+"""A column whose deviation is at most this, or this part of its mean, is constant but for the rounding of float32."""
 MEMO_BYTES = 1 << 30
 """Averaged tokens kept in memory, a side; the rest is averaged again each time it is read."""
 
@@ -55,7 +55,7 @@ class Entities:
             squares = squares + ((tokens - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(tokens) / new)
             mean, count = mean + (own - mean) * (len(tokens) / new), new
         std = np.sqrt(squares / count)
-        std[std <= RELATIVE_FLOOR * np.abs(mean)] = 0
+        std[std <= CONSTANT * np.maximum(np.abs(mean), 1)] = 0
         return Moments(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
     def pack(self, pairs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

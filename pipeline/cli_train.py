@@ -131,7 +131,7 @@ def _check_device(name: str) -> None:
 
     try:
         torch.ones(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(f"--device {printable(name)}: {reason}; cpu always works") from None
 

@@ -19,7 +19,7 @@ from cache.textfile import read_lines
 from model.fusion import ModelConfig
 from model.losses import MSE_WEIGHT
 
-RUN_TABLES = ("dataset", "recipe", "run", "device")
+RUN_TABLES = ("dataset", "recipe", "run")
 """Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
 
 
@@ -68,7 +68,7 @@ def resolve(
 
     Args:
         config: TOML file with the tables `train` and `model`, each key a field.
-        sets: `key=value`, the value as TOML or as a plain word; `model.key` or `train.key` where a name is in both.
+        sets: `key=value` or `table.key=value`; words need no quotes.
         flags: field → text; None: none given.
 
     Raises:

@@ -185,9 +185,7 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
         digest,
     )
     if both := _contradictory(dataset):
-        found.notes["with the two sequences of another row, under other ids, and another label; kept, in one fold"] += (
-            both
-        )
+        found.notes["with the two sequences of another row, under other ids, and another label; kept"] += both
     return dataset, found
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import InputError
-from model.fusion import CrossMamba
+from model.fusion import CrossMamba, Standardise
 from model.losses import affinity_loss, focal_loss
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
@@ -145,10 +145,10 @@ def fit_fold(
 def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> CrossMamba:
     """A model of random weights that knows the moments of its training part's tokens."""
     model = CrossMamba(*batches.dims, config.model)
-    if config.model.standardise:
-        moments_a, moments_b = batches.moments(parts.train)
-        model.standardise_a.fit(moments_a)
-        model.standardise_b.fit(moments_b)
+    sides = [layer for layer in (model.standardise_a, model.standardise_b) if isinstance(layer, Standardise)]
+    if sides:
+        for layer, moments in zip(sides, batches.moments(parts.train), strict=True):
+            layer.fit(moments)
     return model
 
 

@@ -61,11 +61,11 @@ def _roc_pr(scored: dict[str, Scored]) -> Figure:
     figure, (roc, pr) = _figure(2)
     for name, found in scored.items():
         at = compute("classification", found, np.ones((1, len(found.label))))
-        style = {"label": name, "linewidth": 2 if name == "model" else 1}
+        width = 2 if name == "model" else 1
         false, true, _ = roc_curve(found.label, found.score)
-        roc.plot(false, true, **style | {"label": f"{name}, area {at['auroc'][0]:.3f}"})
+        roc.plot(false, true, linewidth=width, label=f"{name}, area {at['auroc'][0]:.3f}")
         precision, recall, _ = precision_recall_curve(found.label, found.score)
-        pr.plot(recall, precision, **style | {"label": f"{name}, area {at['auprc'][0]:.3f}"})
+        pr.plot(recall, precision, linewidth=width, label=f"{name}, area {at['auprc'][0]:.3f}")
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, test folds together")
     pr.set(xlabel="recall", ylabel="precision", title="precision–recall", ylim=(0, 1.02))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cache.console import plain_line
+from cache.errors import plain_line
 from pipeline.pairs import Task
 
 SHOWN: dict[Task, tuple[str, ...]] = {

@@ -120,7 +120,7 @@ def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
 
 def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored]) -> list[tuple[Any, ...]]:
     """A row for each pair, in the order of the pairs table."""
-    dataset, whole = inputs.dataset, inputs.dataset.task == "classification"
+    dataset, classes = inputs.dataset, inputs.dataset.task == "classification"
     rows: list[tuple[Any, ...]] = [()] * len(dataset.labels)
     for number, (part, found) in enumerate(zip(parts, scored, strict=True)):
         for pair, score, predicted in zip(part.test.tolist(), found.score, found.predicted, strict=True):
@@ -128,9 +128,9 @@ def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored
             rows[pair] = (
                 dataset.a_ids[pair],
                 dataset.b_ids[pair],
-                int(label) if whole else repr(float(label)),
+                int(label) if classes else repr(float(label)),
                 inputs.folds.names[number],
                 f"{score:.9g}",
-                int(predicted) if whole else f"{predicted:.9g}",
+                int(predicted) if classes else f"{predicted:.9g}",
             )
     return rows

@@ -212,3 +212,9 @@ def test_every_molecule_of_rsim_is_read_or_listed(real_data: Path) -> None:
     for record in found.records:
         assert canonical(record.sequence).smiles == record.sequence
         assert length_of("molecule", record.sequence) == Chem.MolFromSmiles(record.sequence).GetNumAtoms()
+
+
+@pytest.mark.parametrize("smiles", ["", "[C+200]", "[99999C]", "C" * 2001, "CCO x", "C.C\tx", "C1CC", "C" * 501])
+def test_canonical_smiles_refuses_what_a_file_is_refused_for(smiles: str) -> None:
+    with pytest.raises(ValueError, match="SMILES|RDKit|digits|atoms"):
+        canonical_smiles(smiles)

@@ -197,7 +197,6 @@ def test_standardised_columns_have_mean_0_and_deviation_1_within_bounds(rng: np.
     rows = torch.from_numpy(rng.normal(3, 5, (500, 4)).astype(np.float32))
     rows[:, 3] = 7.0  # constant
     layer = Standardise(4)
-    assert torch.equal(layer(rows), rows), "unfitted it changes nothing"
     layer.fit(Moments(rows.mean(0), rows.std(0, correction=0)))
     found = layer(rows)
     torch.testing.assert_close(found.mean(0), torch.zeros(4), atol=1e-5, rtol=0)

@@ -27,7 +27,12 @@ def test_toml_then_set_then_flags(tmp_path: Path) -> None:
 
 def test_a_saved_configuration_is_read_again_as_it_was(tmp_path: Path) -> None:
     config = TrainConfig(tokens="pooled", lr=1e-4, model=ModelConfig(noise=0.0))
-    tables = {"dataset": {"digest": "x"}, "recipe": {"a": "y"}, "device": {"name": "cpu"}, **config.to_tables()}
+    tables = {
+        "dataset": {"digest": "x"},
+        "recipe": {"a": "y"},
+        "run": {"version": 2, "device": "cpu"},
+        **config.to_tables(),
+    }
     (tmp_path / "config.toml").write_text(tomli_w.dumps(tables))
     assert resolve(tmp_path / "config.toml") == config
 

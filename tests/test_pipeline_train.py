@@ -218,5 +218,4 @@ def test_standardise_can_be_left_out(small: TrainOptions) -> None:
     plain = dataclasses.replace(QUICK, model=dataclasses.replace(QUICK.model, standardise=False))
     folder = train(dataclasses.replace(small, config=plain)).folder
     state = load_file(folder / "checkpoints" / "fold-0.safetensors")
-    assert torch.equal(state["standardise_a.scale"], torch.ones_like(state["standardise_a.scale"]))
-    assert torch.isinf(state["standardise_a.bound"])
+    assert not [name for name in state if name.startswith("standardise")]
