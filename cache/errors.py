@@ -77,6 +77,11 @@ class Problem(NamedTuple):
         return f"{place}: {what}{named}{semicolon}{fix}"
 
 
+def one_line(error: BaseException, limit: int = 120) -> str:
+    """What a library's error says, or its class where it says nothing, on one line."""
+    return printable(" ".join(str(error).split()) or type(error).__name__, limit)
+
+
 def plain_line(text: str) -> str:
     """`text` with every character that could command a terminal, newlines too, written as its escape."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -69,6 +69,15 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Fsync a file that a library has written."""
+    descriptor = os.open(path, os.O_RDWR | _BINARY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class SyncedFile:
     """A new file, written once from front to back, its size and crc32c known when it is closed and on disk."""
 

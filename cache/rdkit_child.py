@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from cache.child import bound_memory, end_child, start_child
+from cache.errors import one_line
 
 SECONDS = 10.0
 """Wall time a molecule may take."""
@@ -152,7 +153,7 @@ def _parse(structure: str) -> tuple[Any, tuple[str, ...]]:  # rdkit's own types 
         Chem.AssignStereochemistry(molecule, cleanIt=True)
         return Chem.RemoveHs(molecule), notes
     except (ValueError, RuntimeError) as error:  # AtomValenceException, KekulizeException, …
-        return "RDKit: " + " ".join(str(error).split()), ()
+        return f"RDKit: {one_line(error)}", ()
 
 
 def _clear_maps(molecule: Any) -> tuple[str, ...]:

@@ -59,6 +59,13 @@ class Records(NamedTuple):
     skipped: list[Problem]
     """Bad records, left out under `--on-bad skip`."""
 
+    def distinct(self) -> dict[bytes, Record]:
+        """Key → the first record of each distinct sequence, in file order."""
+        found: dict[bytes, Record] = {}
+        for record in self.records:
+            found.setdefault(record.key, record)
+        return found
+
 
 def key_of(modality: str, sequence: str) -> bytes:
     """The key of a normalised sequence, 32 bytes: SHA-256 of modality, a newline and the sequence, in ASCII."""

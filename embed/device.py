@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cache.errors import InputError
+from cache.errors import InputError, one_line
 
 
 def device_of(name: str) -> torch.device:
@@ -19,6 +19,6 @@ def device_of(name: str) -> torch.device:
             raise RuntimeError("it does not keep numbers")
     # torch has no class of its own for these, and imports what drives some devices only now.
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:120]
+        reason = one_line(error).split(". ")[0]
         raise InputError(f"--device {name}: {reason}; `cpu` always works") from None
     return device

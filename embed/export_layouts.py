@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +40,7 @@ def write_hdf5(path: Path, items: Iterator[Item], layer: str | None) -> None:
         for item in items:
             dataset = file.create_dataset(item.name, data=item.rows())
             dataset.attrs["original_id"] = item.id
-    _sync(path)
+    fsio.sync_file(path)
 
 
 def write_npy(path: Path, items: Iterator[Item], layer: str | None) -> None:
@@ -62,7 +61,7 @@ def write_pt(path: Path, items: Iterator[Item], layer: str | None) -> None:
         file = path / f"{item.name}.pt"
         rows = torch.from_numpy(item.rows().copy())
         torch.save({"label": item.id, "representations": {number: rows}}, file)
-        _sync(file)
+        fsio.sync_file(file)
 
 
 def write_safetensors(path: Path, items: Iterator[Item], layer: str | None) -> None:
@@ -77,7 +76,7 @@ def write_safetensors(path: Path, items: Iterator[Item], layer: str | None) -> N
         if held:
             name = f"model-{len(shards) + 1:05}.safetensors"
             save_file(held, path / name)
-            _sync(path / name)
+            fsio.sync_file(path / name)
             shards[name] = list(held)
             held.clear()
 
@@ -106,7 +105,7 @@ def write_csv(path: Path, items: Iterator[Item], layer: str | None) -> None:
             if number == 0:
                 table.writerow(["id", *(f"d{i}" for i in range(len(vector)))])
             table.writerow([item.id, *map(str, vector)])
-    _sync(path)
+    fsio.sync_file(path)
 
 
 def write_npz(path: Path, items: Iterator[Item], layer: str | None) -> None:
@@ -115,7 +114,7 @@ def write_npz(path: Path, items: Iterator[Item], layer: str | None) -> None:
         for item in items:
             with archive.open(f"{item.name}.npy", "w", force_zip64=True) as file:
                 npy_format.write_array(file, item.rows(), allow_pickle=False)
-    _sync(path)
+    fsio.sync_file(path)
 
 
 WRITERS: dict[str, Callable[[Path, Iterator[Item], str | None], None]] = {
@@ -129,11 +128,3 @@ WRITERS: dict[str, Callable[[Path, Iterator[Item], str | None], None]] = {
 """Layout → what writes it; the path is new, and the caller gives it its name when it is finished."""
 FOLDERS = ("npy", "pt", "safetensors")
 POOLED = ("csv", "npz")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

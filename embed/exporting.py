@@ -93,7 +93,10 @@ def export_embeddings(options: ExportOptions) -> ExportSummary:
         WRITERS[options.layout](temporary, items, recipe.layer)
         _publish(options, temporary, mapping, table)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
     return ExportSummary(
         str(options.output),
         str(mapping),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -29,18 +29,16 @@ class Matched(NamedTuple):
     problems: list[Problem]
 
 
-def match(
-    entries: Iterable[Entry], records: Records, headers: Mapping[str, set[str]], mapping: dict[str, bytes]
-) -> Matched:
+def match(entries: Iterable[Entry], records: Records, fasta: Path, mapping: dict[str, bytes]) -> Matched:
     """Tie stored arrays to sequences.
 
     Args:
         entries: what the source holds, broken ones included.
         records: of the FASTA.
-        headers: whole header of the FASTA → its ids.
+        fasta: read again for its whole headers if an array is not named by an id.
         mapping: name → key, from a `mapping.tsv`; it goes before everything else.
     """
-    names = _Names(records, headers)
+    names = _Names(records, fasta)
     matched = Matched({}, [], [])
     by_plain_name: list[tuple[Entry, Record]] = []
     for entry in entries:
@@ -81,19 +79,18 @@ def _check_twins(names: _Names, matched: Matched, entry: Entry, record: Record) 
 class _Names:
     """The records of a FASTA by everything an embedding tool may have called them."""
 
-    def __init__(self, records: Records, headers: Mapping[str, set[str]]) -> None:
-        self._modality, self._headers = records.modality, headers
+    def __init__(self, records: Records, fasta: Path) -> None:
+        self._modality, self._fasta = records.modality, fasta
         self.by_id = {record.id: record for record in records.records}
-        # The first id of a sequence names it.
-        self.by_key = {record.key: record for record in reversed(records.records)}
+        self.by_key = records.distinct()
 
     def find(self, entry: Entry) -> Record | None:
         """The record of an entry, None if the FASTA does not hold it."""
         named = entry.name if entry.stated is None else entry.stated
         return (
             self.by_id.get(named)
-            or self._by_header(entry)
             or (self._by_hash(entry.name) if _HASH.fullmatch(entry.name) else None)
+            or self._by_header(entry)
             or self._by_rewritten(named)
         )
 
@@ -103,7 +100,7 @@ class _Names:
         A name alone is not enough: `p mutant` would be taken for `p`.
         """
         if entry.stated is None:
-            ids = sorted(self._headers.get(entry.name, ()))
+            ids = sorted(self.headers.get(entry.name, ()))
             if len(ids) > 1:
                 raise _either([self.by_id[id_] for id_ in ids if id_ in self.by_id])
             return self.by_id.get(ids[0]) if ids else None
@@ -124,6 +121,11 @@ class _Names:
         return found[0] if found else None
 
     @cached_property
+    def headers(self) -> dict[str, set[str]]:
+        """Whole header of the FASTA → its ids."""
+        return read_headers(self._fasta, self._modality)
+
+    @cached_property
     def by_hash(self) -> dict[str, list[Record]]:
         """Hex digest → records: bio_embeddings (MD5), biotrainer (SHA-256 with the length), and our own keys.
 
@@ -133,7 +135,7 @@ class _Names:
         found: dict[str, list[Record]] = {key.hex(): [record] for key, record in self.by_key.items()}
         for respelt in (False, True):
             claims: defaultdict[str, list[Record]] = defaultdict(list)
-            for record in reversed(self.by_key.values()):
+            for record in self.by_key.values():
                 texts = _spellings(self._modality, record.sequence) if respelt else {record.sequence}
                 for name in {name for text in texts for name in _hashes(text)}:
                     claims[name].append(record)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
+from cache.errors import one_line
 from embed.foreign import BadEntry, Entry
 from embed.foreign_files import entry_name
 
@@ -58,8 +59,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], str]:
         except BadEntry:
             raise
         except Exception as error:  # ValueError, SyntaxError, TokenError, …: the header is Python text
-            said = " ".join(str(error).split())[:120]
-            raise BadEntry(f"its npy header cannot be read ({said}); make or download it again") from None
+            raise BadEntry(f"its npy header cannot be read ({one_line(error)}); make or download it again") from None
         start = file.tell()
     if dtype.hasobject:
         raise BadEntry("holds Python objects (a pickle), which are never opened; save a float array")

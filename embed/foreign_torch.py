@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cache.errors import CacheCorrupt, InputError, printable
+from cache.errors import CacheCorrupt, InputError, one_line, printable
 from cache.recipe import parse_json
 from embed.foreign import BadEntry, Entry
 from embed.foreign_files import entry_name
-from embed.torchfile import plain, tensor_problem, zip_problem
+from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 MAX_HEADER = 8 << 20
 """Bytes of a safetensors header and of an index."""
 SHOWN_LAYERS = 50
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-_FORBIDDEN = re.compile(r"(?:GLOBAL|[Gg]lobal:?) ([\w.]+)")
 _LAYER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
@@ -106,14 +104,9 @@ def _load(file: Path) -> Any:
         if (problem := zip_problem(opened)) is not None:
             raise BadEntry(problem)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused below anyway
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (MemoryError, InputError):
-        raise
-    except Exception as error:  # torch raises whatever it stumbles over
-        refused = _FORBIDDEN.search(str(error))
-        what = f" ({refused[1]})" if refused else ""
+        return load_tensors_only(file, mmap=True)
+    except NotTensors as error:
+        what = f" ({error.held})" if error.held else ""
         raise BadEntry(
             f"holds more than tensors{what} or is damaged; it is not opened, as it could run code: "
             "save tensors alone, or .npy or safetensors"
@@ -192,8 +185,9 @@ def _open_shard(file: Path) -> Any:
         opened: Any = safe_open(file, framework="pt")  # it has no types
         return opened.__enter__()
     except SafetensorError as error:
-        said = " ".join(str(error).split())[:120]
-        raise InputError(f"{file}: is no sound safetensors file ({said}); copy or download it again") from None
+        raise InputError(
+            f"{file}: is no sound safetensors file ({one_line(error)}); copy or download it again"
+        ) from None
 
 
 def _weight_map(index: Path) -> dict[str, str]:

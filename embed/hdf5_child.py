@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cache.child import bound_memory
+from cache.errors import one_line
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 """HDF5 filters that are read; any other would load a plugin, or change values."""
@@ -52,7 +53,7 @@ def list_datasets(file: Any) -> Iterator[dict[str, Any]]:
             except MemoryError:
                 raise
             except Exception as error:  # h5py raises whatever its C library says
-                yield {"name": name, "problem": one_line(error)}
+                yield {"name": name, "problem": one_line(error, 300)}
 
 
 def _describe(name: str, dataset: Any) -> dict[str, Any]:
@@ -102,11 +103,6 @@ def _stated_id(dataset: Any) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
-def one_line(error: BaseException) -> str:
-    """An error's text, or its class, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _say(answer: Any) -> None:
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
     sys.stdout.buffer.flush()
@@ -139,7 +135,7 @@ def main() -> None:
     try:
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
-        _say({"problem": one_line(error)})
+        _say({"problem": one_line(error, 300)})
         return
     _say({})
     with file:

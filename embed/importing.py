@@ -26,7 +26,7 @@ from cache.writer import CacheWriter
 from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
 from embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
 from embed.foreign_files import Found, find_files, open_source
-from embed.foreign_names import Matched, mapping_path, match, read_headers, read_mapping
+from embed.foreign_names import Matched, mapping_path, match, read_mapping
 from embed.progress import progress
 
 SHOWN_NAMES = 3
@@ -91,10 +91,9 @@ def import_embeddings(options: ImportOptions) -> ImportSummary:
 
 
 def _import(options: ImportOptions, records: Records, found: Found, source: Source) -> ImportSummary:
-    distinct = {record.key: record for record in reversed(records.records)}  # the first id of a sequence names it
+    distinct = records.distinct()
     entries = [*source.entries(), *found.broken]
-    headers = read_headers(options.fasta, options.modality)
-    matched = match(entries, records, headers, read_mapping(options.input))
+    matched = match(entries, records, options.fasta, read_mapping(options.input))
     problems = matched.problems
     if not matched.by_key and not problems:
         raise InputError(_nothing_fits(options, matched, records))

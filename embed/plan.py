@@ -100,8 +100,6 @@ def refuse_too_long(path: Path, info: EncoderInfo, recipe: Recipe, pending: list
 
 def make_plan(cache_dir: Path, recipe: Recipe, records: Records) -> Plan:
     """Which distinct sequences the cache lacks, in file order."""
-    distinct: dict[bytes, Record] = {}
-    for record in records.records:
-        distinct.setdefault(record.key, record)  # the first id of a sequence names it
+    distinct = records.distinct()
     missing = CacheReader(cache_dir, recipe).missing(distinct)
     return Plan(distinct, [distinct[key] for key in missing])

@@ -1,15 +1,20 @@
-"""What every torch file and every tensor out of one is held to, wherever it comes from; imports no torch itself."""
+"""What every torch file, and every tensor out of one, is held to; torch is imported when one is opened."""
 
 from __future__ import annotations
 
+import re
+import warnings
 import zipfile
-from typing import IO, TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PICKLE = 8 << 20
 """Bytes of a torch file's list of tensors."""
+_FORBIDDEN = re.compile(r"(?:GLOBAL|[Gg]lobal:?) (\w+(?:\.\w+)+)")
 
 
 def zip_problem(file: IO[bytes]) -> str | None:
@@ -40,6 +45,39 @@ def tensor_problem(tensor: Tensor) -> str | None:
     if tensor.is_quantized:
         return "quantised"
     return None
+
+
+class NotTensors(Exception):
+    """A torch file that holds more than tensors, or is damaged; nothing of it has been run."""
+
+    def __init__(self, held: str | None) -> None:
+        self.held = held
+        """What it held that is not allowed, where torch says so; its advice to allow it is left out."""
+        super().__init__(held)
+
+
+def load_tensors_only(source: Path | IO[bytes], *, allowed: Sequence[type] = (), mmap: bool = False) -> Any:
+    """What a torch file holds, if it is tensors and plain containers: `weights_only=True`, and no second attempt.
+
+    Args:
+        source: the file; with `mmap` its path.
+        allowed: further classes that it may hold.
+        mmap: leave the values on disk until they are read.
+
+    Raises:
+        NotTensors: it holds anything else, or is damaged.
+    """
+    import torch
+
+    try:
+        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what `tensor_problem` refuses anyway
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a crafted pickle can raise anything
+        found = _FORBIDDEN.search(str(error))
+        raise NotTensors(found[1] if found else None) from None
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import InputError, printable
+from cache.errors import InputError, one_line, printable
 from embed.encoder import Loading
-from embed.torchfile import plain, tensor_problem, zip_problem
+from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
     import torch
@@ -133,33 +132,23 @@ def _safetensors(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # safetensors raises a class of its own from Rust, and what torch raises on its types
-        raise InputError(f"--weights {path}: a damaged safetensors file ({_short(error)}); download it again") from None
+        raise InputError(
+            f"--weights {path}: a damaged safetensors file ({one_line(error)}); download it again"
+        ) from None
 
 
 def _pytorch(path: Path, file: BufferedReader) -> Any:
-    import torch
-
     if file.read(4) == _ZIP and (problem := zip_problem(file)) is not None:
         raise InputError(f"--weights {path}: {_NEITHER}: it {problem}")
     file.seek(0)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what `pick_tensors` refuses anyway
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # a crafted pickle can raise anything; whatever it is, nothing of it has been run
+        return load_tensors_only(file, allowed=[argparse.Namespace])
+    except NotTensors as error:
+        held = f" (it holds {error.held})" if error.held else ""
         raise InputError(
-            f"--weights {path}: {_NEITHER}"
-            f"{_cause(error)}; if you trust it, open it yourself and save its state dict alone: "
+            f"--weights {path}: {_NEITHER}{held}; if you trust it, open it yourself and save its state dict alone: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from None
-
-
-def _cause(error: Exception) -> str:
-    """What the file held that is not allowed, where torch says so; its advice to allow it is left out."""
-    match = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f" (it holds {match[1]})" if match else ""
 
 
 def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
@@ -171,7 +160,3 @@ def _state_dict(path: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()):
         raise InputError(f"--weights {path}: holds no state dict, a table of tensors by name; save model.state_dict()")
     return dict(found)
-
-
-def _short(error: Exception) -> str:
-    return printable(" ".join(str(error).split()), 120)

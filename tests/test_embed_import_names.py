@@ -138,7 +138,7 @@ def test_every_protein_is_found_by_its_own_hashes(sequences: list[str]) -> None:
     for record in records.records:
         for spelt in (record.sequence, record.sequence.lower()):
             for hashed in HASHES.values():
-                found = match([Entry(Path("x"), hashed(spelt), (1, 2), "float16")], records, {}, {})
+                found = match([Entry(Path("x"), hashed(spelt), (1, 2), "float16")], records, Path("not read"), {})
                 assert list(found.by_key) == [record.key]
 
 
