@@ -6,20 +6,26 @@ import json
 import os
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from cache import fsio
 from cache.errors import CacheCorrupt, InputError
 from cache.recipe import FORMAT, parse_json
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
-_FILE = re.compile(r"(zarr\.json|(rows|offsets|digest|crc32c)/(zarr\.json|c/0(/0)?))")
 FILES = frozenset(
     {"zarr.json", "rows/c/0/0", "offsets/c/0", "digest/c/0/0", "crc32c/c/0"}
     | {f"{array}/zarr.json" for array in ("rows", "offsets", "digest", "crc32c")}
 )
-"""Every segment has these files, and a commit record names each."""
+"""Every Zarr segment has these files, and its commit record names each."""
+H5 = "segment.h5"
+"""The only file of an HDF5 segment."""
+PARTS = frozenset({"rows", "offsets", "digest", "crc32c"})
+"""The arrays whose places the commit record of an HDF5 segment gives."""
+Store = Literal["zarr", "h5"]
 _MAX_JSON = 8 << 20
 _MAX_INT = 1 << 53
 
@@ -27,6 +33,14 @@ _MAX_INT = 1 << 53
 class FileSum(NamedTuple):
     """Size and CRC-32C of one file of a segment."""
 
+    bytes: int
+    crc32c: int
+
+
+class Part(NamedTuple):
+    """Where one array of an HDF5 segment lies in its file, as it is: contiguous and uncompressed."""
+
+    at: int
     bytes: int
     crc32c: int
 
@@ -44,8 +58,15 @@ class Commit(NamedTuple):
     rows: int
     files: dict[str, FileSum]
     """Path within the segment → size and checksum, for every file of it."""
-    supersedes: tuple[str, ...]
+    supersedes: tuple[str, ...] = ()
     """Segments that this one replaces; readers ignore them."""
+    parts: Mapping[str, Part] = MappingProxyType({})
+    """Array → its place in the file, of an HDF5 segment."""
+
+    @property
+    def store(self) -> Store:
+        """Whether the segment is a Zarr group or an HDF5 file."""
+        return "h5" if H5 in self.files else "zarr"
 
 
 def publish_commit(recipe_dir: Path, commit: Commit) -> None:
@@ -61,6 +82,8 @@ def publish_commit(recipe_dir: Path, commit: Commit) -> None:
         "supersedes": list(commit.supersedes),
         "writer": {"host": socket.gethostname(), "pid": os.getpid()},
     }
+    if commit.parts:
+        body["parts"] = {name: list(part) for name, part in sorted(commit.parts.items())}
     body["crc32c"] = fsio.crc32c(_canonical(body))
     fsio.publish(recipe_dir / "commits" / f"{commit.segment}.json", _canonical(body))
 
@@ -98,6 +121,7 @@ def read_commit(path: Path) -> Commit:
         raise InputError(f"{path}: commit format {body.get('format')}, this version reads {FORMAT}; upgrade it")
     try:
         files = {name: FileSum(*map(_integer, pair)) for name, pair in body["files"].items()}
+        parts = {name: Part(*map(_integer, place)) for name, place in body.get("parts", {}).items()}
         commit = Commit(
             body["segment"],
             body["recipe"],
@@ -106,14 +130,19 @@ def read_commit(path: Path) -> Commit:
             _integer(body["rows"]),
             files,
             tuple(body["supersedes"]),
+            parts,
         )
         if commit.segment != path.stem:
             raise ValueError("it names another segment than its file name")
         named = [commit.segment, *commit.supersedes]
-        if not all(map(HEX32.fullmatch, named)) or not all(map(_FILE.fullmatch, files)):
-            raise ValueError("a segment or file name is not one of the format's")
-        if commit.segment in commit.supersedes or not files.keys() >= FILES:
-            raise ValueError("it supersedes itself, or lacks a file of its segment")
+        if not all(map(HEX32.fullmatch, named)):
+            raise ValueError("a segment's name is not one of the format's")
+        if files.keys() != ({H5} if commit.store == "h5" else FILES):
+            raise ValueError("its files are not those of a segment")
+        if parts.keys() != (PARTS if commit.store == "h5" else set()):
+            raise ValueError("its parts are not those of a segment")
+        if commit.segment in commit.supersedes:
+            raise ValueError("it supersedes itself")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CacheCorrupt(f"{path}: {error}; the commit record is damaged") from None
     return commit

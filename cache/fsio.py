@@ -1,7 +1,8 @@
-"""Every system call that writes, publishes or maps a file of a cache: the one seam for fault injection and for Windows.
+"""Every system call that changes, reads or maps a file of a cache: the one seam for fault injection and for Windows.
 
-The order of a commit (DESIGN section 2) is built from these five: `make_new_dir`, `SyncedFile`, `sync_dir`,
-`publish`, `map_file`.  After a failed fsync the file is abandoned, never synced again: a retry may succeed falsely.
+The order of a commit (DESIGN section 2) is built from these four: `make_new_dir`, `SyncedFile`, `sync_dir`,
+`publish`.  After a failed fsync the file is abandoned, never synced again: a retry may succeed falsely.
+Calls go through this module's name `os`, which tests replace by one that fails, stops or keeps a log.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import secrets
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import crc32c as castagnoli
 import numpy as np
+from awscrt import checksums
 from numpy.typing import NDArray
 
 from cache.errors import CacheCorrupt
@@ -29,8 +31,8 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def crc32c(data: bytes | NDArray[Any], start: int = 0) -> int:
-    """CRC-32C (Castagnoli) of `data`, continuing from `start`."""
-    return int(castagnoli.crc32c(data, start))  # type: ignore[arg-type]
+    """CRC-32C (Castagnoli) of contiguous `data`, continuing from `start`; other threads run meanwhile if it is long."""
+    return int(checksums.crc32c(data, start))
 
 
 def new_name() -> str:
@@ -124,7 +126,7 @@ def publish(path: Path, data: bytes) -> bool:
         linked = _link(temporary, path)
         return _create_exclusively(path, data) if linked is None else linked
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_file(temporary)
         sync_dir(path.parent)
 
 
@@ -151,7 +153,7 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
         with file:
             file.write(data)
     except BaseException:
-        path.unlink(missing_ok=True)
+        remove_file(path)
         raise
     return True
 
@@ -161,14 +163,14 @@ def move_new(temporary: Path, path: Path) -> bool:
     if os.path.lexists(path):
         return False
     if temporary.is_dir():
-        os.rename(temporary, path)  # noqa: PTH104  (as the calls around it)
+        os.rename(temporary, path)
     else:
         linked = _link(temporary, path)
         if linked is False:
             return False
         if linked is None:
-            os.rename(temporary, path)  # noqa: PTH104  (as the calls around it)
-        temporary.unlink(missing_ok=True)
+            os.rename(temporary, path)
+        remove_file(temporary)
     sync_dir(path.parent)
     return True
 
@@ -182,7 +184,25 @@ def replace(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         sync_dir(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_file(temporary)
+
+
+def remove_file(path: Path) -> None:
+    """Unlink a file if it is there; whoever has it mapped or open keeps it."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Unlink a folder and what is in it, innermost first, if it is there; links are unlinked, not followed."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(path):
+            inner = path / name
+            if stat.S_ISDIR(os.lstat(inner).st_mode):
+                remove_tree(inner)
+            else:
+                remove_file(inner)
+        os.rmdir(path)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -194,28 +214,54 @@ def read_bytes(path: Path, limit: int) -> bytes:
         return file.read(limit + 1)
 
 
-def check_size(path: Path, size: int) -> None:
-    """Raise `CacheCorrupt` unless a plain file of this size is there."""
-    try:
-        descriptor, found = _open_plain(path)
-    except FileNotFoundError:
-        raise CacheCorrupt(f"{path}: missing, though its commit record names it") from None
-    os.close(descriptor)
-    if found != size:
-        raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}")
+class PlainFile:
+    """A plain file of a known size, open for reading at any place; a file of another size is refused."""
 
-
-def map_file(path: Path, size: int) -> np.ndarray:
-    """A read-only view of a file's bytes, `uint8`, shape (size,); a file of another size is refused before mapping."""
-    descriptor, found = _open_plain(path)
-    try:
+    def __init__(self, path: Path, size: int) -> None:
+        self.path, self.size = path, size
+        try:
+            self._descriptor, found = _open_plain(path)
+        except FileNotFoundError:
+            raise CacheCorrupt(f"{path}: missing, though its commit record names it") from None
         if found != size:
+            self.close()
             raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}")
-        if size == 0:
+
+    def map(self) -> NDArray[np.uint8]:
+        """A read-only view of all its bytes, shape (size,), which stays when the file is closed or unlinked."""
+        if self.size == 0:
             return np.empty(0, np.uint8)
-        return np.frombuffer(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ), np.uint8)
-    finally:
-        os.close(descriptor)
+        return np.frombuffer(mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ), np.uint8)
+
+    def read_into(self, out: NDArray[np.uint8], at: int) -> None:
+        """Fill `out`, shape (n,), with the bytes from place `at` on; a file cut since it was opened is damage."""
+        view = memoryview(out)  # type: ignore[arg-type]
+        while len(view):
+            count = os.preadv(self._descriptor, [view], at)
+            if count == 0:
+                raise CacheCorrupt(f"{self.path}: ends at byte {at}, though it had {self.size} when it was opened")
+            view, at = view[count:], at + count
+
+    def read(self, count: int, at: int) -> bytes:
+        """`count` bytes from place `at` on."""
+        out = np.empty(count, np.uint8)
+        self.read_into(out, at)
+        return out.tobytes()
+
+    def prefetch(self, at: int, count: int) -> None:
+        """Tell the system that these bytes are wanted soon; a hint, where the system takes hints."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, at, count, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Give the descriptor back; maps stay."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
 
 
 def _open_plain(path: Path) -> tuple[int, int]:

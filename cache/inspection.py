@@ -136,11 +136,11 @@ def _verify_recipe(folder: Path, report: Report, *, data: bool) -> Report:
         for commit in live:
             with _collecting(damage):
                 segment = Segment(folder, recipe, commit)
-                _ = segment.is_mapped  # proves the shard's index
+                _ = segment.source  # proves the shard's index
                 if data:
                     damage += segment.check_all()
     named = {path.stem for path in commit_paths(folder)}
-    unnamed = [p for p in sorted((folder / "segments").glob("*")) if p.name not in named]
+    unnamed = [p for p in sorted((folder / "segments").glob("*")) if p.is_dir() and p.name not in named]
     return Report(damage, segments + len(live), records + sum(c.records for c in live), leftovers + unnamed)
 
 

@@ -9,10 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from cache import marker
 from cache.commit import publish_commit
 from cache.errors import RowsRefused
 from cache.recipe import Recipe, write_recipe
-from cache.segment import SegmentWriter
+from cache.segment_writer import SegmentWriter
 
 SEGMENT_BYTES = 256 << 20
 SEGMENT_SECONDS = 60.0
@@ -75,6 +76,7 @@ class CacheWriter:
             raise
         # From here on the folder stays even on an error: its commit record may be visible already.
         publish_commit(self._folder, commit)
+        marker.unmark(self._folder, commit.segment)
         self.committed += commit.records
 
     def __enter__(self) -> Self:

@@ -125,28 +125,26 @@ def is_plain(layout: Layout) -> bool:
     return layout.plain and whole and rows
 
 
-def plain_array(raw: np.ndarray, layout: Layout, path: Path) -> np.ndarray | None:
-    """The array that the bytes of an `is_plain` file hold, without a copy; None where its shard is in another order.
-
-    A shard is in order when its index says that every inner chunk is there, one after the other: then its payload is
-    the array in C order, rows first.
+def is_in_order(file: fsio.PlainFile, layout: Layout) -> bool:
+    """Whether the rows in a shard's file lie one after the other, uncompressed: then the payload is the array.
 
     Raises:
         CacheCorrupt: the size does not fit the layout, or the shard index fails its crc32c.
     """
-    row_bytes = int(np.prod(layout.shape[1:], dtype=np.int64)) * layout.dtype.itemsize
-    payload, chunks = layout.chunk[0] * row_bytes, 0
-    if layout.inner is not None:
-        chunks = layout.chunk[0] // layout.inner[0]
-    index_bytes = 16 * chunks + 4 if chunks else 0
-    if len(raw) != payload + index_bytes:  # before anything of a declared size is allocated
-        if chunks and len(raw) < payload + index_bytes:
-            return None  # inner chunks left out: zarr-python fills them in
-        raise CacheCorrupt(f"{path}: {len(raw)} bytes where {payload + index_bytes} are expected")
-    if layout.inner is not None:
-        found = raw[payload:].tobytes()
-        if fsio.crc32c(found[:-4]).to_bytes(4, "little") != found[-4:]:
-            raise CacheCorrupt(f"{path}: the shard index does not match its crc32c; run `crossllm cache verify`")
-        if found != shard_index(chunks, layout.inner[0] * row_bytes):
-            return None
-    return raw[: layout.shape[0] * row_bytes].view(layout.dtype).reshape(layout.shape)
+    if not is_plain(layout) or layout.inner is None:
+        return False
+    chunk_bytes = layout.inner[0] * layout.inner[1] * layout.dtype.itemsize
+    chunks = layout.chunk[0] // layout.inner[0]
+    payload, index_bytes = chunks * chunk_bytes, 16 * chunks + 4
+    if file.size != payload + index_bytes:  # before anything of a declared size is allocated
+        if file.size < payload + index_bytes:
+            return False  # inner chunks left out: zarr-python fills them in
+        raise CacheCorrupt(f"{file.path}: {file.size} bytes where {payload + index_bytes} are expected")
+    found = file.read(index_bytes, payload)
+    if fsio.crc32c(found[:-4]).to_bytes(4, "little") != found[-4:]:
+        raise CacheCorrupt(f"{file.path}: the shard index does not match its crc32c; run `crossllm cache verify`")
+    return found == shard_index(chunks, chunk_bytes)
+
+
+def check_chunks(file: fsio.PlainFile, layout: Layout) -> None:
+    """Placeholder: see the backends slice."""

@@ -18,6 +18,7 @@ from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, choose_recipe,
 from cache.commit import commit_paths
 from cache.errors import RowsRefused
 from cache.inspection import info, verify
+from cache.rowfile import MappedRows, ZarrRows
 from cache.segment import ROWS
 
 
@@ -43,7 +44,7 @@ def test_rows_come_back_bit_for_bit(made_cache: Path, recipe: Recipe, made_rows:
 
 def test_fast_path_is_a_view_and_equals_zarr(made_cache: Path, recipe: Recipe) -> None:
     for segment in CacheReader(made_cache, recipe).segments:
-        assert segment.is_mapped
+        assert isinstance(segment.source, MappedRows)
         assert np.shares_memory(segment.rows(0), segment.rows(0))
         group = zarr.open_group(str(segment.path), mode="r")
         for index in range(segment.commit.records):
@@ -69,7 +70,7 @@ def test_what_zarr_python_writes_is_read_through_zarr(made_cache: Path, recipe: 
         new[:] = data
         _resign(path)
     reader = CacheReader(made_cache, recipe)
-    assert not any(segment.is_mapped for segment in reader.segments)
+    assert all(isinstance(segment.source, ZarrRows) for segment in reader.segments)
     assert {key: reader[key].tobytes() for key in reader} == before
 
 
