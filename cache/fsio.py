@@ -219,6 +219,7 @@ class PlainFile:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path, self.size = path, size
+        self._map: mmap.mmap | None = None
         try:
             self._descriptor, found = _open_plain(path)
         except FileNotFoundError:
@@ -231,7 +232,8 @@ class PlainFile:
         """A read-only view of all its bytes, shape (size,), which stays when the file is closed or unlinked."""
         if self.size == 0:
             return np.empty(0, np.uint8)
-        return np.frombuffer(mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ), np.uint8)
+        self._map = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._map, np.uint8)
 
     def read_into(self, out: NDArray[np.uint8], at: int) -> None:
         """Fill `out`, shape (n,), with the bytes from place `at` on; a file cut since it was opened is damage."""
@@ -239,7 +241,7 @@ class PlainFile:
         while len(view):
             count = os.preadv(self._descriptor, [view], at)
             if count == 0:
-                raise CacheCorrupt(f"{self.path}: ends at byte {at}, though it had {self.size} when it was opened")
+                raise CacheCorrupt(f"{self.path}: was cut since it was opened, byte {at} of {self.size} is gone")
             view, at = view[count:], at + count
 
     def read(self, count: int, at: int) -> bytes:
@@ -250,7 +252,10 @@ class PlainFile:
 
     def prefetch(self, at: int, count: int) -> None:
         """Tell the system that these bytes are wanted soon; a hint, where the system takes hints."""
-        if hasattr(os, "posix_fadvise"):
+        if self._map is not None and hasattr(mmap, "MADV_WILLNEED"):
+            start = at - at % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, at + count - start)
+        elif self._map is None and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, at, count, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:

@@ -66,14 +66,13 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
         for recipe in list_recipes(cache_dir, modality):
             reader = CacheReader(cache_dir, recipe)
             stored = sum(f.bytes for s in reader.segments for f in s.commit.files.values())
-            residues = sum(reader.length(key) for key in reader)
             found.append(
                 RecipeInfo(
                     modality,
                     recipe.encoder,
                     recipe.digest,
                     len(reader),
-                    residues,
+                    reader.residues,
                     stored,
                     len(reader.segments),
                     recipe.dtype,

@@ -20,6 +20,9 @@ IO = Literal["mmap", "pread"]
 class Rows(Protocol):
     """What a segment reads its rows from."""
 
+    steady: bool
+    """Whether it reads one open file, whose bytes stay; what is opened by name again may be another file by then."""
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop`, read-only."""
 
@@ -38,9 +41,12 @@ def plain_rows(file: fsio.PlainFile, at: int, shape: tuple[int, int], dtype: np.
 class MappedRows:
     """Views of the mapped file."""
 
+    steady = True
+
     def __init__(self, file: fsio.PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._file, self._at, self._row_bytes = file, at, shape[1] * dtype.itemsize
         self._rows = file.map()[at : at + shape[0] * self._row_bytes].view(dtype).reshape(shape)
+        file.close()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop`: no copy."""
@@ -57,6 +63,8 @@ class MappedRows:
 
 class PreadRows:
     """Copies, read by place."""
+
+    steady = True
 
     def __init__(self, file: fsio.PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._file, self._at, self._dim, self._dtype = file, at, shape[1], dtype
@@ -80,6 +88,8 @@ class PreadRows:
 
 class ZarrRows:
     """Copies made by zarr-python, for a shard that is compressed or in another order."""
+
+    steady = False
 
     def __init__(self, path: Path, count: int) -> None:
         self._path, self._count = path, count

@@ -43,6 +43,7 @@ class Segment:
 
     def __init__(self, recipe_dir: Path, recipe: Recipe, commit: Commit, io: IO = "mmap") -> None:
         self.path = recipe_dir / "segments" / commit.segment
+        self.name = commit.segment
         self.commit, self._recipe, self._io = commit, recipe, io
         if (commit.recipe, commit.recipe_crc32c) != (recipe.digest, fsio.crc32c(recipe.to_json())):
             raise CacheCorrupt(f"{self.path}: was written for another recipe")
@@ -72,14 +73,14 @@ class Segment:
         """Rows of record `index`, shape (L, D), read-only; the record's crc32c is checked at its first touch."""
         start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
         rows = self.source.read(start, stop)
-        if not self._checked[index]:
+        if not (self._checked[index] and self.source.steady):
             self._check(index, rows)
         return rows
 
     def read_into(self, index: int, out: np.ndarray) -> None:
         """Copy the rows of record `index` into `out`, shape (L, D), and check the copy at the record's first touch."""
         self.source.read_into(int(self.offsets[index]), out)
-        if not self._checked[index]:
+        if not (self._checked[index] and self.source.steady):
             self._check(index, out)
 
     def prefetch(self, index: int) -> None:

@@ -58,9 +58,17 @@ class Entities:
         std[std <= CONSTANT * np.maximum(np.abs(mean), 1)] = 0
         return Moments(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
+    def prefetch(self, pairs: np.ndarray) -> None:
+        """Tell the system that these pairs are next; averages are kept in memory and need none of it."""
+        if self._window == 1:
+            self._reader.prefetch(self._keys[entity] for entity in np.unique(self.of_pair[pairs]).tolist())
+
     def pack(self, pairs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Packed tokens of these pairs' distinct entities, their offsets, and each pair's index into them."""
         distinct, index = np.unique(self.of_pair[pairs], return_inverse=True)
+        if self._window == 1:
+            rows, offsets = self._reader.gather([self._keys[entity] for entity in distinct.tolist()])
+            return torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(index)
         parts = [self.tokens(entity) for entity in distinct.tolist()]
         offsets = np.cumsum([0, *(len(part) for part in parts)])
         return torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets), torch.from_numpy(index)
@@ -98,4 +106,8 @@ class PairBatches:
     def in_order(self, pairs: np.ndarray, size: int) -> Iterator[Batch]:
         """Batches of `size` pairs in the order given: each pair once."""
         for start in range(0, len(pairs), size):
-            yield self.collate(pairs[start : start + size])
+            batch = self.collate(pairs[start : start + size])
+            following = pairs[start + size : start + 2 * size]
+            self._a.prefetch(following)
+            self._b.prefetch(following)
+            yield batch

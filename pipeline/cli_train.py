@@ -82,6 +82,13 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out with its own settings; an absent folder starts one."
 )
+@click.option(
+    "--io",
+    type=click.Choice(["mmap", "pread"]),
+    default="mmap",
+    show_default=True,
+    help="Read rows as views of mapped files, or by pread: slower, but a file cut meanwhile is an error, not a signal.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
 def train(

@@ -11,6 +11,7 @@ from cache.errors import InputError, printable
 from cache.reader import CacheReader
 from cache.recipe import IMPORTED, Recipe, choose_recipe
 from cache.records import INPUT_NAMES, OnBad
+from cache.rowfile import IO
 from model.tokens import auto_window, parse_tokens, tokens_name
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset, load_dataset
@@ -36,6 +37,8 @@ class TrainOptions:
     device: str = "cpu"
     on_bad: OnBad = "error"
     resume: bool = False
+    io: IO = "mmap"
+    """How rows are read: as views of mapped files, or by pread, which outlives a file that shrinks meanwhile."""
     quiet: bool = False
 
 
@@ -58,7 +61,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
     _check_groups(dataset, options.by)
     readers = tuple(
-        CacheReader(options.cache_dir, choose_recipe(options.cache_dir, modality, named))
+        CacheReader(options.cache_dir, choose_recipe(options.cache_dir, modality, named), io=options.io)
         for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
     )
     reader_a, reader_b = readers

@@ -168,7 +168,7 @@ def test_a_file_of_another_size_is_refused_before_it_is_mapped(made_cache: Path,
     if cut != "missing":
         shard.write_bytes(data[:-1] if cut == "shorter" else data + b"x")
     with pytest.raises(CacheCorrupt):
-        CacheReader(made_cache, recipe)
+        len(CacheReader(made_cache, recipe))
     assert verify(made_cache, data=False).damage
 
 
@@ -180,7 +180,7 @@ def test_a_foreign_codec_is_refused(made_cache: Path, recipe: Recipe) -> None:
     meta.write_text(json.dumps(body))
     _resign(path)
     with pytest.raises(CacheCorrupt, match=r"numcodecs\.pickle"):
-        CacheReader(made_cache, recipe)
+        len(CacheReader(made_cache, recipe))
 
 
 def test_a_linked_file_is_not_followed(made_cache: Path, recipe: Recipe, tmp_path: Path) -> None:
