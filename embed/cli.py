@@ -74,10 +74,17 @@ def embed() -> None:
 )
 @click.option(
     "--long",
-    type=click.Choice(["error", "window"]),
+    type=click.Choice(["error", "window", "whole"]),
     default=None,
-    help="Sequences beyond the encoder's limit: stop and list them, or embed overlapping windows. "
-    "Default: as the cache has it, error for a new recipe.",
+    help="Sequences beyond the encoder's limit: stop and list them, embed overlapping windows, or, where positions are "
+    "rotary, embed them whole. Default: as the cache has it, error for a new recipe.",
+)
+@click.option("--layer", type=click.IntRange(1), default=None, help="Layer whose output is stored. Default: the last.")
+@click.option(
+    "--compute",
+    type=click.Choice(["float32", "bfloat16"]),
+    default=None,
+    help="Type of the matrix products. Default: as the cache has it, float32 for a new recipe.",
 )
 @click.option(
     "--option",

@@ -72,18 +72,44 @@ class EncoderInfo:
     """Switch → its values, the default first.  A default is not written into the recipe."""
     source: str = ""
     """Where its weights come from; empty where it has none."""
+    layers: int = 0
+    """Layers whose output can be asked for; 0: there is no choice."""
+    computes: tuple[str, ...] = ("float32",)
+    """Types its matrix products can be computed in, the default first."""
+    rotary: bool = False
+    """Whether sequences beyond `limit` can be encoded whole all the same."""
 
-    def recipe(self, weights: str | None) -> Recipe:
-        """The recipe of a new cache when no flag is given; `weights` is the SHA-256 of the file."""
+    def recipe(self, weights: str | None, layer: int | None = None) -> Recipe:
+        """The recipe of a new cache when no other flag is given; `weights` is the SHA-256 of the file.
+
+        Raises:
+            InputError: the encoder has no such layer.
+        """
+        if layer is not None and not 1 <= layer <= self.layers:
+            has = f"layers 1 to {self.layers}" if self.layers else "one output, and no choice of layers"
+            raise InputError(f"--layer {layer}: {self.name} has {has}; leave the flag out for the last")
         tokenizer = rdkit_version() if self.tokenizer == RDKIT else self.tokenizer
-        return Recipe(self.modality, self.name, self.version, self.dim, weights, tokenizer=tokenizer)
+        named = None if layer in (None, self.layers) else str(layer)
+        return Recipe(self.modality, self.name, self.version, self.dim, weights, named, tokenizer=tokenizer)
+
+    def compute(self, asked: str) -> str:
+        """The recipe's `compute`.
+
+        Raises:
+            InputError: the encoder does not compute in that type.
+        """
+        if asked not in self.computes:
+            raise InputError(f"--compute {asked}: {self.name} computes in {' or '.join(self.computes)}; name that")
+        return asked
 
     def policies(self) -> tuple[str, ...]:
         """Values of a recipe's `long` that this encoder can follow."""
         return ("whole",) if self.limit is None else ("whole", f"window:{self.limit}:{self.overlap}")
 
     def policy(self, long: str) -> str:
-        """The recipe's `long` for `--long error` or `--long window`."""
+        """The recipe's `long` for `--long error`, `window` or `whole`."""
+        if long == "whole" and not (self.rotary or self.limit is None):
+            raise InputError(f"--long whole: {self.name} has no positions beyond {self.limit}; use --long window")
         if long == "window" and self.limit is None:
             raise InputError(f"--long window: {self.name} takes sequences of any length whole; leave the flag out")
         return self.policies()[long == "window"]
@@ -122,9 +148,27 @@ def _load_profile(loading: Loading) -> Encoder:
 
 
 def _load_rnabert(loading: Loading) -> Encoder:
-    from embed.rnabert import RnaBertEncoder
+    from embed.rnabert import load
 
-    return RnaBertEncoder(loading)
+    return load(loading)
+
+
+def _load_rnafm(loading: Loading) -> Encoder:
+    from embed.rnafm import load
+
+    return load(loading)
+
+
+def _load_rinalmo(loading: Loading) -> Encoder:
+    from embed.rinalmo import load
+
+    return load(loading)
+
+
+def _load_esm2(loading: Loading) -> Encoder:
+    from embed.esm2 import load
+
+    return load(loading)
 
 
 def _load_gcn(loading: Loading) -> Encoder:
@@ -143,6 +187,20 @@ _GCN_SOURCE = (
     "8b20528a83b8869ce16451305b32c827258d19a3, "
     "SHA-256 ff1d9c5e5c198b8faf8af576c303808853e3f55a52aed7ae27964e3c8635a81a"
 )
+_RNAFM_SOURCE = "RNA-FM_pretrained.pth of github.com/ml4bio/RNA-FM, or model.safetensors of multimolecule/rnafm"
+_RINALMO_SOURCE = (
+    "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
+    "multimolecule/rinalmo-{micro,mega,giga}"
+)
+
+
+def _esm2_source(name: str, layers: int) -> str:
+    size = name.removeprefix("esm2-").upper()
+    published = f"esm2_t{layers}_{size}_UR50D"
+    return f"{published}.pt of github.com/facebookresearch/esm, or the safetensors of facebook/{published}"
+
+
+_COMPUTES = ("float32", "bfloat16")
 ENCODERS: dict[tuple[str, str], EncoderInfo] = {
     (info.modality, info.name): info
     for info in (
@@ -151,10 +209,31 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
         EncoderInfo(
             "rnabert", "rna", 120, "none stated in the repository", _load_rnabert, limit=440, overlap=220,
-            options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE,
+            options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
         ),
-        EncoderInfo("rinalmo-giga", "rna", 1280, "Apache-2.0 / CC BY 4.0", None),
-        EncoderInfo("esm2-650m", "protein", 1280, "MIT", None),
+        EncoderInfo(
+            "rnafm", "rna", 640, "MIT", _load_rnafm, limit=1022, overlap=511, source=_RNAFM_SOURCE,
+            layers=12, computes=_COMPUTES,
+        ),
+        *(
+            EncoderInfo(
+                name, "rna", dim, "Apache-2.0 / CC BY 4.0", _load_rinalmo, limit=1022, overlap=511,
+                source=_RINALMO_SOURCE, layers=layers, computes=_COMPUTES, rotary=True,
+            )
+            for name, dim, layers in (
+                ("rinalmo-micro", 480, 12), ("rinalmo-mega", 640, 30), ("rinalmo-giga", 1280, 33)
+            )
+        ),
+        *(
+            EncoderInfo(
+                name, "protein", dim, "MIT", _load_esm2, limit=1022, overlap=511, source=_esm2_source(name, layers),
+                layers=layers, computes=_COMPUTES, rotary=True,
+            )
+            for name, dim, layers in (
+                ("esm2-8m", 320, 6), ("esm2-35m", 480, 12), ("esm2-150m", 640, 30), ("esm2-650m", 1280, 33),
+                ("esm2-3b", 2560, 36), ("esm2-15b", 5120, 48),
+            )
+        ),
         EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer=RDKIT, source=_GCN_SOURCE),
         EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer=RDKIT),
     )

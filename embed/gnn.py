@@ -25,7 +25,7 @@ from cache.records import Record
 from embed.device import device_of
 from embed.encoder import Loading
 from embed.molgraph import ATOM_TYPES, SELF_LOOP, Graph, graph_of, packed
-from embed.weights import load_tensors
+from embed.weights import pick_tensors, read_settled
 from embed.windows import by_budget
 
 DIM, LAYERS = 300, 5
@@ -43,7 +43,9 @@ class GcnEncoder:
 
     def __init__(self, loading: Loading) -> None:
         self._device = device_of(loading.device)
-        self._weights = load_tensors(loading, expected_shapes(DIM, LAYERS), _UNUSED, str, self._device)
+        assert loading.weights is not None  # find_encoder asked for it
+        found = pick_tensors(loading.weights, read_settled(loading), expected_shapes(DIM, LAYERS), _UNUSED)
+        self._weights = {name: tensor.to(self._device, torch.float32) for name, tensor in found.items()}
         self._batch_tokens = loading.batch_tokens
         self.notes: Counter[str] = Counter()
 

@@ -29,8 +29,12 @@ class RunOptions:
     weights: Path | None = None
     dtype: StorageType | None = None
     """None: as the cache's recipe has it, float16 for a new one."""
-    long: Literal["error", "window"] | None = None
+    long: Literal["error", "window", "whole"] | None = None
     """What to do with sequences beyond the encoder's limit.  None: as the cache's recipe has it, else an error."""
+    layer: int | None = None
+    """Layer whose output is wanted, counted from 1; None: the last."""
+    compute: str | None = None
+    """Type of the matrix products.  None: as the cache's recipe has it, else the encoder's default."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Switches of the encoder; those not named are as the cache's recipe has them."""
     device: str = "cpu"
@@ -64,33 +68,37 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
         InputError: the weights cannot be read, or the encoder has no such option.
         Conflict: the cache's differs in a field, which is named.
     """
-    asked = info.recipe(None if options.weights is None else weights_digest(options.weights))
+    asked = info.recipe(None if options.weights is None else weights_digest(options.weights), options.layer)
     same = held_like(options.cache_dir, asked, "weights", "layer")
     base = same[0] if len(same) == 1 else asked
     held = base.long if base.long in info.policies() else asked.long
     asked = dataclasses.replace(
         asked,
         dtype=options.dtype or base.dtype,
+        compute=info.compute(options.compute or base.compute),
         long=held if options.long is None else info.policy(options.long),
         options=info.settled_options(options.options, base.options),
     )
     if not options.new_recipe:
         # What flags say; the rest is the encoder's own, or RDKit's.
-        by_flags = dataclasses.replace(asked, dtype=base.dtype, long=base.long, options=base.options) in same
+        by_flags = (
+            dataclasses.replace(asked, dtype=base.dtype, compute=base.compute, long=base.long, options=base.options)
+            in same
+        )
         fix = "start another recipe with --new-recipe"
         fix = f"leave the flag out to follow it, or {fix}" if by_flags else fix
         refuse_other(options.cache_dir, asked, same, "run", fix)
     return asked
 
 
-def refuse_too_long(path: Path, info: EncoderInfo, recipe: Recipe, pending: list[Record]) -> None:
+def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: list[Record]) -> None:
     """Raise `InputError`, one line a record, where the encoder does not take a pending sequence whole."""
-    if recipe.long != "whole" or info.limit is None:
+    if recipe.long != "whole" or info.limit is None or options.long == "whole":
         return
+    ways = "embed it in overlapping windows with --long window" + (", or whole with --long whole" * info.rotary)
     takes = f"{info.name} takes {info.limit}"
     lines = [
-        f"{path}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); "
-        "embed it in overlapping windows with --long window"
+        f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); {ways}"
         for record in pending
         if record.length > info.limit
     ]

@@ -67,7 +67,7 @@ def run(options: RunOptions) -> RunSummary:
     info = find_encoder(options.modality, options.encoder, options.weights)
     recipe = settle_recipe(options, info)
     plan = make_plan(options.cache_dir, recipe, records)
-    refuse_too_long(options.input, info, recipe, plan.pending)
+    refuse_too_long(options, info, recipe, plan.pending)
     encoder = _load(options, info, recipe) if plan.pending else None
     publish_table(options.cache_dir, options.modality, records.records)
     write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)

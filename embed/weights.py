@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from embed.encoder import Loading
 from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _MAX_SAFETENSORS_HEADER = 100 << 20
@@ -56,32 +55,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     return _state_dict(path, found), digest
 
 
-def load_tensors(
-    loading: Loading,
-    expected: Mapping[str, tuple[int, ...]],
-    ignored: str,
-    renamed: Callable[[str], str],
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """What an encoder needs of the file that its recipe was made for.
-
-    Args:
-        loading: what the encoder is told.
-        expected: name → shape of the tensors it reads.
-        ignored: pattern of the names that may be there and are not used.
-        renamed: a name in the file → the encoder's own.
-        device: where to put them.
+def read_settled(loading: Loading) -> dict[str, Tensor]:
+    """The tensors of the file that an encoder's recipe was made for.
 
     Raises:
-        InputError: the file cannot be read, is not what the recipe says, or holds another model's tensors.
+        InputError: the file cannot be read, or is not what the recipe says.
     """
     path = loading.weights
     assert path is not None  # find_encoder asked for it
     found, digest = read_weights(path)
     if digest != loading.recipe.weights:
         raise InputError(f"--weights {path}: was changed while it was read; run the same command again")
-    named = {renamed(name): tensor for name, tensor in found.items()}
-    return {name: t.to(device) for name, t in pick_tensors(path, named, expected, ignored).items()}
+    return found
 
 
 def open_weights(path: Path) -> BufferedReader:
@@ -96,7 +81,7 @@ def open_weights(path: Path) -> BufferedReader:
 def pick_tensors(
     path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], ignored: str
 ) -> dict[str, Tensor]:
-    """The expected tensors in float32.
+    """The expected tensors, as they are stored.
 
     Args:
         path: the file, for messages.
@@ -121,7 +106,7 @@ def pick_tensors(
     if faults:
         more = f"; and {len(faults) - _SHOWN} more like these" if len(faults) > _SHOWN else ""
         raise InputError(f"--weights {path}: not the weights of this encoder: {'; '.join(faults[:_SHOWN])}{more}")
-    return {name: plain(found[name]).float() for name in expected}
+    return {name: plain(found[name]) for name in expected}
 
 
 def _safetensors(path: Path) -> Any:

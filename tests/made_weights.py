@@ -42,3 +42,23 @@ def rows_of(encoder: Encoder, records: Iterable[Record]) -> list[np.ndarray]:
     records = list(records)
     found = dict(encoder.encode(records))
     return [found[record.key] for record in records]
+
+
+def rnabert_shapes(layers: int = 6) -> dict[str, tuple[int, ...]]:
+    """RNABERT's tensors in the names of its published safetensors."""
+    width, inner = 120, 40
+    found: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (6, width),
+        "embeddings.position_embeddings.weight": (440, width),
+        "embeddings.token_type_embeddings.weight": (2, width),
+    }
+    norms, linears = ["embeddings.layer_norm"], []
+    for n in range(layers):
+        layer = f"encoder.layer.{n}"
+        linears += [(f"{layer}.attention.self.{part}", width, width) for part in ("query", "key", "value")]
+        linears += [(f"{layer}.attention.output.dense", width, width)]
+        linears += [(f"{layer}.intermediate.dense", width, inner), (f"{layer}.output.dense", inner, width)]
+        norms += [f"{layer}.attention.output.layer_norm", f"{layer}.output.layer_norm"]
+    for name, into, out in linears:
+        found |= {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+    return found | {f"{name}.{part}": (width,) for name in norms for part in ("weight", "bias")}

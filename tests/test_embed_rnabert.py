@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import Program
-from made_weights import load, random_tensors, rows_of
+from made_weights import load, random_tensors, rnabert_shapes, rows_of
 from safetensors.torch import save_file
 from torch import Tensor
 
 from cache import CacheReader, Conflict, InputError, choose_recipe, record_of
 from cache.idtable import read_table
 from embed.plan import RunOptions
-from embed.rnabert import Shape, bert, expected_shapes
 from embed.run import run
 
 TOLERANCE = 1e-5
@@ -36,11 +35,11 @@ def author_names(tensors: Mapping[str, Tensor], module: bool) -> dict[str, Tenso
 
 @pytest.fixture
 def weights(tmp_path: Path, rng: np.random.Generator) -> Path:
-    save_file(random_tensors(expected_shapes(Shape()), rng), tmp_path / "rnabert.safetensors")
+    save_file(random_tensors(rnabert_shapes(), rng), tmp_path / "rnabert.safetensors")
     return tmp_path / "rnabert.safetensors"
 
 
-def plain_bert(ids: list[int], weights: Mapping[str, Tensor], shape: Shape) -> np.ndarray:
+def plain_bert(ids: list[int], weights: Mapping[str, Tensor]) -> np.ndarray:
     """One sequence in float64, head by head and query by query, as the paper's BERT is defined."""
     w = {name: tensor.double().numpy() for name, tensor in weights.items()}
 
@@ -54,12 +53,12 @@ def plain_bert(ids: list[int], weights: Mapping[str, Tensor], shape: Shape) -> n
     letters, places = w["embeddings.word_embeddings.weight"], w["embeddings.position_embeddings.weight"]
     kind = w["embeddings.token_type_embeddings.weight"][0]
     x = norm(np.stack([letters[t] + places[n] + kind for n, t in enumerate(ids)]), "embeddings.layer_norm")
-    size = shape.width // shape.heads
-    for n in range(shape.layers):
+    size = 120 // 12
+    for n in range(6):
         name = f"encoder.layer.{n}"
         q, k, v = (linear(x, f"{name}.attention.self.{part}") for part in ("query", "key", "value"))
         mixed = np.zeros_like(x)
-        for head in range(shape.heads):
+        for head in range(12):
             own = slice(head * size, (head + 1) * size)
             for i in range(len(ids)):
                 score = k[:, own] @ q[i, own] / math.sqrt(size)
@@ -72,22 +71,12 @@ def plain_bert(ids: list[int], weights: Mapping[str, Tensor], shape: Shape) -> n
     return x
 
 
-def test_packed_rows_equal_a_plain_loop_in_float64(rng: np.random.Generator) -> None:
-    shape = Shape(width=12, layers=3, heads=3, inner=20, positions=30)
-    weights = random_tensors(expected_shapes(shape), rng)
-    ids = [rng.integers(0, 6, n).tolist() for n in (1, 5, 5, 30, 2, 5)]
-    packed = torch.tensor([t for i in ids for t in i])
-    found = bert(packed, [len(i) for i in ids], weights, shape).numpy()
-    for own, part in zip(ids, np.split(found, np.cumsum([len(i) for i in ids])[:-1]), strict=True):
-        assert np.abs(part - plain_bert(own, weights, shape)).max() < TOLERANCE
-
-
 def test_letters_are_the_tokens_of_the_published_vocabulary(weights: Path) -> None:
     """A U G C = 2 … 5, and <mask> = 1 for what may be several."""
     encoder = load("rna", "rnabert", weights)
     (found,) = rows_of(encoder, [record_of("rna", "x", "AUGCNRX")])
-    assert np.abs(found - plain_bert([2, 3, 4, 5, 1, 1, 1], load_tensors(weights), Shape())).max() < TOLERANCE
-    assert dict(encoder.notes) == {"with ambiguous letters, encoded as <mask>": 1}
+    assert np.abs(found - plain_bert([2, 3, 4, 5, 1, 1, 1], load_tensors(weights))).max() < TOLERANCE
+    assert dict(encoder.notes) == {"with letters that have no token, encoded as <mask>": 1}
 
 
 def test_rows_are_the_same_alone_batched_and_in_any_company(weights: Path) -> None:
@@ -105,7 +94,7 @@ def test_padding_of_the_published_code_changes_rows_and_has_its_own_recipe(weigh
     record = record_of("rna", "x", "GGAUCACG")
     padded = load("rna", "rnabert", weights, options={"attention": "padded-440"})
     (own,), (theirs,) = rows_of(load("rna", "rnabert", weights), [record]), rows_of(padded, [record])
-    expected = plain_bert([4, 4, 2, 3, 5, 2, 5, 4] + [0] * 432, load_tensors(weights), Shape())
+    expected = plain_bert([4, 4, 2, 3, 5, 2, 5, 4] + [0] * 432, load_tensors(weights))
     assert np.abs(theirs - expected[:8]).max() < TOLERANCE
     assert np.abs(own - theirs).max() > 1e-2
 
@@ -132,7 +121,7 @@ def test_stitched_rows_come_from_the_windows(weights: Path, rng: np.random.Gener
     tensors = load_tensors(weights)
     starts, cuts = [0, 220, 440, 560], [0, 330, 550, 720, 1000]
     for n, start in enumerate(starts):
-        own = plain_bert([2 + "AUGC".index(letter) for letter in sequence[start : start + 440]], tensors, Shape())
+        own = plain_bert([2 + "AUGC".index(letter) for letter in sequence[start : start + 440]], tensors)
         kept = slice(cuts[n], cuts[n + 1])
         assert np.abs(rows[kept] - own[cuts[n] - start : cuts[n + 1] - start]).max() < TOLERANCE
 
@@ -181,7 +170,7 @@ def test_a_run_follows_the_caches_long_and_options(tmp_path: Path, weights: Path
 def test_weights_are_part_of_the_recipe(tmp_path: Path, weights: Path, rng: np.random.Generator) -> None:
     fasta = write(tmp_path / "a.fasta", x="ACGU")
     first = run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights))
-    save_file(random_tensors(expected_shapes(Shape()), rng), weights)
+    save_file(random_tensors(rnabert_shapes(), rng), weights)
     second = run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights))
     assert second.embedded == 1
     assert first.recipe != second.recipe
@@ -201,7 +190,7 @@ def test_notes_count_each_sequence_once(program: Program, tmp_path: Path, weight
     command = ("embed", "run", "--modality", "rna", "-i", "a.fasta", "--encoder", "rnabert", "--weights", weights)
     done = program(*command)
     assert done.returncode == 0, done.stderr
-    assert "note: a.fasta: 2 sequences: with ambiguous letters, encoded as <mask>" in done.stderr.splitlines()
+    assert "note: a.fasta: 2 sequences: with letters that have no token, encoded as <mask>" in done.stderr.splitlines()
     assert "<mask>" not in program(*command).stderr, "nothing was encoded the second time"
 
 

@@ -1,0 +1,149 @@
+"""A language model as an `Encoder`: letters → tokens → `embed.transformer` → one row a letter.
+
+A model is a `Published`: its design, and the forms in which its weights are published.  Each of `embed/esm2.py`,
+`embed/rinalmo.py`, `embed/rnafm.py` and `embed/rnabert.py` is such a description and nothing else.
+Shapes: L letters of a sequence, T packed tokens, D width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache.records import Record
+from embed.device import device_of
+from embed.encoder import Loading
+from embed.transformer import Design, Transformer, expected_shapes
+from embed.weights import pick_tensors, read_settled
+from embed.windows import Window, by_budget, windows
+
+SORTED_BATCHES = 16
+"""Batches whose sequences are sorted by length together: attention takes sequences of one length in one call."""
+Tensors = dict[str, Tensor]
+
+
+class Alphabet(NamedTuple):
+    """Letters and the tokens around them."""
+
+    letters: str
+    """The token of `letters[i]` is `first + i`."""
+    first: int
+    size: int
+    """All tokens, special ones too: rows of the table of tokens."""
+    unknown: int
+    unknown_name: str
+    start: int | None = None
+    """Token before a sequence; None where there is none."""
+    end: int | None = None
+    pad: int = 0
+
+    def table(self) -> np.ndarray:
+        """(128,) ASCII code → token."""
+        tokens = np.full(128, self.unknown, np.int64)
+        tokens[[ord(letter) for letter in self.letters]] = np.arange(self.first, self.first + len(self.letters))
+        return tokens
+
+
+class Form(NamedTuple):
+    """One form in which weights are published."""
+
+    mark: str
+    """Pattern of a tensor's name that only this form has."""
+    alphabet: Alphabet
+    convert: Callable[[Tensors], Tensors]
+    """Published tensors → the names of `embed.transformer.expected_shapes`."""
+    unused: str
+    """Pattern of names, after the conversion, that may be there."""
+
+
+class Published(NamedTuple):
+    """A model, and the forms of its weights.  `Design.letters` is the form's."""
+
+    design: Design
+    forms: tuple[Form, ...]
+
+
+def renaming(*rules: tuple[str, str]) -> Callable[[Tensors], Tensors]:
+    """A conversion that applies these regular expressions to each name, one after the other."""
+
+    def convert(found: Tensors) -> Tensors:
+        named = {}
+        for name, tensor in found.items():
+            for pattern, by in rules:
+                name = re.sub(pattern, by, name)
+            named[name] = tensor
+        return named
+
+    return convert
+
+
+class LanguageModel:
+    """Implements `embed.encoder.Encoder`."""
+
+    def __init__(self, loading: Loading, published: Published, padded_to: int | None = None) -> None:
+        recipe = loading.recipe
+        self.name, self.modality, self.dim = recipe.encoder, recipe.modality, recipe.dim
+        self.limit: int | None = None
+        self.notes: Counter[str] = Counter()
+        self._policy, self._batch_tokens, self._padded_to = recipe.long, loading.batch_tokens, padded_to
+        self._layer = None if recipe.layer is None else int(recipe.layer)
+        self._device = device_of(loading.device)
+        found, form = read_settled(loading), published.forms[0]
+        for other in published.forms[1:]:
+            if any(re.match(other.mark, name) for name in found):
+                form = other
+        design = published.design._replace(letters=form.alphabet.size)
+        assert loading.weights is not None  # find_encoder asked for it
+        tensors = pick_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)
+        self._alphabet, self._tokens = form.alphabet, form.alphabet.table()
+        self._model = Transformer(tensors, design, getattr(torch, recipe.compute), self._device)
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+        """`(key, rows)`, rows (L, D) float32."""
+        known = set(self._alphabet.letters)
+        for group in by_budget(records, SORTED_BATCHES * self._batch_tokens):
+            if unknown := sum(not set(record.sequence) <= known for record in group):
+                self.notes[f"with letters that have no token, encoded as {self._alphabet.unknown_name}"] += unknown
+            rows = [np.empty((record.length, self.dim), np.float32) for record in group]
+            pieces = [(n, w) for n, record in enumerate(group) for w in windows(record.length, self._policy)]
+            for batch in self._batches(pieces):
+                parts = self._run([group[n].sequence[w.start : w.stop] for n, w in batch])
+                for (n, w), part in zip(batch, parts, strict=True):
+                    rows[n][w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
+            yield from ((record.key, own) for record, own in zip(group, rows, strict=True))
+
+    def _batches(self, pieces: list[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
+        """The windows by length, in batches of at most `batch_tokens`."""
+        batch: list[tuple[int, Window]] = []
+        total = 0
+        for piece in sorted(pieces, key=lambda piece: piece[1].stop - piece[1].start):
+            length = self._padded_to or piece[1].stop - piece[1].start
+            if batch and total + length > self._batch_tokens:
+                yield batch
+                batch, total = [], 0
+            batch.append(piece)
+            total += length
+        yield batch
+
+    def _run(self, sequences: Sequence[str]) -> list[np.ndarray]:
+        """(L, D) rows of each sequence, without those of special tokens."""
+        ids = [self._ids(sequence) for sequence in sequences]
+        lengths = [len(i) for i in ids]
+        packed = torch.from_numpy(np.concatenate(ids)).to(self._device)
+        rows = self._model.rows(packed, lengths, self._layer).cpu().numpy()
+        starts = np.cumsum([self._alphabet.start is not None, *lengths])
+        return [rows[start : start + len(s)] for start, s in zip(starts, sequences, strict=False)]
+
+    def _ids(self, sequence: str) -> np.ndarray:
+        """Tokens of a sequence, those before and after it too."""
+        alphabet = self._alphabet
+        tokens = self._tokens[np.frombuffer(sequence.encode("ascii"), np.uint8)]
+        before, after = ([] if t is None else [t] for t in (alphabet.start, alphabet.end))
+        pads = [alphabet.pad] * (0 if self._padded_to is None else self._padded_to - len(sequence))
+        return np.concatenate([np.array(before, np.int64), tokens, np.array([*after, *pads], np.int64)])
