@@ -14,7 +14,7 @@ from embed.transformer import Design
 LIMIT = 440
 ALPHABET = Alphabet("AUGC", 2, 6, 1, "<mask>", pad=0)
 _NAMES = renaming(
-    (r"^(module\.)?(bert\.)?", ""),
+    (r"^(module\.|model\.)?(bert\.)?", ""),
     (r"\.LayerNorm\.gamma$", ".layer_norm.weight"),
     (r"\.LayerNorm\.beta$", ".layer_norm.bias"),
     (r"^embeddings\.word_embeddings\.", "tokens."),

@@ -181,15 +181,25 @@ def test_default_cache_is_the_dataset_or_named_after_the_input(tmp_path: Path) -
     assert default_cache(tmp_path / "rna.fasta") == tmp_path
 
 
-def test_a_default_encoder_that_cannot_run_names_those_that_do(program: Program, tmp_path: Path) -> None:
-    write_fasta(tmp_path / "seqs.fasta", {"x": "ACGU"})
-    done = program("embed", "run", "--modality", "rna", "--input", "seqs.fasta")
+@pytest.mark.parametrize(
+    ("modality", "says"),
+    [
+        ("rna", ("rinalmo-giga, the default for rna, needs its weights", "--weights PATH", "embed pull rinalmo-giga")),
+        (
+            "molecule",
+            ("molebert, the default for molecule, cannot be run by this version yet", "gnn-gcn --weights PATH"),
+        ),
+    ],
+)
+def test_a_default_encoder_without_weights_names_the_ways_on(
+    modality: str, says: tuple[str, ...], program: Program, tmp_path: Path
+) -> None:
+    (tmp_path / "in.txt").write_text(">x\nACGU\n" if modality == "rna" else "x\tCCO\n")
+    done = program("embed", "run", "--modality", modality, "--input", "in.txt")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "rinalmo-giga, the default for rna, cannot be run by this version yet" in done.stderr
-    assert "`--encoder profile`, which needs no weights, or `--encoder rnabert --weights PATH`" in done.stderr
-    assert "embed pull rinalmo-giga" not in done.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["seqs.fasta"]
+    assert all(part in done.stderr for part in (*says, "--encoder profile")), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["in.txt"]
 
 
 def test_embed_run_makes_a_cache_in_an_empty_folder_and_tells_as_json(program: Program, tmp_path: Path) -> None:
