@@ -15,6 +15,9 @@ from numba import njit, prange
 from torch import Tensor
 
 
+_MOST_THREADS = numba.get_num_threads()  # before anyone has lowered it
+
+
 @njit(inline="always")
 def _narrow(bits: np.uint32) -> np.uint16:
     """A float32's bits rounded to bfloat16, to the nearest, ties to even."""
@@ -104,5 +107,5 @@ def add_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, eps: float,
 
 
 def use_threads() -> None:
-    """Numba takes as many threads as torch does."""
-    numba.set_num_threads(min(torch.get_num_threads(), numba.get_num_threads()))
+    """Numba takes as many threads as torch has been given."""
+    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))

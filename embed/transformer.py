@@ -180,6 +180,8 @@ class Transformer:
             lengths: of the sequences; each at least 1.
             layer: output of this layer, counted from 1, before the final norm unless it is the last; None: the last.
         """
+        if ids.device.type == "cpu":
+            fused_cpu.use_threads()
         packing = Packing.of(lengths, self.design, ids.device)
         x = self._tokens[ids]
         if self._positions is not None:
