@@ -70,7 +70,10 @@ def embed() -> None:
 )
 @click.option("--encoder", default=None, help="Name of the encoder. Default: the modality's language model.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path), default=None, help="File of the weights: safetensors, .pt or .pth."
+    "--weights",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Weights: a safetensors, .pt or .pth file, or a Hugging Face folder.",
 )
 @click.option(
     "--long",

@@ -15,14 +15,12 @@ from cache.errors import CacheCorrupt, InputError, one_line, printable
 from cache.recipe import parse_json
 from embed.foreign import BadEntry, Entry
 from embed.foreign_files import entry_name
+from embed.shards import MAX_HEADER, weight_map
 from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
-MAX_HEADER = 8 << 20
-"""Bytes of a safetensors header and of an index."""
 SHOWN_LAYERS = 50
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 _LAYER = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
 class PtSource:
@@ -141,7 +139,7 @@ class SafetensorsSource:
                     continue
                 yield from (
                     Entry(index, name, problem=f"the index says {printable(shard)}, which lacks it; a shard is missing")
-                    for name, shard in _weight_map(index).items()
+                    for name, shard in weight_map(index).items()
                     if (shard, name) not in held
                 )
 
@@ -188,21 +186,6 @@ def _open_shard(file: Path) -> Any:
         raise InputError(
             f"{file}: is no sound safetensors file ({one_line(error)}); copy or download it again"
         ) from None
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor → shard, of an index; a shard is a name in the same folder, never a path."""
-    try:
-        if index.stat().st_size > MAX_HEADER:
-            raise InputError(f"{index}: more than {MAX_HEADER} bytes; make more shards, or leave the index out")
-        found = parse_json(index.read_bytes(), index).get("weight_map", {})
-    except CacheCorrupt as error:
-        raise InputError(str(error).replace("the file is damaged", "make it again or delete it")) from None
-    if not isinstance(found, dict) or not all(isinstance(s, str) and _PLAIN_NAME.fullmatch(s) for s in found.values()):
-        raise InputError(
-            f"{index}: its weight_map is no table of tensors and files beside it; delete it or make it again"
-        )
-    return found
 
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -14,7 +14,6 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-
 _MOST_THREADS = numba.get_num_threads()  # before anyone has lowered it
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, one_line, printable
 from embed.encoder import Loading
+from embed.shards import weight_map
 from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
@@ -30,19 +31,58 @@ _SHOWN = 3
 
 
 def weights_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 hex digits; nothing of it is opened as weights."""
+    """The SHA-256 of a file's bytes, 64 hex digits; of a folder see `_joined`.  Nothing is opened as weights."""
+    return _joined({file: _file_digest(file) for file in weight_files(path)})
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The file itself, or the safetensors of a Hugging Face folder: one, or the shards that its index names.
+
+    Raises:
+        InputError: there is no such file, or the folder holds no safetensors.
+    """
+    if not path.is_dir():
+        return [path]
+    if (path / "model.safetensors").exists():
+        return [path / "model.safetensors"]
+    index = path / "model.safetensors.index.json"
+    if not index.exists():
+        raise InputError(
+            f"--weights {path}: a folder without model.safetensors or model.safetensors.index.json; name the file that "
+            "holds the tensors"
+        )
+    return [path / name for name in sorted(set(weight_map(index).values()))]
+
+
+def _joined(digests: Mapping[Path, str]) -> str:
+    """One file's digest; of several shards the SHA-256 of their lines `name digest`, by name."""
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{p.name} {digest}\n" for p, digest in digests.items()).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
     with open_weights(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file by name, on the CPU, and the SHA-256 of its bytes.
+    """The tensors of a file, or of a folder's shards, by name, on the CPU, and the digest of the bytes.
 
     A PyTorch file may hold them at the top or under `model` or `state_dict`.
 
     Raises:
         InputError: no such file, or one that is neither format, damaged, or holds more than tensors.
     """
+    tensors: dict[str, Tensor] = {}
+    digests: dict[Path, str] = {}
+    for file in weight_files(path):
+        found, digests[file] = _read_file(file)
+        tensors |= found
+    return tensors, _joined(digests)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
     with open_weights(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from safetensors.torch import save_file
 from tolerances import ROWS
 from torch import Tensor
 
-from cache import Record, record_of
+from cache import InputError, Record, record_of
 from embed import esm2, fused_cpu, rinalmo
 from embed.encoder import ENCODERS
 from embed.language import Published
 from embed.transformer import Design, Norm, Transformer, expected_shapes, rotate
-from embed.weights import read_weights
+from embed.weights import read_weights, weights_digest
 
 DESIGNS = {
     "ESM-2": Design(24, 3, 2, 40, 9, token_factor=0.88),
@@ -171,12 +172,41 @@ def test_esm2_is_transformers_and_a_folder_will_do(
         reference.save_pretrained(tmp_path / "folder")
     tiny(monkeypatch, esm2, "esm2-8m", (32, 3, 4))
     made = records(PROTEINS, "protein")
-    encoder = load("protein", "esm2-8m", tmp_path / "folder" / "model.safetensors", dim=32, compute=compute)
+    encoder = load("protein", "esm2-8m", tmp_path / "folder", dim=32, compute=compute)
     for record, rows in zip(made, rows_of(encoder, made), strict=True):
         ids = torch.tensor([[0, *(4 + esm2.ALPHABET.letters.index(letter) for letter in record.sequence), 2]])
         with torch.no_grad():
             expected = reference.esm(ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, 1:-1].numpy()
         assert far(rows, expected) < ROWS[compute]
+
+
+def test_shards_of_a_folder_are_read_together(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny(monkeypatch, esm2, "esm2-8m", (32, 2, 4))
+    tensors = _fair_names(esm2.published(32, 2, 4), rng)
+    names = list(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[:9], "model-00002-of-00002.safetensors": names[9:]}
+    (tmp_path / "folder").mkdir()
+    for file, held in shards.items():
+        save_file({name: tensors[name] for name in held}, tmp_path / "folder" / file)
+    index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
+    (tmp_path / "folder" / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file(tensors, tmp_path / "whole.safetensors")
+    made = records(PROTEINS, "protein")
+    whole, parts = (
+        rows_of(load("protein", "esm2-8m", tmp_path / p, dim=32), made) for p in ("whole.safetensors", "folder")
+    )
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(whole, parts, strict=True))
+    before = weights_digest(tmp_path / "folder")
+    save_file({name: tensors[name] + 1 for name in names[9:]}, tmp_path / "folder" / "model-00002-of-00002.safetensors")
+    assert weights_digest(tmp_path / "folder") != before
+    (tmp_path / "folder" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../whole.safetensors"}}')
+    with pytest.raises(InputError, match="files beside it"):
+        weights_digest(tmp_path / "folder")
+    (tmp_path / "folder" / "model.safetensors.index.json").unlink()
+    with pytest.raises(InputError, match=r"a folder without model\.safetensors"):
+        weights_digest(tmp_path / "folder")
 
 
 def test_letters_of_esm2_are_fair_esms() -> None:

@@ -137,7 +137,7 @@ def _safetensors(header: bytes, data: bytes = b"") -> Callable[[Path], object]:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "no such file"),
-    "folder": (lambda path: path.mkdir(), "is no plain file"),
+    "folder": (lambda path: path.mkdir(), "a folder without model"),
     "fifo": (lambda path: os.mkfifo(path), "is no plain file"),
     "empty": (lambda path: path.touch(), "neither safetensors nor"),
     "text": (lambda path: path.write_text("<html>Not Found</html>"), "neither safetensors nor"),
