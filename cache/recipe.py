@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from cache import fsio
-from cache.errors import CacheCorrupt, Conflict, InputError, printable
+from cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
 from cache.records import INPUT_NAMES, NORMALISER, check_modality
 
 FORMAT = 1
@@ -19,6 +21,8 @@ FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _FOLDER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}-[0-9a-f]{16}")
 _MAX_JSON = 1 << 20
+_MAX_DEPTH = 32
+_MAX_PARTS, _MAX_VALUES = 100_000, 400_000
 
 IMPORTED = "imported"
 """The tokenizer of a recipe whose rows were made elsewhere."""
@@ -92,7 +96,7 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
     try:
         recipe = Recipe(**found)
     except TypeError as error:
-        raise CacheCorrupt(f"{where}: {error}; the recipe is damaged") from None
+        raise CacheCorrupt(f"{where}: {one_line(error)}; the recipe is damaged") from None
     if not all(type(getattr(recipe, n)) is int for n in ("encoder_version", "dim", "normaliser", "format")):
         raise CacheCorrupt(f"{where}: a number of the recipe is no integer; the recipe is damaged")
     texts = [recipe.modality, recipe.encoder, recipe.compute, recipe.tokenizer, recipe.long]
@@ -106,7 +110,7 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
 
 
 def parse_json(data: bytes, where: Path) -> dict[str, Any]:
-    """A JSON object without duplicate keys, NaN or Infinity; anything else raises `CacheCorrupt`."""
+    """A JSON object in UTF-8 without duplicate keys, NaN or Infinity, at most 32 deep; else `CacheCorrupt`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -118,12 +122,23 @@ def parse_json(data: bytes, where: Path) -> dict[str, Any]:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        found = json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
+        # Counted before it is parsed: a few million tiny values take a hundred times the file's bytes.
+        if sum(map(data.count, (b"{", b"[", b":"))) > _MAX_PARTS or data.count(b",") > _MAX_VALUES:
+            raise ValueError("more values than such a file ever holds")
+        found = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        if _deeper(found, _MAX_DEPTH):
+            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
     except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{where}: {error}; the file is damaged") from None
+        raise CacheCorrupt(f"{where}: {one_line(error)}; the file is damaged") from None
     if not isinstance(found, dict):
         raise CacheCorrupt(f"{where}: not a JSON object; the file is damaged")
     return found
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists lie within each other in more than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (levels == 0 or any(_deeper(v, levels - 1) for v in inner))
 
 
 def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
@@ -134,7 +149,10 @@ def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
     """
     folder = recipe.folder(cache_dir)
     check_recipe(recipe, folder)
+    fsio.make_dirs(cache_dir)
+    refuse_shared(cache_dir)
     for name in ("segments", "commits"):
+        refuse_links(folder, folder / name)
         fsio.make_dirs(folder / name)
     if not fsio.publish(folder / "recipe.json", recipe.to_json()):
         read_recipe(folder)
@@ -162,8 +180,30 @@ def check_recipe(recipe: Recipe, folder: Path) -> None:
         )
 
 
+def refuse_links(*folders: Path) -> None:
+    """Raise `CacheCorrupt` where one of these is a link: the cache itself may be one, nothing inside a recipe."""
+    for folder in folders:
+        if folder.is_symlink():
+            raise CacheCorrupt(f"{folder}: is a link, none is followed here; put the folder itself in its place")
+
+
+def refuse_shared(cache_dir: Path) -> None:
+    """Raise `InputError` before writing into somebody else's folder in which anybody may replace what is written.
+
+    One's own folder may be open to all, as umask 000 makes it.  Reading needs no such rule: every byte is checked.
+    """
+    found = cache_dir.stat()
+    open_to_all = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+    if open_to_all and not fsio.WINDOWS and found.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            f"{cache_dir}: belongs to user {found.st_uid}, and anybody may replace files in it; "
+            f"have its owner run `chmod o-w` or `chmod +t` on it, or use another --cache"
+        )
+
+
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of a folder, its digest checked against the folder's name."""
+    refuse_links(folder, folder / "segments", folder / "commits")
     where = folder / "recipe.json"
     recipe = parse_recipe(fsio.read_bytes(where, _MAX_JSON), where)
     if recipe.folder_name != folder.name or recipe.modality != folder.parent.name:
