@@ -100,7 +100,6 @@ def publish_commit(recipe_dir: Path, commit: Commit) -> None:
 def commit_paths(recipe_dir: Path) -> list[Path]:
     """The commit records of a recipe, by name; temporary files are no commit records."""
     folder = recipe_dir / "commits"
-    refuse_links(recipe_dir, folder)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [path for path in found if path.suffix == ".json" and HEX32.fullmatch(path.stem)]
 
@@ -122,6 +121,7 @@ def read_commit(path: Path) -> Commit:
         CacheCorrupt: it fails its own checksum or names what no segment has.
         InputError: it is of another format version.
     """
+    refuse_links(path.parent.parent, path.parent)
     body = parse_json(fsio.read_bytes(path, _MAX_JSON), path)
     if body.pop("crc32c", None) != fsio.crc32c(_canonical(body)):
         raise CacheCorrupt(f"{path}: the commit record does not match its own crc32c; {VERIFY}")
