@@ -206,8 +206,9 @@ def test_every_bit_flip_of_every_file_is_found_by_verify(
     filled: Path, recipe: Recipe, rng: np.random.Generator, kind: Kind
 ) -> None:
     segment = open_segments(filled, recipe)[0]
-    record = recipe.folder(filled) / "commits" / f"{segment.path.name}.json"
-    for path in [segment.path / name for name in segment.commit.files] + [record]:
+    folder = recipe.folder(filled)
+    others = [folder / "commits" / f"{segment.path.name}.json", folder / "recipe.json"]
+    for path in [segment.path / name for name in segment.commit.files] + others:
         good = path.read_bytes()
         for at in rng.integers(0, len(good), min(len(good), 12)).tolist():
             data = bytearray(good)
