@@ -151,7 +151,7 @@ def read_commit(path: Path) -> Commit:
             raise ValueError("its parts are not those of a segment")
         if type(body["supersedes"]) is not list:
             raise ValueError("supersedes is no list")
-        if not commit.records <= commit.rows:
+        if not 1 <= commit.records <= commit.rows:
             raise ValueError(f"{commit.rows} rows of {commit.records} records")
         if commit.segment in commit.supersedes:
             raise ValueError("it supersedes itself")

@@ -239,7 +239,7 @@ class PlainFile:
         while len(view):
             count = os.preadv(self._descriptor, [view], at)
             if count == 0:
-                raise CacheCorrupt(f"{self.path}: ends at byte {at}, though it had {self.size} when opened; {VERIFY}")
+                raise CacheCorrupt(f"{self.path}: ends at byte {at}, though it had {self.size} when it was opened")
             view, at = view[count:], at + count
 
     def read(self, count: int, at: int) -> bytes:
