@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 import zarr
 from stores import KINDS, Kind, flip, open_segments, place, resign, write
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of
+from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, fsio, key_of
 from cache.commit import H5, PARTS, read_commit
 from cache.errors import RowsRefused
 from cache.inspection import verify
@@ -166,6 +169,50 @@ def test_a_writer_left_on_an_exception_leaves_nothing(tmp_path: Path, recipe: Re
     assert not list((recipe.folder(tmp_path) / "commits").iterdir())
 
 
+class Failing:
+    """fsio's `os` with one write or fsync that fails: the n-th."""
+
+    def __init__(self, code: int) -> None:
+        self.code, self.calls, self.fail_at = code, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in ("write", "fsync"):
+            return real
+
+        def call(*arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls == self.fail_at:
+                raise OSError(self.code, os.strerror(self.code))
+            return real(*arguments)
+
+        return call
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_an_error_of_the_disk_is_said_and_leaves_the_cache_sound(
+    tmp_path: Path, recipe: Recipe, code: int, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write and fsync of a segment fails once: the system's own error comes out, whatever lays the file down."""
+    key, rows = key_of("rna", "A"), np.ones((40, 24), np.float16)
+    failing = Failing(code)
+    monkeypatch.setattr(fsio, "os", failing)
+    write(tmp_path, recipe, {}, kind)  # the folders and the recipe
+    failing.calls = 0
+    write(tmp_path, recipe, {key_of("rna", "C"): rows}, kind)
+    total = failing.calls
+    assert total > 5
+    for n in range(1, total + 1):
+        failing.calls, failing.fail_at = 0, n
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
+            write(tmp_path, recipe, {key: rows}, kind)
+        assert caught.value.errno == code
+        assert not verify(tmp_path, data=True).damage
+    failing.fail_at = 0
+    write(tmp_path, recipe, {key: rows}, kind)
+    assert CacheReader(tmp_path, recipe)[key].tobytes() == rows.tobytes()
+
+
 def test_a_flipped_byte_of_rows_costs_its_record_alone(
     filled: Path, recipe: Recipe, made_rows: Made, rng: np.random.Generator, kind: Kind
 ) -> None:
@@ -202,6 +249,7 @@ def test_a_flipped_byte_of_each_small_array(
     assert not verify(filled, data=True).damage
 
 
+@pytest.mark.parametrize("kind", KINDS[::2], ids=lambda kind: kind.name)  # `verify` reads in a way of its own
 def test_every_bit_flip_of_every_file_is_found_by_verify(
     filled: Path, recipe: Recipe, rng: np.random.Generator, kind: Kind
 ) -> None:
@@ -269,8 +317,7 @@ def test_a_link_in_place_of_a_folder_is_not_followed(
     folder = recipe.folder(filled)
     segment = open_segments(filled, recipe)[0].path
     if name == "rows" and kind.store == "h5":
-        assert not [p for p in segment.iterdir() if p.is_dir()]
-        return
+        pytest.skip("an HDF5 segment has no folders in it")
     path = {
         "segment": segment,
         "rows": segment / "rows",
@@ -322,11 +369,9 @@ def test_a_segment_has_the_files_of_its_store_and_no_marker_when_it_is_committed
         assert there == {H5} if kind.store == "h5" else there > set(CHUNK.values())
 
 
+@pytest.mark.parametrize("kind", KINDS[1::2], ids=lambda kind: kind.name)
 def test_a_cut_after_opening_is_an_error_by_pread(filled: Path, recipe: Recipe, kind: Kind) -> None:
     """`--io pread` is there for files that shrink under a reader; a map of one dies of a signal (not tried here)."""
-    if kind.io == "mmap":
-        assert kind.compressor is not None or isinstance(open_segments(filled, recipe)[0].source, MappedRows)
-        return
     (segment, *_) = open_segments(filled, recipe, kind.io)
     _ = segment.source
     path = segment.path / kind.rows_file
