@@ -1,4 +1,4 @@
-"""`--store` and `--compressor`, as a user gives them: written, mixed, resumed, read without a flag, refused together."""
+"""`--store` and `--compressor`, as a user gives them: written, mixed, resumed, refused together."""
 
 from __future__ import annotations
 
