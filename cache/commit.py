@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt, InputError, one_line
-from cache.recipe import FORMAT, parse_json, refuse_links
+from cache.recipe import FORMAT, parse_json
+from cache.trust import refuse_links
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
 FILES = frozenset(

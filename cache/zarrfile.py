@@ -144,8 +144,9 @@ def _codec_names(codecs: Any) -> tuple[str, ...]:
     for name in names:
         if name not in ALLOWED_CODECS:
             raise ValueError(f"codec {name!r} is not allowed here")
-    if names[:1] != ("bytes",) or names.count("bytes") > 1 or sum(name in COMPRESSORS for name in names) > 1:
-        raise ValueError(f"codecs {names} are not bytes and then at most one compressor")
+    compressed = sum(name in COMPRESSORS for name in names)
+    if names[:1] != ("bytes",) or names.count("bytes") > 1 or compressed > 1 or len(names) > 4:
+        raise ValueError(f"its codecs are not bytes, then at most one compressor, a crc32c on each side of it: {names}")
     return names
 
 
