@@ -307,7 +307,7 @@ def test_a_hostile_cache_is_refused(sound: dict[str, Path], tmp_path: Path, name
     before = tree_hash(tmp_path)
     with pytest.raises(CacheCorrupt, match=case.says) as caught:
         read_everything(cache_dir)
-    for line in (*caught.value.lines, *verify(cache_dir, data=True).damage):
+    for line in (*caught.value.lines, *map(str, verify(cache_dir, data=True).damage)):
         assert str(tmp_path) in line, "names no file"
         assert len(line) < 1000
         assert h.CANARY.decode() not in line
