@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from cache import fsio
-from cache.errors import CacheCorrupt, InputError
+from cache.errors import VERIFY, CacheCorrupt, InputError, one_line
 from cache.recipe import FORMAT, parse_json
+from cache.trust import refuse_links
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
 FILES = frozenset(
@@ -43,6 +44,15 @@ class Part(NamedTuple):
     at: int
     bytes: int
     crc32c: int
+
+
+class Written(NamedTuple):
+    """The files of a segment, all on disk."""
+
+    files: dict[str, FileSum]
+    """Path within the segment → size and checksum."""
+    parts: dict[str, Part]
+    """Array → its place in the file, of an HDF5 segment."""
 
 
 class Commit(NamedTuple):
@@ -112,20 +122,19 @@ def read_commit(path: Path) -> Commit:
         CacheCorrupt: it fails its own checksum or names what no segment has.
         InputError: it is of another format version.
     """
+    refuse_links(path.parent.parent, path.parent)
     body = parse_json(fsio.read_bytes(path, _MAX_JSON), path)
     if body.pop("crc32c", None) != fsio.crc32c(_canonical(body)):
-        raise CacheCorrupt(
-            f"{path}: the commit record does not match its own crc32c; `crossllm cache verify` says more"
-        )
-    if body.get("format") != FORMAT:
-        raise InputError(f"{path}: commit format {body.get('format')}, this version reads {FORMAT}; upgrade it")
+        raise CacheCorrupt(f"{path}: the commit record does not match its own crc32c; {VERIFY}")
     try:
+        if _integer(body["format"]) != FORMAT:
+            raise InputError(f"{path}: cache format {body['format']}, this version reads {FORMAT}; upgrade it")
         files = {name: FileSum(*map(_integer, pair)) for name, pair in body["files"].items()}
         parts = {name: Part(*map(_integer, place)) for name, place in body.get("parts", {}).items()}
         commit = Commit(
             body["segment"],
             body["recipe"],
-            body["recipe_crc32c"],
+            _integer(body["recipe_crc32c"]),
             _integer(body["records"]),
             _integer(body["rows"]),
             files,
@@ -141,10 +150,14 @@ def read_commit(path: Path) -> Commit:
             raise ValueError("its files are not those of a segment")
         if parts.keys() != (PARTS if commit.store == "h5" else set()):
             raise ValueError("its parts are not those of a segment")
+        if type(body["supersedes"]) is not list:
+            raise ValueError("supersedes is no list")
+        if not 1 <= commit.records <= commit.rows:
+            raise ValueError(f"{commit.rows} rows of {commit.records} records")
         if commit.segment in commit.supersedes:
             raise ValueError("it supersedes itself")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CacheCorrupt(f"{path}: {error}; the commit record is damaged") from None
+        raise CacheCorrupt(f"{path}: {one_line(error)}; the commit record is damaged, {VERIFY}") from None
     return commit
 
 

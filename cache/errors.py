@@ -18,6 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+VERIFY = "`crossllm cache verify --data` lists what is damaged, `crossllm cache repair` takes it out"
+"""What to do about damage in a segment."""
+
 
 class CrossLLMError(Exception):
     """Base of the tree. `lines` holds one message a bad record, in file order."""

@@ -22,7 +22,7 @@ import numpy as np
 from awscrt import checksums
 from numpy.typing import NDArray
 
-from cache.errors import CacheCorrupt
+from cache.errors import VERIFY, CacheCorrupt
 
 WINDOWS = sys.platform == "win32"
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -210,8 +210,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
     descriptor, found = _open_plain(path)
     with os.fdopen(descriptor, "rb") as file:
         if found > limit:
-            raise CacheCorrupt(f"{path}: {found} bytes where at most {limit} are expected")
-        return file.read(limit + 1)
+            raise CacheCorrupt(f"{path}: {found} bytes where at most {limit} are expected; it is damaged or foreign")
+        return file.read(found)
 
 
 class PlainFile:
@@ -223,10 +223,10 @@ class PlainFile:
         try:
             self._descriptor, found = _open_plain(path)
         except FileNotFoundError:
-            raise CacheCorrupt(f"{path}: missing, though its commit record names it") from None
+            raise CacheCorrupt(f"{path}: missing, though its commit record names it; {VERIFY}") from None
         if found != size:
             self.close()
-            raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}")
+            raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}; {VERIFY}")
 
     def map(self) -> NDArray[np.uint8]:
         """A read-only view of all its bytes, shape (size,), which stays when the file is closed or unlinked."""
@@ -275,10 +275,12 @@ def _open_plain(path: Path) -> tuple[int, int]:
         descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
-            raise CacheCorrupt(f"{path}: {error.strerror}; a plain file is expected") from None
+            raise CacheCorrupt(
+                f"{path}: {error.strerror}; a plain file is expected here, neither link nor folder"
+            ) from None
         raise
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
-        raise CacheCorrupt(f"{path}: is no plain file")
+        raise CacheCorrupt(f"{path}: is no plain file; neither a link nor a folder, pipe or device is read here")
     return descriptor, found.st_size

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache import fsio
-from cache.errors import CacheCorrupt, Conflict, InputError, printable
+from cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
 from cache.records import INPUT_NAMES, NORMALISER, check_modality
+from cache.trust import refuse_links, refuse_shared
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _FOLDER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}-[0-9a-f]{16}")
 _MAX_JSON = 1 << 20
+_MAX_DEPTH = 32
+_MAX_PARTS, _MAX_VALUES = 100_000, 400_000
 
 IMPORTED = "imported"
 """The tokenizer of a recipe whose rows were made elsewhere."""
@@ -92,7 +95,7 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
     try:
         recipe = Recipe(**found)
     except TypeError as error:
-        raise CacheCorrupt(f"{where}: {error}; the recipe is damaged") from None
+        raise CacheCorrupt(f"{where}: {one_line(error)}; the recipe is damaged") from None
     if not all(type(getattr(recipe, n)) is int for n in ("encoder_version", "dim", "normaliser", "format")):
         raise CacheCorrupt(f"{where}: a number of the recipe is no integer; the recipe is damaged")
     texts = [recipe.modality, recipe.encoder, recipe.compute, recipe.tokenizer, recipe.long]
@@ -106,7 +109,7 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
 
 
 def parse_json(data: bytes, where: Path) -> dict[str, Any]:
-    """A JSON object without duplicate keys, NaN or Infinity; anything else raises `CacheCorrupt`."""
+    """A JSON object in UTF-8 without duplicate keys, NaN or Infinity, at most 32 deep; else `CacheCorrupt`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -118,12 +121,23 @@ def parse_json(data: bytes, where: Path) -> dict[str, Any]:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        found = json.loads(data, object_pairs_hook=unique, parse_constant=refuse)
+        # Counted before it is parsed: a few million tiny values take a hundred times the file's bytes.
+        if sum(map(data.count, (b"{", b"[", b":"))) > _MAX_PARTS or data.count(b",") > _MAX_VALUES:
+            raise ValueError("more values than such a file ever holds")
+        found = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        if _deeper(found, _MAX_DEPTH):
+            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
     except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{where}: {error}; the file is damaged") from None
+        raise CacheCorrupt(f"{where}: {one_line(error)}; the file is damaged") from None
     if not isinstance(found, dict):
         raise CacheCorrupt(f"{where}: not a JSON object; the file is damaged")
     return found
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists lie within each other in more than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return inner is not None and (levels == 0 or any(_deeper(v, levels - 1) for v in inner))
 
 
 def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
@@ -134,7 +148,10 @@ def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
     """
     folder = recipe.folder(cache_dir)
     check_recipe(recipe, folder)
+    fsio.make_dirs(cache_dir)
+    refuse_shared(cache_dir)
     for name in ("segments", "commits"):
+        refuse_links(folder, folder / name)
         fsio.make_dirs(folder / name)
     if not fsio.publish(folder / "recipe.json", recipe.to_json()):
         read_recipe(folder)
@@ -164,6 +181,7 @@ def check_recipe(recipe: Recipe, folder: Path) -> None:
 
 def read_recipe(folder: Path) -> Recipe:
     """The recipe of a folder, its digest checked against the folder's name."""
+    refuse_links(folder, folder / "segments", folder / "commits")
     where = folder / "recipe.json"
     recipe = parse_recipe(fsio.read_bytes(where, _MAX_JSON), where)
     if recipe.folder_name != folder.name or recipe.modality != folder.parent.name:

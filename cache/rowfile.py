@@ -101,7 +101,7 @@ class ZarrRows:
             if self._array is None:
                 import zarr
 
-                self._array = zarr.open_array(str(self._path), mode="r")
+                self._array = zarr.open_array(str(self._path), mode="r", zarr_format=3)
             rows: np.ndarray = np.ascontiguousarray(self._array[start:stop])
         except (ImportError, MemoryError):
             raise

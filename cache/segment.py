@@ -15,15 +15,19 @@ import numpy as np
 
 from cache import fsio
 from cache.commit import H5, Commit
-from cache.errors import CacheCorrupt
+from cache.errors import VERIFY, CacheCorrupt
 from cache.recipe import Recipe
 from cache.rowfile import IO, Rows, ZarrRows, plain_rows
-from cache.zarrfile import check_chunks, is_in_order, is_plain, parse_array_json
+from cache.shardcheck import check_chunks
+from cache.zarrfile import is_in_order, is_plain, parse_array_json
 
 ROWS = "rows/c/0/0"
 CHUNK = {"rows": ROWS, "offsets": "offsets/c/0", "digest": "digest/c/0/0", "crc32c": "crc32c/c/0"}
 """Array → the file of a Zarr segment that holds it."""
-VERIFY = "`crossllm cache verify --data` lists what is damaged"
+_ALIGN = 8
+"""The rows of an HDF5 segment begin at a multiple of this many bytes, so that a mapped row is aligned."""
+_MAX_META = 1 << 20
+"""Bytes of a `zarr.json`."""
 _SMALL: dict[str, Callable[[int], tuple[tuple[int, ...], str]]] = {
     "offsets": lambda n: ((n + 1,), "int64"),
     "digest": lambda n: ((n, 32), "uint8"),
@@ -46,7 +50,7 @@ class Segment:
         self.name = commit.segment
         self.commit, self._recipe, self._io = commit, recipe, io
         if (commit.recipe, commit.recipe_crc32c) != (recipe.digest, fsio.crc32c(recipe.to_json())):
-            raise CacheCorrupt(f"{self.path}: was written for another recipe")
+            raise CacheCorrupt(f"{self.path}: was written for another recipe, or recipe.json was edited; {VERIFY}")
         self._refuse_links()
         small = self._h5_arrays() if commit.store == "h5" else self._zarr_arrays()
         self.offsets = np.frombuffer(small["offsets"], "<i8")
@@ -122,9 +126,10 @@ class Segment:
 
     def _refuse_links(self) -> None:
         folders = {self.path / parent for name in self.commit.files for parent in Path(name).parents}
+        folders |= {self.path.parent, self.path.parent.parent}
         for folder in sorted(folders):
             if folder.is_symlink():
-                raise CacheCorrupt(f"{folder}: is a link; a segment holds plain files and folders")
+                raise CacheCorrupt(f"{folder}: is a link; a segment holds plain files and folders; {VERIFY}")
 
     def _h5_arrays(self) -> dict[str, bytes]:
         """The small arrays of an HDF5 segment, read at the places that the commit record names, and checked."""
@@ -132,9 +137,14 @@ class Segment:
         file = fsio.PlainFile(path, commit.files[H5].bytes)
         sizes = {"rows": commit.rows * self._recipe.dim * self._dtype.itemsize, **_small_sizes(commit.records)}
         found = {}
-        for name, (at, size, crc) in commit.parts.items():
-            if size != sizes[name] or at + size > file.size:
-                raise CacheCorrupt(f"{path}: {name} is not where the commit record says; {VERIFY}")
+        end = 0
+        for name, (at, size, crc) in sorted(commit.parts.items(), key=lambda part: part[1].at):
+            if size != sizes[name] or not end <= at <= file.size - size or (name == "rows" and at % _ALIGN):
+                raise CacheCorrupt(
+                    f"{path}: {size} bytes of {name} at byte {at} of {file.size}, where {sizes[name]} bytes after byte "
+                    f"{end} are expected; {VERIFY}"
+                )
+            end = at + size
             if name != "rows":
                 found[name] = file.read(size, at)
                 if fsio.crc32c(found[name]) != crc:
@@ -144,19 +154,31 @@ class Segment:
 
     def _zarr_arrays(self) -> dict[str, bytes]:
         """The small arrays of a Zarr segment; `zarr.json` of its rows is read and checked as well."""
+        sizes = _small_sizes(self.commit.records)
+        for name, expected in self.commit.files.items():
+            # Before anything of a declared size is read.
+            if name.endswith("zarr.json") and expected.bytes > _MAX_META:
+                raise CacheCorrupt(
+                    f"{self.path / name}: {expected.bytes} bytes, at most {_MAX_META} are read; {VERIFY}"
+                )
+        for name, size in sizes.items():
+            found = self.commit.files[CHUNK[name]].bytes
+            if found != size:
+                raise CacheCorrupt(f"{self.path / CHUNK[name]}: {found} bytes where {size} are expected; {VERIFY}")
         small = {name: self._read_small(name) for name in self.commit.files if name != ROWS}
         fsio.PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes).close()
         self._layout = parse_array_json(self.path / "rows" / "zarr.json", small["rows/zarr.json"])
         if self._layout.shape != self._shape or self._layout.dtype != self._dtype:
-            raise CacheCorrupt(f"{self.path}/rows: shape {self._layout.shape} {self._layout.dtype}, not the recipe's")
-        for name, size in _small_sizes(self.commit.records).items():
+            expected_rows = f"{self._shape} {self._dtype} are expected; {VERIFY}"
+            raise CacheCorrupt(
+                f"{self.path}/rows: shape {self._layout.shape} {self._layout.dtype} where {expected_rows}"
+            )
+        for name in sizes:
             path = self.path / name
             layout = parse_array_json(path / "zarr.json", small[f"{name}/zarr.json"])
             shape, dtype = _SMALL[name](self.commit.records)
             if layout.inner is not None or not is_plain(layout) or (layout.shape, layout.dtype.name) != (shape, dtype):
-                raise CacheCorrupt(f"{path}: not one plain {dtype} chunk of shape {shape}")
-            if len(small[CHUNK[name]]) != size:
-                raise CacheCorrupt(f"{path}: {len(small[CHUNK[name]])} bytes where {size} are expected")
+                raise CacheCorrupt(f"{path}: not one plain {dtype} chunk of shape {shape}; {VERIFY}")
         return {name: small[CHUNK[name]] for name in _SMALL}
 
     def _read_small(self, name: str) -> bytes:
@@ -165,7 +187,7 @@ class Segment:
         try:
             data = fsio.read_bytes(path, expected.bytes)
         except FileNotFoundError:
-            raise CacheCorrupt(f"{path}: missing, though its commit record names it") from None
+            raise CacheCorrupt(f"{path}: missing, though its commit record names it; {VERIFY}") from None
         if len(data) != expected.bytes or fsio.crc32c(data) != expected.crc32c:
-            raise CacheCorrupt(f"{path}: does not match the size and crc32c of its commit record")
+            raise CacheCorrupt(f"{path}: does not match the size and crc32c of its commit record; {VERIFY}")
         return data

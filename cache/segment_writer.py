@@ -1,93 +1,100 @@
-"""Writing a segment: rows are streamed into a new folder, which no reader sees until its commit is published."""
+"""Writing a segment: records go into a new folder, which no reader sees until its commit is published."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from cache import fsio, marker
-from cache.commit import Commit, FileSum
+from cache.commit import Commit, Store, Written
+from cache.h5file import H5Body
 from cache.recipe import Recipe
-from cache.segment import CHUNK, ROWS
-from cache.zarrfile import GROUP_JSON, array_json, inner_rows, shard_index
+from cache.zarrbody import ZarrBody
+from cache.zarrfile import Compressor
+
+
+class Body(Protocol):
+    """The files of a segment in one of the stores."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of rows taken so far, as they are uncompressed."""
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append the bytes of one record's rows, shape (bytes,), uint8."""
+
+    def close(self, small: dict[str, np.ndarray]) -> Written:
+        """Finish and sync every file, the small arrays' too."""
+
+    def abandon(self) -> None:
+        """Close what is open, unsynced."""
 
 
 class SegmentWriter:
-    """Streams records into a new segment folder; the rows never wait in memory."""
+    """Puts records into a new segment folder; the rows of a Zarr segment never wait in memory, those of an HDF5 do."""
 
-    def __init__(self, recipe_dir: Path, recipe: Recipe) -> None:
+    def __init__(
+        self, recipe_dir: Path, recipe: Recipe, store: Store = "zarr", compressor: Compressor | None = None
+    ) -> None:
         self.name = fsio.new_name()
         self.path = recipe_dir / "segments" / self.name
         self._recipe = recipe
         self._keys: list[bytes] = []
         self._offsets = [0]
         self._crcs: list[int] = []
-        self._files: dict[str, FileSum] = {}
-        marker.mark(recipe_dir, self.name)
-        fsio.make_new_dir(self.path)
-        self._make_folder("rows")
-        self._shard = fsio.SyncedFile(self.path / ROWS)
+        self._body: Body | None = None
+        try:
+            marker.mark(recipe_dir, self.name)
+            fsio.make_new_dir(self.path)
+            if store == "h5":
+                self._body = H5Body(self.path, recipe.dim, recipe.dtype)
+            else:
+                self._body = ZarrBody(self.path, recipe.dim, recipe.dtype, compressor)
+        except BaseException:
+            self.abandon()
+            raise
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of rows written so far."""
-        return self._shard.size
+        """Bytes of rows so far, as they are uncompressed."""
+        return 0 if self._body is None else self._body.row_bytes
 
     def add(self, key: bytes, rows: np.ndarray) -> None:
         """Append one record; `rows` is C-contiguous, shape (L, D), in the recipe's storage dtype."""
-        self._crcs.append(fsio.crc32c(rows.reshape(-1).view(np.uint8)))
-        self._shard.write(rows.reshape(-1).view(np.uint8))
+        assert self._body is not None
+        data = rows.reshape(-1).view(np.uint8)
+        self._crcs.append(fsio.crc32c(data))
+        self._body.add(data)
         self._keys.append(key)
         self._offsets.append(self._offsets[-1] + rows.shape[0])
 
     def close(self) -> Commit:
         """Finish and sync every file, then every folder bottom-up, then `segments/`; what to publish."""
-        total, count, dim = self._offsets[-1], len(self._keys), self._recipe.dim
-        row_bytes = dim * np.dtype(self._recipe.dtype).itemsize
-        if self._shard.size != total * row_bytes:
-            raise RuntimeError(f"{self._shard.size} bytes of rows for {total} rows: a record was cut in half")
-        per_chunk = min(inner_rows(row_bytes), total)
-        chunks = -(-total // per_chunk)
-        self._shard.write(bytes((chunks * per_chunk - total) * row_bytes))
-        self._shard.write(shard_index(chunks, per_chunk * row_bytes))
-        self._shard.close()
-        self._files[ROWS] = FileSum(self._shard.size, self._shard.crc)
-        self._write(
-            "rows/zarr.json", array_json((total, dim), self._recipe.dtype, (chunks * per_chunk, dim), (per_chunk, dim))
+        assert self._body is not None
+        total, count, recipe = self._offsets[-1], len(self._keys), self._recipe
+        if self.row_bytes != total * recipe.dim * np.dtype(recipe.dtype).itemsize:
+            raise RuntimeError(f"{self.row_bytes} bytes of rows for {total} rows: a record was cut in half")
+        files, parts = self._body.close(
+            {
+                "offsets": np.asarray(self._offsets, "<i8"),
+                "digest": np.frombuffer(b"".join(self._keys), np.uint8).reshape(count, 32),
+                "crc32c": np.asarray(self._crcs, "<u4"),
+            }
         )
-        self._write_array("offsets", np.asarray(self._offsets, "<i8"))
-        self._write_array("digest", np.frombuffer(b"".join(self._keys), np.uint8).reshape(count, 32))
-        self._write_array("crc32c", np.asarray(self._crcs, "<u4"))
-        self._write("zarr.json", GROUP_JSON)
-        self._sync_folders()
-        recipe = self._recipe
-        return Commit(self.name, recipe.digest, fsio.crc32c(recipe.to_json()), count, total, self._files)
-
-    def abandon(self) -> None:
-        """Leave nothing of this segment behind."""
-        self._shard.close(sync=False)
-        with suppress(OSError):
-            fsio.remove_tree(self.path)
-            marker.unmark(self.path.parent.parent, self.name)
-
-    def _make_folder(self, array: str) -> None:
-        for folder in reversed(Path(CHUNK[array]).parents[:-1]):
-            fsio.make_new_dir(self.path / folder)
-
-    def _write(self, name: str, data: bytes) -> None:
-        with fsio.SyncedFile(self.path / name) as file:
-            file.write(data)
-        self._files[name] = FileSum(file.size, file.crc)
-
-    def _write_array(self, name: str, array: np.ndarray) -> None:
-        self._make_folder(name)
-        self._write(f"{name}/zarr.json", array_json(array.shape, array.dtype.name, array.shape, None))
-        self._write(CHUNK[name], array.tobytes())
-
-    def _sync_folders(self) -> None:
-        folders = {parent for name in self._files for parent in Path(name).parents}
+        folders = {parent for name in files for parent in Path(name).parents}
         for folder in sorted(folders, key=lambda p: len(p.parts), reverse=True):
             fsio.sync_dir(self.path / folder)
         fsio.sync_dir(self.path.parent)
+        return Commit(self.name, recipe.digest, fsio.crc32c(recipe.to_json()), count, total, files, parts=parts)
+
+    def abandon(self) -> None:
+        """Leave nothing of this segment behind."""
+        with suppress(OSError):
+            if self._body is not None:
+                self._body.abandon()
+        with suppress(OSError):
+            fsio.remove_tree(self.path)
+            marker.unmark(self.path.parent.parent, self.name)

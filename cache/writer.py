@@ -10,10 +10,11 @@ from typing import Any, Self
 import numpy as np
 
 from cache import marker
-from cache.commit import publish_commit
-from cache.errors import RowsRefused
+from cache.commit import Store, publish_commit
+from cache.errors import InputError, RowsRefused
 from cache.recipe import Recipe, write_recipe
 from cache.segment_writer import SegmentWriter
+from cache.zarrfile import Compressor
 
 SEGMENT_BYTES = 256 << 20
 SEGMENT_SECONDS = 60.0
@@ -22,6 +23,7 @@ SEGMENT_SECONDS = 60.0
 class CacheWriter:
     """Writes records of one recipe into a cache, one segment at a time.
 
+    `store` and `compressor` say how segments are laid down; a cache may mix them, and readers need no word of it.
     A segment is committed when it holds `segment_bytes`, every `segment_seconds`, at `commit()` and at a normal exit.
     Left on an exception, the writer commits nothing of the open segment and removes it.
 
@@ -37,8 +39,11 @@ class CacheWriter:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         segment_seconds: float = SEGMENT_SECONDS,
+        store: Store = "zarr",
+        compressor: Compressor | None = None,
     ) -> None:
-        self._recipe = recipe
+        refuse_compressed_h5(store, compressor)
+        self._recipe, self._store, self._compressor = recipe, store, compressor
         self._dtype = np.dtype(recipe.dtype)
         self._folder = write_recipe(cache_dir, recipe)
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
@@ -58,7 +63,7 @@ class CacheWriter:
             raise ValueError(f"rows of shape {rows.shape}, expected (L, {self._recipe.dim}) with L at least 1")
         stored = stored_rows(rows, self._dtype)
         if self._open is None:
-            self._open = SegmentWriter(self._folder, self._recipe)
+            self._open = SegmentWriter(self._folder, self._recipe, self._store, self._compressor)
             self._opened = time.monotonic()
         self._open.add(key, stored)
         if self._open.row_bytes >= self._segment_bytes or time.monotonic() - self._opened >= self._segment_seconds:
@@ -88,6 +93,12 @@ class CacheWriter:
         elif self._open is not None:
             self._open.abandon()
             self._open = None
+
+
+def refuse_compressed_h5(store: Store, compressor: Compressor | None) -> None:
+    """Raise `InputError` for the one pair that cannot be: readers take an HDF5 segment's rows from where they lie."""
+    if store == "h5" and compressor is not None:
+        raise InputError(f"--compressor {compressor}: an h5 segment is never compressed; use --store zarr")
 
 
 def stored_rows(rows: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache import fsio
-from cache.errors import CacheCorrupt
+from cache.errors import VERIFY, CacheCorrupt, one_line
 from cache.recipe import parse_json
 
 INNER_CHUNK_BYTES = 128 << 10
 """Size aimed at for an inner chunk of `rows`: what a reader without the fast path must read at least."""
-ALLOWED_CODECS = frozenset({"bytes", "crc32c", "zstd", "blosc", "gzip"})
+COMPRESSORS = frozenset({"zstd", "blosc"})
+"""Each states the size of what it holds, so that it can be refused before anything is decoded; gzip does not."""
+ALLOWED_CODECS = COMPRESSORS | {"bytes", "crc32c"}
 """Anything else (a pickle codec behind a harmless name, say) is refused before zarr-python sees it."""
+Compressor = Literal["zstd"]
+"""What a writer of this project can compress with."""
+ZSTD_LEVEL = 3
 DTYPES = frozenset({"float16", "float32", "int64", "uint8", "uint32"})
 GROUP_JSON = b'{"attributes":{},"node_type":"group","zarr_format":3}'
 _MAX_AXIS = 1 << 53
@@ -34,8 +40,15 @@ class Layout(NamedTuple):
     """Shape of a chunk, or of a shard."""
     inner: tuple[int, ...] | None
     """Shape of the inner chunks where the array is sharded."""
-    plain: bool
-    """Whether the only codec is `bytes`, little-endian, so that the stored bytes are the array's."""
+    codecs: tuple[str, ...]
+    """Names of the codecs of a chunk, or of an inner chunk, in the order of encoding; the first is `bytes`."""
+    little: bool
+    """Whether `bytes` means little-endian."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the stored bytes are the array's."""
+        return self.codecs == ("bytes",) and self.little
 
 
 def inner_rows(row_bytes: int) -> int:
@@ -43,13 +56,21 @@ def inner_rows(row_bytes: int) -> int:
     return max(1, INNER_CHUNK_BYTES // row_bytes)
 
 
-def array_json(shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], inner: tuple[int, ...] | None) -> bytes:
-    """`zarr.json` of an uncompressed array, sharded where `inner` is given."""
+def array_json(
+    shape: tuple[int, ...],
+    dtype: str,
+    chunk: tuple[int, ...],
+    inner: tuple[int, ...] | None,
+    compressor: Compressor | None = None,
+) -> bytes:
+    """`zarr.json` of an array, sharded where `inner` is given, uncompressed where no compressor is."""
     single_byte = np.dtype(dtype).itemsize == 1
     plain: list[dict[str, Any]] = [{"name": "bytes"}]
     if not single_byte:
         plain[0]["configuration"] = {"endian": "little"}
     codecs = plain
+    if compressor is not None:
+        plain.append({"name": compressor, "configuration": {"level": ZSTD_LEVEL, "checksum": False}})
     if inner is not None:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         configuration = {"chunk_shape": inner, "codecs": plain, "index_codecs": index, "index_location": "end"}
@@ -70,31 +91,36 @@ def array_json(shape: tuple[int, ...], dtype: str, chunk: tuple[int, ...], inner
 
 
 def parse_array_json(path: Path, data: bytes) -> Layout:
-    """The layout of the array whose `zarr.json` has these bytes; foreign codecs and types are refused."""
+    """The layout of the array whose `zarr.json` has these bytes; foreign codecs, types and layouts are refused."""
     found = parse_json(data, path)
     try:
+        if (found["zarr_format"], found["node_type"]) != (3, "array"):
+            raise ValueError("not an array of Zarr format 3")
         if found["data_type"] not in DTYPES:
             raise ValueError(f"data type {found['data_type']!r} is not one of the format's")
+        if found["chunk_grid"]["name"] != "regular" or found.get("storage_transformers"):
+            raise ValueError("its chunks are no regular grid of files")
+        keys = found["chunk_key_encoding"]
+        if keys["name"] != "default" or keys.get("configuration", {}).get("separator", "/") != "/":
+            raise ValueError("its chunks are not named c/0/0")
         shape, chunk = _axes(found["shape"]), _axes(found["chunk_grid"]["configuration"]["chunk_shape"])
         codecs = found["codecs"]
         inner = None
         if len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
             configuration = codecs[0]["configuration"]
             inner, codecs = _axes(configuration["chunk_shape"]), configuration["codecs"]
-            if [codec["name"] for codec in configuration["index_codecs"]] != ["bytes", "crc32c"]:
-                raise ValueError("the shard index is not stored as bytes, crc32c")
-            if configuration.get("index_location", "end") != "end":
-                raise ValueError("the shard index is not at the end")
-        _check_codecs(codecs)  # a shard within a shard is refused here
+            _check_index_codecs(configuration)
         if not len(shape) == len(chunk) == len(chunk if inner is None else inner) > 0 or not all(
             (*chunk, *(inner or ()))
         ):
             raise ValueError(f"shape {shape}, chunk {chunk} and inner chunk {inner} do not fit each other")
-        plain = len(codecs) == 1 and codecs[0]["name"] == "bytes"
-        plain = plain and codecs[0].get("configuration", {}).get("endian", "little") == "little"
-        return Layout(shape, np.dtype(found["data_type"]).newbyteorder("<"), chunk, inner, plain)
+        if any(held < whole for held, whole in zip(chunk, shape, strict=True)):
+            raise ValueError(f"chunks of {chunk} do not hold the shape {shape} in one file")
+        names = _codec_names(codecs)  # a shard within a shard is refused here
+        little = codecs[0].get("configuration", {}).get("endian", "little") == "little"
+        return Layout(shape, np.dtype(found["data_type"]).newbyteorder("<"), chunk, inner, names, little)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise CacheCorrupt(f"{path}: {error}; not an array of a cache segment") from None
+        raise CacheCorrupt(f"{path}: {one_line(error)}; not an array of a cache segment") from None
 
 
 def _axes(value: Any) -> tuple[int, ...]:
@@ -103,17 +129,32 @@ def _axes(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _check_codecs(codecs: Any) -> None:
-    for codec in codecs:
-        if codec["name"] not in ALLOWED_CODECS:
-            raise ValueError(f"codec {codec['name']!r} is not allowed here")
+def _check_index_codecs(configuration: dict[str, Any]) -> None:
+    codecs = configuration["index_codecs"]
+    if [codec["name"] for codec in codecs] != ["bytes", "crc32c"]:
+        raise ValueError("the shard index is not stored as bytes, crc32c")
+    if codecs[0].get("configuration", {}).get("endian", "little") != "little":
+        raise ValueError("the shard index is not little-endian")
+    if configuration.get("index_location", "end") != "end":
+        raise ValueError("the shard index is not at the end")
 
 
-def shard_index(chunks: int, chunk_bytes: int) -> bytes:
+def _codec_names(codecs: Any) -> tuple[str, ...]:
+    names = tuple(codec["name"] for codec in codecs)
+    for name in names:
+        if name not in ALLOWED_CODECS:
+            raise ValueError(f"codec {name!r} is not allowed here")
+    compressed = sum(name in COMPRESSORS for name in names)
+    if names[:1] != ("bytes",) or names.count("bytes") > 1 or compressed > 1 or len(names) > 4:
+        raise ValueError(f"its codecs are not bytes, then at most one compressor, a crc32c on each side of it: {names}")
+    return names
+
+
+def shard_index(sizes: NDArray[np.uint64]) -> bytes:
     """Index of a shard whose inner chunks lie one after the other: (offset, bytes) as uint64 pairs, then crc32c."""
-    index = np.empty((chunks, 2), "<u8")
-    index[:, 0] = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-    index[:, 1] = chunk_bytes
+    index = np.empty((len(sizes), 2), "<u8")
+    index[:, 1] = sizes
+    index[:, 0] = np.cumsum(sizes) - sizes
     data = index.tobytes()
     return data + fsio.crc32c(data).to_bytes(4, "little")
 
@@ -129,7 +170,7 @@ def is_in_order(file: fsio.PlainFile, layout: Layout) -> bool:
     """Whether the rows in a shard's file lie one after the other, uncompressed: then the payload is the array.
 
     Raises:
-        CacheCorrupt: the size does not fit the layout, or the shard index fails its crc32c.
+        CacheCorrupt: the shard index fails its crc32c.
     """
     if not is_plain(layout) or layout.inner is None:
         return False
@@ -137,14 +178,8 @@ def is_in_order(file: fsio.PlainFile, layout: Layout) -> bool:
     chunks = layout.chunk[0] // layout.inner[0]
     payload, index_bytes = chunks * chunk_bytes, 16 * chunks + 4
     if file.size != payload + index_bytes:  # before anything of a declared size is allocated
-        if file.size < payload + index_bytes:
-            return False  # inner chunks left out: zarr-python fills them in
-        raise CacheCorrupt(f"{file.path}: {file.size} bytes where {payload + index_bytes} are expected")
+        return False  # inner chunks left out, or gaps between them
     found = file.read(index_bytes, payload)
     if fsio.crc32c(found[:-4]).to_bytes(4, "little") != found[-4:]:
-        raise CacheCorrupt(f"{file.path}: the shard index does not match its crc32c; run `crossllm cache verify`")
-    return found == shard_index(chunks, chunk_bytes)
-
-
-def check_chunks(file: fsio.PlainFile, layout: Layout) -> None:
-    """Placeholder: see the backends slice."""
+        raise CacheCorrupt(f"{file.path}: the shard index does not match its crc32c; {VERIFY}")
+    return found == shard_index(np.full(chunks, chunk_bytes, np.uint64))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import click
 
+from cache.commit import Store
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone, printable
 from cache.records import MODALITIES, UNITS
+from cache.zarrfile import Compressor
 from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS, cannot_run
 
 if TYPE_CHECKING:
@@ -44,6 +47,33 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         if not key or not equals:
             self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
         return key, text
+
+
+class CompressorName(click.Choice[str]):
+    """none, which becomes None, or a compressor."""
+
+    def __init__(self) -> None:
+        super().__init__(["none", *get_args(Compressor)])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The compressor, or None."""
+        name = super().convert(value, param, ctx)
+        return None if name == "none" else name
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--store` and `--compressor`: how a command that writes rows lays its segments down."""
+    store = click.option(
+        "--store",
+        type=click.Choice(get_args(Store)),
+        default="zarr",
+        show_default=True,
+        help="How segments are laid down. An h5 segment waits in memory until it is committed.",
+    )
+    compressor = click.option(
+        "--compressor", type=CompressorName(), default="none", show_default=True, help="For zarr: none or zstd."
+    )
+    return store(compressor(command))
 
 
 @click.group("embed")
@@ -125,6 +155,7 @@ def embed() -> None:
     show_default=True,
     help="Rows after which a segment is committed; also every 60 s and at SIGTERM.",
 )
+@store_options
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any) -> None:

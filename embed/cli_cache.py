@@ -10,6 +10,7 @@ import click
 
 from cache.cli import cache as store_commands
 from cache.records import MODALITIES
+from embed.cli import store_options
 from embed.export_layouts import POOLED, WRITERS
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the s
     show_default=True,
     help="Bad records and arrays: stop and list them, or leave them out, listed and counted.",
 )
+@store_options
 @_quiet_option
 @_json_option
 def import_command(as_json: bool, **asked: Any) -> None:

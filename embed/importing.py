@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.commit import Store
 from cache.console import note, say_notes, stop_between_records, write_skipped
 from cache.errors import InputError, Problem, printable
 from cache.idtable import publish_table
 from cache.reader import CacheReader
 from cache.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
 from cache.records import OnBad, Record, Records, read_records
-from cache.writer import CacheWriter
+from cache.writer import CacheWriter, refuse_compressed_h5
+from cache.zarrfile import Compressor
 from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
 from embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
 from embed.foreign_files import Found, find_files, open_source
@@ -48,6 +50,10 @@ class ImportOptions:
     layer: str | None = None
     """Of fair-esm `.pt` files with several."""
     on_bad: OnBad = "error"
+    store: Store = "zarr"
+    """How segments are laid down; readers need no word of it."""
+    compressor: Compressor | None = None
+    """Of Zarr segments."""
     quiet: bool = False
 
 
@@ -80,6 +86,7 @@ def import_embeddings(options: ImportOptions) -> ImportSummary:
         InputError: bad records or arrays (one line each), or nothing that fits; nothing was written.
         Conflict: the cache holds a recipe of this name from another source.
     """
+    refuse_compressed_h5(options.store, options.compressor)
     records = read_records(options.fasta, options.modality, options.on_bad)
     say_notes(options.fasta, records.notes, records.skipped, "records")
     found = find_files(options.input)
@@ -224,7 +231,10 @@ def _store(options: ImportOptions, recipe: Recipe, source: Source, pending: Mapp
     """Write what is pending; how many records were committed."""
     if not pending:
         return 0
-    with stop_between_records() as stopping, CacheWriter(options.cache_dir, recipe) as writer:
+    with (
+        stop_between_records() as stopping,
+        CacheWriter(options.cache_dir, recipe, store=options.store, compressor=options.compressor) as writer,
+    ):
         for key, entry in progress(pending.items(), len(pending), "importing", options.quiet):
             try:
                 writer.add(key, read_rows(source, entry))

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cache.commit import Store
 from cache.errors import InputError, printable
 from cache.reader import CacheReader
 from cache.recipe import Recipe, StorageType, held_like, refuse_other
 from cache.records import UNITS, OnBad, Record, Records
 from cache.writer import SEGMENT_BYTES
+from cache.zarrfile import Compressor
 from embed.encoder import BATCH_TOKENS, EncoderInfo
 from embed.weights import weights_digest
 
@@ -43,6 +45,10 @@ class RunOptions:
     new_recipe: bool = False
     """Start another recipe although the cache holds one of this encoder."""
     segment_bytes: int = SEGMENT_BYTES
+    store: Store = "zarr"
+    """How segments are laid down; readers need no word of it."""
+    compressor: Compressor | None = None
+    """Of Zarr segments."""
     quiet: bool = False
 
 

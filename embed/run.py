@@ -16,7 +16,7 @@ from cache.idtable import publish_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe
 from cache.records import UNITS, Record, Records, read_records
-from cache.writer import CacheWriter
+from cache.writer import CacheWriter, refuse_compressed_h5
 from embed.encoder import Encoder, EncoderInfo, Loading, find_encoder
 from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
 
@@ -62,6 +62,7 @@ def run(options: RunOptions) -> RunSummary:
             be used; nothing was written.
         Conflict: the cache's recipe of this encoder differs from what was asked for.
     """
+    refuse_compressed_h5(options.store, options.compressor)
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
     info = find_encoder(options.modality, options.encoder, options.weights)
@@ -107,7 +108,13 @@ def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, ou
     """Encode and store what is pending, noting in `outcome` what was stored and what was refused."""
     with (
         stop_between_records() as stopping,
-        CacheWriter(options.cache_dir, recipe, segment_bytes=options.segment_bytes) as writer,
+        CacheWriter(
+            options.cache_dir,
+            recipe,
+            segment_bytes=options.segment_bytes,
+            store=options.store,
+            compressor=options.compressor,
+        ) as writer,
     ):
         pending = _not_done_by_others(options.cache_dir, recipe, plan.pending)
         for key, rows in _with_progress(encoder, pending, plan, options.quiet):

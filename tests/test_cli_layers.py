@@ -66,22 +66,22 @@ def test_public_names_have_docstrings(path: Path) -> None:
     [
         (
             "from pipeline.main import crossllm; crossllm(['--help'], standalone_mode=False)",
-            "torch transformers rdkit dask zarr",
+            "torch transformers rdkit dask zarr h5py numcodecs",
         ),
         (
             "from embed.cli import embed; embed(['run', '--help'], standalone_mode=False)",
-            "torch transformers rdkit dask zarr",
+            "torch transformers rdkit dask zarr h5py numcodecs",
         ),
         (
             "from pipeline.cli_train import train; train(['--help'], standalone_mode=False)",
-            "torch transformers rdkit dask",
+            "torch transformers rdkit dask h5py numcodecs",
         ),
         (
             "from embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",
-            "torch h5py safetensors transformers rdkit dask zarr",
+            "torch h5py numcodecs safetensors transformers rdkit dask zarr",
         ),
-        ("import pipeline.train, model, cache", "transformers rdkit dask zarr embed fair_esm esm"),
-        ("import embed.run, embed.profile", "torch transformers rdkit dask zarr"),
+        ("import pipeline.train, model, cache", "transformers rdkit dask zarr h5py numcodecs embed fair_esm esm"),
+        ("import embed.run, embed.profile", "torch transformers rdkit dask zarr h5py numcodecs"),
     ],
 )
 def test_heavy_imports_stay_away(code: str, forbidden: str) -> None:
