@@ -86,23 +86,6 @@ class Segment:
         """Tell the system that a record is wanted soon."""
         self.source.prefetch(int(self.offsets[index]), int(self.offsets[index + 1]))
 
-    def check_all(self) -> list[str]:
-        """Read every byte: one line for the file of rows and one for each record that does not match its crc32c."""
-        found: list[str] = []
-        name = H5 if self.commit.store == "h5" else ROWS
-        try:
-            expected = self.commit.files[name]
-            if fsio.crc32c(fsio.PlainFile(self.path / name, expected.bytes).map()) != expected.crc32c:
-                raise CacheCorrupt(f"{self.path / name}: does not match the crc32c of its commit record")
-        except CacheCorrupt as error:
-            found.extend(error.lines)
-        for index in range(self.commit.records):
-            try:
-                self.rows(index)
-            except CacheCorrupt as error:
-                found.extend(error.lines)
-        return found
-
     def _check(self, index: int, rows: np.ndarray) -> None:
         if fsio.crc32c(rows.reshape(-1).view(np.uint8)) != self.crc32c[index]:
             raise CacheCorrupt(

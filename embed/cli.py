@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,26 +10,12 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone, printable
+from cache.flags import ByteSize
 from cache.records import MODALITIES, UNITS
 from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS, cannot_run
 
 if TYPE_CHECKING:
     from embed.run import RunSummary
-
-_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-class ByteSize(click.ParamType[int]):
-    """A number of bytes: 1048576, 1024KiB, 1MiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes, or a usage error."""
-        match = re.fullmatch(r"([1-9][0-9]{0,14})(|KiB|MiB|GiB)", str(value))
-        if match is None:
-            self.fail(f"'{value}' is no size; write 268435456 or 256MiB.", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.cli import cache as store_commands
+from cache.flags import cache_option, json_option, quiet_option
 from cache.records import MODALITIES
 from embed.export_layouts import POOLED, WRITERS
 
@@ -16,14 +17,9 @@ if TYPE_CHECKING:
     from embed.exporting import ExportSummary
     from embed.importing import ImportSummary
 
-_cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
-)
 _modality_option = click.option(
     "--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are."
 )
-_quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 
 
 @click.command("import")
@@ -38,7 +34,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the s
     required=True,
     help="The sequences, by the same ids: FASTA, or SMILES, CSV or SDF for molecules.",
 )
-@_cache_option
+@cache_option
 @click.option("--source", default=None, help="Name of the recipe. Default: from the name of the input.")
 @click.option(
     "--dtype",
@@ -54,8 +50,8 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the s
     show_default=True,
     help="Bad records and arrays: stop and list them, or leave them out, listed and counted.",
 )
-@_quiet_option
-@_json_option
+@quiet_option
+@json_option
 def import_command(as_json: bool, **asked: Any) -> None:
     """Import per-residue embeddings made elsewhere, as a recipe that names its source."""
     from embed.importing import ImportOptions, import_embeddings
@@ -74,7 +70,7 @@ def _imported(done: ImportSummary) -> str:
 
 
 @click.command("export")
-@_cache_option
+@cache_option
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
 @click.option(
@@ -82,8 +78,8 @@ def _imported(done: ImportSummary) -> str:
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="New file or folder.")
 @click.option("--pool", type=click.Choice(["mean", "max"]), default=None, help="For csv and npz. Default: mean.")
-@_quiet_option
-@_json_option
+@quiet_option
+@json_option
 def export_command(as_json: bool, **asked: Any) -> None:
     """Write embeddings as other tools read them: hdf5, csv and npz one file, npy, pt and safetensors a folder.
 
