@@ -35,7 +35,7 @@ class Dropped(NamedTuple):
     """`<modality>/<folder name>`."""
     segment: str
     key: str
-    """64 hex digits; empty where even the key is lost."""
+    """64 hex digits; empty, as `segment` is, for a record whose key is lost: there are at most so many."""
     ids: tuple[str, ...]
 
 
@@ -96,6 +96,7 @@ def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: boo
     folder = recipe.folder(cache_dir)
     whole: set[str] = set()
     lost: list[Dropped] = []
+    keyless = 0
     while True:
         listing = read_commits(folder)
         todo = _damaged_commits(folder, listing)
@@ -108,15 +109,18 @@ def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: boo
         lengths = _lengths(cache_dir, recipe.modality) if todo else {}
         replaced = {name for commit in listing.commits for name in commit.supersedes}
         for segment, old in todo:
-            kept, gone = (0, []) if segment in replaced else _kept(cache_dir, recipe, segment, old, lengths, dry_run)
+            done = _Kept(0, 0, []) if segment in replaced else _keep(cache_dir, recipe, segment, old, lengths, dry_run)
             work.segments.append(segment)
-            work.kept.append(kept)
-            lost += _dropped(folder, recipe, segment, gone, work.names)
-            if not dry_run and (old is None or not kept):
+            work.kept.append(done.kept)
+            keyless += done.held - done.kept - len(done.gone)
+            where = recipe_name(folder)
+            lost += [Dropped(where, segment, key.hex(), work.names(recipe.modality, key)) for key in done.gone]
+            if not dry_run and (old is None or not done.kept):
                 unlink_commits(folder, [segment])
         if dry_run or not todo:
             break
     work.dropped.extend(lost if dry_run else _not_elsewhere(folder, recipe, lost))
+    work.dropped.extend([Dropped(recipe_name(folder), "", "", ())] * keyless)
 
 
 def _damaged_commits(folder: Path, listing: Listing) -> list[tuple[str, Commit | None]]:
@@ -129,43 +133,44 @@ def _damaged_commits(folder: Path, listing: Listing) -> list[tuple[str, Commit |
     ]
 
 
-def _kept(
+class _Kept(NamedTuple):
+    """What became of one damaged segment."""
+
+    held: int
+    """Records it held, as far as that is known; more may be found where another segment lies in its place."""
+    kept: int
+    gone: list[bytes]
+    """Keys of the others, where they are known."""
+
+
+def _keep(
     cache_dir: Path, recipe: Recipe, segment: str, old: Commit | None, lengths: Mapping[bytes, int], dry_run: bool
-) -> tuple[int, list[bytes | None]]:
-    """Publish what is good of a damaged segment in its place; how many records, and the keys of the others."""
-    gone: list[bytes | None] = []
-    kept = 0
+) -> _Kept:
+    """Publish what is good of a damaged segment in its place."""
+    gone: list[bytes] = []
+    held = kept = 0
     with CacheWriter(cache_dir, recipe, segment_bytes=sys.maxsize, segment_seconds=inf) as writer:
-        for found in Remains(recipe.folder(cache_dir), recipe, segment, old, lengths):
+        for key, rows in Remains(recipe.folder(cache_dir), recipe, segment, old, lengths):
+            held += 1
             try:
-                if found.rows is None or found.key is None:
+                if key is None or rows is None:
                     raise RowsRefused("not proved")
                 if not dry_run:
-                    writer.add(found.key, found.rows)
+                    writer.add(key, rows)
                 kept += 1
             except RowsRefused:
-                gone.append(found.key)
+                gone += [key] if key else []
         writer.commit((segment,) if old is None else superseded_by([old]))
-    if old is not None:
-        gone += [None] * (old.records - kept - len(gone))
-    return kept, gone
-
-
-def _dropped(folder: Path, recipe: Recipe, segment: str, keys: list[bytes | None], names: Names) -> list[Dropped]:
-    where = recipe_name(folder)
-    return [
-        Dropped(where, segment, key.hex(), names(recipe.modality, key)) if key else Dropped(where, segment, "", ())
-        for key in keys
-    ]
+    return _Kept(held if old is None else old.records, kept, gone)
 
 
 def _not_elsewhere(folder: Path, recipe: Recipe, lost: list[Dropped]) -> list[Dropped]:
     """Those of `lost` that no live segment holds."""
-    gone = {found.key: found for found in lost if found.key}
+    gone = {found.key: found for found in lost}
     for commit in live_commits(read_commits(folder).commits) if gone else ():
         for digest in Segment(folder, recipe, commit).digest:
             gone.pop(digest.tobytes().hex(), None)
-    return [*gone.values(), *(found for found in lost if not found.key)]
+    return list(gone.values())
 
 
 def _lengths(cache_dir: Path, modality: str) -> dict[bytes, int]:
