@@ -468,7 +468,7 @@ def test_damage_of_every_file_at_random_places_is_mended(made: Made, rng: np.ran
         path.write_bytes(data)
         found = {found.key for found in verify(made.folder, data=True).damage if found.kind == "record"}
         refused = unreadable(made)
-        assert {key.hex() for key in refused} == found or not found
+        assert not found or {key.hex() for key in refused} <= found  # fewer where another segment holds it too
         done = repair(made.folder)
         gone, named = unreadable(made), {bytes.fromhex(d.key) for d in done.dropped if d.key}
         assert named <= gone
