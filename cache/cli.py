@@ -113,11 +113,17 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
         click.echo(json.dumps(done._asdict() | lists, indent=1))
     else:
         for lost in done.dropped:
-            what = named(bytes.fromhex(lost.key), lost.ids) if lost.key else "a record whose key is lost"
+            what = named(bytes.fromhex(lost.key), lost.ids)
             click.echo(f"{'would drop' if dry_run else 'dropped'} {what} of {lost.recipe}")
         would = "would be " if dry_run else ""
-        counts = f"{len(done.segments)} damaged segments {would}replaced, {done.kept} records of theirs {would}kept"
-        click.echo(f"{counts}, {len(done.dropped)} {would}dropped" if done.segments else "nothing to repair")
+        keyless = f", and at most {done.keyless} whose keys are lost" if done.keyless else ""
+        if done.segments:
+            click.echo(
+                f"{len(done.segments)} damaged segments {would}replaced, {done.kept} records of theirs {would}kept, "
+                f"{len(done.dropped)} {would}dropped{keyless}"
+            )
+        elif not done.left:
+            click.echo("nothing to repair")
         for command in done.again:
             click.echo(f"to make them again: {command}")
     if done.left:

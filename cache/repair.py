@@ -35,7 +35,7 @@ class Dropped(NamedTuple):
     """`<modality>/<folder name>`."""
     segment: str
     key: str
-    """64 hex digits; empty, as `segment` is, for a record whose key is lost: there are at most so many."""
+    """64 hex digits."""
     ids: tuple[str, ...]
 
 
@@ -48,6 +48,8 @@ class Repaired(NamedTuple):
     """Records of theirs that were proved good and copied."""
     dropped: list[Dropped]
     """Records that are gone; those that another segment holds as well are not listed."""
+    keyless: int
+    """At most so many more are gone, whose keys are lost as well."""
     left: list[Damage]
     """What nothing in the cache can make good; each says what to do."""
     again: list[str]
@@ -61,7 +63,7 @@ class _Work(NamedTuple):
     segments: list[str]
     kept: list[int]
     dropped: list[Dropped]
-    left: list[Damage]
+    keyless: list[int]
 
 
 def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Repaired:
@@ -82,13 +84,13 @@ def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Rep
                 recipe = read_recipe(folder)
             except CacheCorrupt:
                 continue  # verify, below, says what to do
-            before = len(work.dropped)
+            before = len(work.dropped) + sum(work.keyless)
             _repair_recipe(cache_dir, recipe, work, dry_run=dry_run, quiet=quiet)
-            if len(work.dropped) > before:
+            if len(work.dropped) + sum(work.keyless) > before:
                 again.append(_command(cache_dir, recipe))
     hopeless = verify(cache_dir, data=False).damage
     left = [found for found in hopeless if not dry_run or found.kind in ("recipe", "records", "dataset")]
-    return Repaired(work.segments, sum(work.kept), work.dropped, left, again)
+    return Repaired(work.segments, sum(work.kept), work.dropped, sum(work.keyless), left, again)
 
 
 def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: bool, quiet: bool) -> None:
@@ -120,7 +122,7 @@ def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: boo
         if dry_run or not todo:
             break
     work.dropped.extend(lost if dry_run else _not_elsewhere(folder, recipe, lost))
-    work.dropped.extend([Dropped(recipe_name(folder), "", "", ())] * keyless)
+    work.keyless.append(max(0, keyless))
 
 
 def _damaged_commits(folder: Path, listing: Listing) -> list[tuple[str, Commit | None]]:
