@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -170,8 +171,9 @@ def _not_elsewhere(folder: Path, recipe: Recipe, lost: list[Dropped]) -> list[Dr
     """Those of `lost` that no live segment holds."""
     gone = {found.key: found for found in lost}
     for commit in live_commits(read_commits(folder).commits) if gone else ():
-        for digest in Segment(folder, recipe, commit).digest:
-            gone.pop(digest.tobytes().hex(), None)
+        with suppress(CacheCorrupt):  # damaged or withdrawn since it was checked
+            for digest in Segment(folder, recipe, commit).digest:
+                gone.pop(digest.tobytes().hex(), None)
     return list(gone.values())
 
 
