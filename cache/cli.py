@@ -1,30 +1,51 @@
-"""`crossllm cache info|verify`: parsing and printing only."""
+"""`crossllm cache info|verify|repair|gc|compact|merge`: parsing and printing only."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from cache.checking import Subset
 from cache.console import note
+from cache.damage import named
 from cache.errors import CacheCorrupt
+from cache.flags import ByteSize, cache_option, dry_run_option, json_option, quiet_option
 from cache.inspection import info, verify
 
-_cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
+_segment_bytes_option = click.option(
+    "--segment-bytes",
+    type=ByteSize(),
+    default="256MiB",
+    show_default=True,
+    help="Rows after which a segment is committed.",
 )
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+
+
+class SubsetType(click.ParamType[Subset]):
+    """N/T: the N-th of T parts."""
+
+    name = "n/t"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Subset:
+        """The part, or a usage error."""
+        part, slash, parts = str(value).partition("/")
+        digits = part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit() and len(parts) < 10
+        if not slash or not digits or not 1 <= int(part) <= int(parts):
+            self.fail(f"'{value}' is no part; write N/T with N from 1 to T, e.g. 3/7.", param, ctx)
+        return Subset(int(part), int(parts))
 
 
 @click.group("cache")
 def cache() -> None:
-    """Look into a cache of embeddings and check it."""
+    """Look into a cache of embeddings, check it, repair it and tidy it up."""
 
 
 @cache.command("info")
-@_cache_option
-@_json_option
+@cache_option
+@json_option
 def info_command(cache_dir: Path, as_json: bool) -> None:
     """List the recipes a cache holds, with their sizes."""
     recipes = [found._asdict() for found in info(cache_dir)]
@@ -42,21 +63,144 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
 
 
 @cache.command("verify")
-@_cache_option
+@cache_option
 @click.option("--data", is_flag=True, help="Read and check every byte, not only structure and small files.")
-@_json_option
-def verify_command(cache_dir: Path, data: bool, as_json: bool) -> None:
-    """Check a cache; exit 3 and one line for each damaged file or record."""
-    report = verify(cache_dir, data=data)
+@click.option(
+    "--data-subset",
+    "subset",
+    type=SubsetType(),
+    help="Read and check the N-th of T parts of the records, with N/T: over N = 1 … T everything is read once.",
+)
+@quiet_option
+@json_option
+def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bool, as_json: bool) -> None:
+    """Check a cache; exit 3 and one line for each damaged record or file."""
+    if data and subset:
+        raise click.UsageError("--data reads everything and --data-subset a part; give one of them.")
+    report = verify(cache_dir, data=data or subset is not None, subset=subset, quiet=quiet)
     if as_json:
-        found = report._asdict() | {"leftovers": [str(path) for path in report.leftovers]}
+        leftovers = [str(path) for path in report.leftovers]
+        found = report._asdict() | {"damage": [d.as_json() for d in report.damage], "leftovers": leftovers}
         click.echo(json.dumps(found, indent=1))
     if report.leftovers:
         note(
-            f"{len(report.leftovers)} uncommitted segment folders of interrupted or running writers, ignored by readers"
+            f"{len(report.leftovers)} uncommitted segment folders of interrupted or running writers, ignored by "
+            "readers; `crossllm cache gc` removes those that are left behind"
         )
     if report.damage:
-        raise CacheCorrupt(report.damage)
+        raise CacheCorrupt(map(str, report.damage))
     if not as_json:
-        checked = "every byte" if data else "structure and small files"
+        part = f"part {subset.part} of {subset.parts} of the records" if subset else "every byte"
+        checked = part if data or subset else "structure and small files"
         click.echo(f"clean: {report.segments} segments, {report.records} records, {checked} checked")
+
+
+@cache.command("repair")
+@cache_option
+@dry_run_option
+@quiet_option
+@json_option
+def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -> None:
+    """Drop what is damaged, and only that, so that the next `embed run` makes it again.
+
+    Exit 3 when damage is left that nothing in the cache can make good.
+    """
+    from cache.repair import repair
+
+    done = repair(cache_dir, dry_run=dry_run, quiet=quiet)
+    if as_json:
+        lists = {"dropped": [d._asdict() for d in done.dropped], "left": [d.as_json() for d in done.left]}
+        click.echo(json.dumps(done._asdict() | lists, indent=1))
+    else:
+        for lost in done.dropped:
+            what = named(bytes.fromhex(lost.key), lost.ids)
+            click.echo(f"{'would drop' if dry_run else 'dropped'} {what} of {lost.recipe}")
+        would = "would be " if dry_run else ""
+        keyless = f", and at most {done.keyless} whose keys are lost" if done.keyless else ""
+        if done.segments:
+            click.echo(
+                f"{len(done.segments)} damaged segments {would}replaced, {done.kept} records of theirs {would}kept, "
+                f"{len(done.dropped)} {would}dropped{keyless}"
+            )
+        elif not done.left:
+            click.echo("nothing to repair")
+        for command in done.again:
+            click.echo(f"to make them again: {command}")
+    if done.left:
+        raise CacheCorrupt(map(str, done.left))
+
+
+@cache.command("gc")
+@cache_option
+@dry_run_option
+@json_option
+def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
+    """Remove superseded segments, and what dead writers left behind.
+
+    A segment without a commit record goes when its writer is a dead process of this host, or after a week.
+    """
+    from cache.collect import collect
+
+    done = collect(cache_dir, dry_run=dry_run)
+    if as_json:
+        lists = {name: list(map(str, found)) for name, found in done._asdict().items() if name != "bytes"}
+        click.echo(json.dumps(lists | {"bytes": done.bytes}, indent=1))
+    else:
+        click.echo(
+            f"{'would remove' if dry_run else 'removed'} {len(done.superseded)} superseded and {len(done.abandoned)} "
+            f"abandoned segments and {len(done.temporary)} temporary files, {done.bytes / 2**20:.1f} MiB"
+        )
+    if done.kept:
+        note(f"{len(done.kept)} uncommitted segments stay: somebody may be writing them (for a week at most)")
+    for folder in done.unsure:
+        note(f"{folder}: superseded segments stay, what replaced them is damaged; run `crossllm cache repair` first")
+
+
+@cache.command("compact")
+@cache_option
+@_segment_bytes_option
+@dry_run_option
+@quiet_option
+@json_option
+def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: bool, as_json: bool) -> None:
+    """Make few segments of many small ones, and keep a record that several hold once."""
+    from cache.compact import compact
+
+    done = compact(cache_dir, segment_bytes=segment_bytes, dry_run=dry_run, quiet=quiet)
+    if as_json:
+        click.echo(json.dumps(done._asdict(), indent=1))
+    elif not done.sources:
+        click.echo("nothing to compact")
+    elif dry_run:
+        click.echo(f"would rewrite {done.sources} segments, {done.bytes / 2**20:.1f} MiB")
+    else:
+        click.echo(
+            f"{done.sources} segments → {done.outputs}, {done.records} records, {done.duplicates} duplicates left out; "
+            f"`crossllm cache gc` frees {done.bytes / 2**20:.1f} MiB"
+        )
+    if done.damage:
+        raise CacheCorrupt(done.damage)
+
+
+@cache.command("merge")
+@cache_option
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_segment_bytes_option
+@quiet_option
+@json_option
+def merge_command(cache_dir: Path, sources: tuple[Path, ...], segment_bytes: int, quiet: bool, as_json: bool) -> None:
+    """Copy into --cache what the caches SOURCES hold and it does not; the sources stay as they are."""
+    from cache.merge import merge
+
+    done = merge(cache_dir, sources, segment_bytes=segment_bytes, quiet=quiet)
+    if as_json:
+        click.echo(json.dumps(done._asdict(), indent=1))
+    else:
+        click.echo(
+            f"copied {done.records} records, {done.bytes / 2**20:.1f} MiB, and {done.ids} ids → {cache_dir}; "
+            f"{done.already} records were there"
+        )
+    if done.left_out:
+        note(f"not merged, records and embeddings only are: {', '.join(done.left_out)}")
+    if done.damage:
+        raise CacheCorrupt(done.damage)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -109,6 +109,27 @@ def live_commits(commits: list[Commit]) -> list[Commit]:
     """The commits whose segments are to be read: those that no other one supersedes."""
     gone = {segment for commit in commits for segment in commit.supersedes}
     return [commit for commit in commits if commit.segment not in gone]
+
+
+def superseded_by(sources: Iterable[Commit]) -> tuple[str, ...]:
+    """What a segment that replaces `sources` must name: them, and all that they replaced.
+
+    So no commit record that `gc` has yet to unlink ever comes alive again, in whatever order it unlinks them.
+    """
+    return tuple(sorted({name for source in sources for name in (source.segment, *source.supersedes)}))
+
+
+def unlink_commits(recipe_dir: Path, segments: Iterable[str]) -> None:
+    """Withdraw segments.  What replaces them, known from a listing only, is made durable first."""
+    folder = recipe_dir / "commits"
+    fsio.sync_dir(folder)
+    for segment in segments:
+        path = folder / f"{segment}.json"
+        if path.is_dir() and not path.is_symlink():
+            fsio.remove_tree(path)
+        else:
+            fsio.remove_file(path)
+    fsio.sync_dir(folder)
 
 
 def _canonical(body: dict[str, Any]) -> bytes:

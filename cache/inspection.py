@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from cache import fsio
-from cache.commit import commit_paths, live_commits, read_commit
+from cache.checking import Subset, check_segment
+from cache.commit import HEX32, commit_paths, live_commits
+from cache.damage import Damage, names_in, read_commits, recipe_name
 from cache.errors import CacheCorrupt, InputError
 from cache.idtable import read_table
+from cache.progress import byte_progress
 from cache.reader import CacheReader
 from cache.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
-from cache.segment import Segment
-
-ALL_MODALITIES = ("rna", "protein", "molecule")
+from cache.records import MODALITIES
 
 
 class RecipeInfo(NamedTuple):
@@ -39,8 +38,8 @@ class RecipeInfo(NamedTuple):
 class Report(NamedTuple):
     """What `verify` found."""
 
-    damage: list[str]
-    """One line for each damaged file or record; empty for a clean cache."""
+    damage: list[Damage]
+    """Every damaged record and file; empty for a clean cache."""
     segments: int
     records: int
     leftovers: list[Path]
@@ -62,7 +61,7 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
     """
     require_cache(cache_dir)
     found = []
-    for modality in ALL_MODALITIES:
+    for modality in MODALITIES:
         for recipe in list_recipes(cache_dir, modality):
             reader = CacheReader(cache_dir, recipe)
             stored = sum(f.bytes for s in reader.segments for f in s.commit.files.values())
@@ -81,38 +80,82 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
     return found
 
 
-def verify(cache_dir: Path, *, data: bool) -> Report:
+def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: bool = True) -> Report:
     """Check every commit record, every small file and every size; with `data`, every byte of every record.
+
+    Args:
+        cache_dir: the cache.
+        data: whether to read the rows.
+        subset: which part of the records to read, all if None.
+        quiet: no progress bar.
 
     Raises:
         InputError: `cache_dir` is no cache.
     """
     require_cache(cache_dir)
-    report = Report([], 0, 0, [])
-    with _collecting(report.damage):
-        _verify_dataset(cache_dir)
-    for modality in ALL_MODALITIES:
-        with _collecting(report.damage):
+    damage = [*_dataset_damage(cache_dir), *_table_damage(cache_dir)]
+    names = names_in(cache_dir)
+    folders = [folder for modality in MODALITIES for folder in recipe_folders(cache_dir, modality)]
+    live = []
+    for folder in folders:
+        listing = read_commits(folder)
+        damage += listing.damage
+        try:
+            recipe = read_recipe(folder)
+            live += [(folder, recipe, commit) for commit in live_commits(listing.commits)]
+        except (CacheCorrupt, InputError) as error:
+            damage.append(_recipe_damage(folder, str(error), error))
+    for modality in MODALITIES:
+        for folder in orphaned_folders(cache_dir, modality):
+            damage.append(_recipe_damage(folder, f"{folder}: has commit records but no recipe.json"))
+    parts = subset.parts if subset else 1
+    total = sum(found.bytes for _, _, commit in live for found in commit.files.values()) * (2 if parts == 1 else 1)
+    with byte_progress(total // parts if data else 0, "verify", quiet or not data) as seen:
+        for folder, recipe, commit in live:
+            damage += check_segment(folder, recipe, commit, data=data, subset=subset, names=names, seen=seen)
+    leftovers = [path for folder in folders for path in uncommitted(folder)]
+    return Report(damage, len(live), sum(commit.records for _, _, commit in live), leftovers)
+
+
+def uncommitted(recipe_dir: Path) -> list[Path]:
+    """The segment folders of a recipe that have no commit record, by name."""
+    found = sorted(path for path in (recipe_dir / "segments").glob("*") if HEX32.fullmatch(path.name) and path.is_dir())
+    committed = {path.stem for path in commit_paths(recipe_dir)}
+    return [path for path in found if path.name not in committed]
+
+
+def _recipe_damage(folder: Path, what: str, error: Exception | None = None) -> Damage:
+    """Damage of a recipe: nothing of it can be read, and no other file of the cache can make it good."""
+    fix = f"put back recipe.json from a copy (its SHA-256 begins with {folder.name[-16:]}), or move the folder away"
+    if isinstance(error, InputError):
+        return Damage("newer", folder / "recipe.json", what, recipe_name(folder))
+    records = sum(commit.records for commit in live_commits(read_commits(folder).commits))
+    what = f"{what}; {records} records cannot be read: {fix} and embed again"
+    return Damage("recipe", folder / "recipe.json", what, recipe_name(folder), unreadable=records)
+
+
+def _table_damage(cache_dir: Path) -> list[Damage]:
+    found = []
+    for modality in MODALITIES:
+        try:
             read_table(cache_dir, modality)
-        for folder in recipe_folders(cache_dir, modality):
-            report = _verify_recipe(folder, report, data=data)
-        lost = orphaned_folders(cache_dir, modality)
-        report.damage.extend(f"{folder}: has commit records but no recipe.json" for folder in lost)
-    return report
+        except CacheCorrupt as error:
+            found += [Damage("records", cache_dir / "records", line) for line in error.lines]
+    return found
 
 
-def _verify_dataset(cache_dir: Path) -> None:
-    """The files that `dataset.toml` names are as they were imported."""
+def _dataset_damage(cache_dir: Path) -> list[Damage]:
+    """The files that `dataset.toml` names and that are not as they were imported."""
     path = cache_dir / "dataset.toml"
     if not path.exists():
-        return
+        return []
     try:
         sums = tomllib.loads(fsio.read_bytes(path, 1 << 20).decode())["sha256"]
-        changed = [name for name, digest in sums.items() if _sha256(cache_dir / Path(name).name) != digest]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CacheCorrupt(f"{path}: {error!r}; import the dataset again") from None
-    if changed:
-        raise CacheCorrupt(f"{cache_dir / name}: is not as it was imported" for name in changed)
+        files = [cache_dir / Path(name).name for name, digest in sums.items()]
+        changed = [file for file in files if _sha256(file) != sums[file.name]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CacheCorrupt) as error:
+        return [Damage("dataset", path, f"{path}: {error!r}; import the dataset again")]
+    return [Damage("dataset", file, f"{file}: is not as it was imported; import the dataset again") for file in changed]
 
 
 def _sha256(path: Path) -> str:
@@ -120,35 +163,3 @@ def _sha256(path: Path) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify_recipe(folder: Path, report: Report, *, data: bool) -> Report:
-    """`report` with what was found in one recipe's folder added."""
-    damage, segments, records, leftovers = report
-    commits = []
-    for path in commit_paths(folder):
-        with _collecting(damage):
-            commits.append(read_commit(path))
-    live = live_commits(commits)
-    with _collecting(damage):
-        recipe = read_recipe(folder)
-        for commit in live:
-            with _collecting(damage):
-                segment = Segment(folder, recipe, commit)
-                _ = segment.source  # proves the shard's index
-                if data:
-                    damage += segment.check_all()
-    named = {path.stem for path in commit_paths(folder)}
-    unnamed = [p for p in sorted((folder / "segments").glob("*")) if p.is_dir() and p.name not in named]
-    return Report(damage, segments + len(live), records + sum(c.records for c in live), leftovers + unnamed)
-
-
-@contextmanager
-def _collecting(damage: list[str]) -> Iterator[None]:
-    """Turn damage met inside into lines of `damage`, so that one bad file does not hide the next."""
-    try:
-        yield
-    except (CacheCorrupt, InputError) as error:  # InputError: a newer format
-        damage.extend(error.lines)
-    except OSError as error:
-        damage.append(f"{error.filename}: {error.strerror}")

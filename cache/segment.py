@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from cache import fsio
-from cache.commit import H5, Commit
+from cache.commit import H5, Commit, Store
 from cache.errors import VERIFY, CacheCorrupt
 from cache.recipe import Recipe
 from cache.rowfile import IO, Rows, ZarrRows, plain_rows
 from cache.shardcheck import check_chunks
-from cache.zarrfile import is_in_order, is_plain, parse_array_json
+from cache.zarrfile import Compressor, is_in_order, is_plain, parse_array_json
 
 ROWS = "rows/c/0/0"
 CHUNK = {"rows": ROWS, "offsets": "offsets/c/0", "digest": "digest/c/0/0", "crc32c": "crc32c/c/0"}
 """Array → the file of a Zarr segment that holds it."""
 _ALIGN = 8
 """The rows of an HDF5 segment begin at a multiple of this many bytes, so that a mapped row is aligned."""
-_MAX_META = 1 << 20
+MAX_META = 1 << 20
 """Bytes of a `zarr.json`."""
 _SMALL: dict[str, Callable[[int], tuple[tuple[int, ...], str]]] = {
     "offsets": lambda n: ((n + 1,), "int64"),
@@ -91,23 +91,6 @@ class Segment:
         """Tell the system that a record is wanted soon."""
         self.source.prefetch(int(self.offsets[index]), int(self.offsets[index + 1]))
 
-    def check_all(self) -> list[str]:
-        """Read every byte: one line for the file of rows and one for each record that does not match its crc32c."""
-        found: list[str] = []
-        name = H5 if self.commit.store == "h5" else ROWS
-        try:
-            expected = self.commit.files[name]
-            if fsio.crc32c(fsio.PlainFile(self.path / name, expected.bytes).map()) != expected.crc32c:
-                raise CacheCorrupt(f"{self.path / name}: does not match the crc32c of its commit record")
-        except CacheCorrupt as error:
-            found.extend(error.lines)
-        for index in range(self.commit.records):
-            try:
-                self.rows(index)
-            except CacheCorrupt as error:
-                found.extend(error.lines)
-        return found
-
     def _check(self, index: int, rows: np.ndarray) -> None:
         if fsio.crc32c(rows.reshape(-1).view(np.uint8)) != self.crc32c[index]:
             raise CacheCorrupt(
@@ -115,6 +98,13 @@ class Segment:
                 f"match its crc32c; {VERIFY}"
             )
         self._checked[index] = True
+
+    @property
+    def stored_as(self) -> tuple[Store, Compressor | None]:
+        """Store and compressor, as `CacheWriter` takes them."""
+        if self.commit.store == "h5":
+            return "h5", None
+        return "zarr", "zstd" if "zstd" in self._layout.codecs else None
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -157,10 +147,8 @@ class Segment:
         sizes = _small_sizes(self.commit.records)
         for name, expected in self.commit.files.items():
             # Before anything of a declared size is read.
-            if name.endswith("zarr.json") and expected.bytes > _MAX_META:
-                raise CacheCorrupt(
-                    f"{self.path / name}: {expected.bytes} bytes, at most {_MAX_META} are read; {VERIFY}"
-                )
+            if name.endswith("zarr.json") and expected.bytes > MAX_META:
+                raise CacheCorrupt(f"{self.path / name}: {expected.bytes} bytes, at most {MAX_META} are read; {VERIFY}")
         for name, size in sizes.items():
             found = self.commit.files[CHUNK[name]].bytes
             if found != size:

@@ -69,8 +69,11 @@ class CacheWriter:
         if self._open.row_bytes >= self._segment_bytes or time.monotonic() - self._opened >= self._segment_seconds:
             self.commit()
 
-    def commit(self) -> None:
-        """Publish the open segment, if there is one; when this returns, its records survive a power loss."""
+    def commit(self, supersedes: tuple[str, ...] = ()) -> None:
+        """Publish the open segment, if there is one; when this returns, its records survive a power loss.
+
+        `supersedes` names the segments that it replaces.
+        """
         if self._open is None:
             return
         segment, self._open = self._open, None
@@ -80,7 +83,7 @@ class CacheWriter:
             segment.abandon()
             raise
         # From here on the folder stays even on an error: its commit record may be visible already.
-        publish_commit(self._folder, commit)
+        publish_commit(self._folder, commit._replace(supersedes=supersedes))
         marker.unmark(self._folder, commit.segment)
         self.committed += commit.records
 

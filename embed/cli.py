@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cache.commit import Store
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone, printable
+from cache.flags import ByteSize, store_options
 from cache.records import MODALITIES, UNITS
-from cache.zarrfile import Compressor
 from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS, cannot_run
 
 if TYPE_CHECKING:
     from embed.run import RunSummary
-
-_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-
-
-class ByteSize(click.ParamType[int]):
-    """A number of bytes: 1048576, 1024KiB, 1MiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The bytes, or a usage error."""
-        match = re.fullmatch(r"([1-9][0-9]{0,14})(|KiB|MiB|GiB)", str(value))
-        if match is None:
-            self.fail(f"'{value}' is no size; write 268435456 or 256MiB.", param, ctx)
-        return int(match[1]) * _UNITS[match[2]]
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):
@@ -47,33 +29,6 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         if not key or not equals:
             self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
         return key, text
-
-
-class CompressorName(click.Choice[str]):
-    """none, which becomes None, or a compressor."""
-
-    def __init__(self) -> None:
-        super().__init__(["none", *get_args(Compressor)])
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The compressor, or None."""
-        name = super().convert(value, param, ctx)
-        return None if name == "none" else name
-
-
-def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--store` and `--compressor`: how a command that writes rows lays its segments down."""
-    store = click.option(
-        "--store",
-        type=click.Choice(get_args(Store)),
-        default="zarr",
-        show_default=True,
-        help="How segments are laid down. An h5 segment waits in memory until it is committed.",
-    )
-    compressor = click.option(
-        "--compressor", type=CompressorName(), default="none", show_default=True, help="For zarr: none or zstd."
-    )
-    return store(compressor(command))
 
 
 @click.group("embed")

@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.cli import cache as store_commands
+from cache.flags import cache_option, json_option, quiet_option, store_options
 from cache.records import MODALITIES
-from embed.cli import store_options
 from embed.export_layouts import POOLED, WRITERS
 
 if TYPE_CHECKING:
     from embed.exporting import ExportSummary
     from embed.importing import ImportSummary
 
-_cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
-)
 _modality_option = click.option(
     "--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are."
 )
-_quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 
 
 @click.command("import")
@@ -39,7 +34,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the s
     required=True,
     help="The sequences, by the same ids: FASTA, or SMILES, CSV or SDF for molecules.",
 )
-@_cache_option
+@cache_option
 @click.option("--source", default=None, help="Name of the recipe. Default: from the name of the input.")
 @click.option(
     "--dtype",
@@ -56,8 +51,8 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print the s
     help="Bad records and arrays: stop and list them, or leave them out, listed and counted.",
 )
 @store_options
-@_quiet_option
-@_json_option
+@quiet_option
+@json_option
 def import_command(as_json: bool, **asked: Any) -> None:
     """Import per-residue embeddings made elsewhere, as a recipe that names its source."""
     from embed.importing import ImportOptions, import_embeddings
@@ -76,7 +71,7 @@ def _imported(done: ImportSummary) -> str:
 
 
 @click.command("export")
-@_cache_option
+@cache_option
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
 @click.option(
@@ -84,8 +79,8 @@ def _imported(done: ImportSummary) -> str:
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="New file or folder.")
 @click.option("--pool", type=click.Choice(["mean", "max"]), default=None, help="For csv and npz. Default: mean.")
-@_quiet_option
-@_json_option
+@quiet_option
+@json_option
 def export_command(as_json: bool, **asked: Any) -> None:
     """Write embeddings as other tools read them: hdf5, csv and npz one file, npy, pt and safetensors a folder.
 

@@ -19,11 +19,11 @@ from cache import fsio
 from cache.console import note
 from cache.errors import Conflict, InputError
 from cache.idtable import read_table
+from cache.progress import progress
 from cache.reader import CacheReader
 from cache.recipe import choose_recipe
 from embed.export_layouts import FOLDERS, POOLED, WRITERS, Item
 from embed.foreign_names import MAPPING_HEADER
-from embed.progress import progress
 
 _SAFE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEX = re.compile(r"[0-9a-f]{64}")

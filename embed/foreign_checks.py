@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cache.errors import Problem, RowsRefused, printable
+from cache.progress import progress
 from cache.records import Record
 from cache.writer import stored_rows
 from embed.foreign import BadEntry, Entry, Source, read_rows, shape_of
 from embed.foreign_names import Matched, check_length
-from embed.progress import progress
 
 _ROWS_AT_ONCE = 1024
 

@@ -20,6 +20,7 @@ from cache.commit import Store
 from cache.console import note, say_notes, stop_between_records, write_skipped
 from cache.errors import InputError, Problem, printable
 from cache.idtable import publish_table
+from cache.progress import progress
 from cache.reader import CacheReader
 from cache.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
 from cache.records import OnBad, Record, Records, read_records
@@ -29,7 +30,6 @@ from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
 from embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
 from embed.foreign_files import Found, find_files, open_source
 from embed.foreign_names import Matched, mapping_path, match, read_mapping
-from embed.progress import progress
 
 SHOWN_NAMES = 3
 _LONGEST_NAME = 1000

@@ -1,0 +1,182 @@
+"""`compact`: many small segments become few, and a key that several hold is kept once.
+
+An output is closed only between two sources, so that it replaces whole ones.  A record is left out only because an
+output of this very run holds it, committed before or by the same commit: another compaction may be replacing any
+other segment at this moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.checking import Seen, bad_records, copy_record, key_prefixes, stored_as
+from cache.commit import Commit, live_commits, superseded_by
+from cache.damage import read_commits
+from cache.errors import CacheCorrupt
+from cache.inspection import require_cache
+from cache.progress import byte_progress
+from cache.recipe import Recipe, read_recipe, recipe_folders
+from cache.records import MODALITIES
+from cache.segment import Segment
+from cache.writer import SEGMENT_BYTES, CacheWriter
+
+
+class Compacted(NamedTuple):
+    """What `compact` did, or with `dry_run` would do."""
+
+    sources: int
+    """Segments that were replaced."""
+    outputs: int
+    records: int
+    """Records in the outputs."""
+    duplicates: int
+    """Records left out, because an output holds their key already."""
+    bytes: int
+    """Of the replaced segments: what `gc` frees."""
+    damage: list[str]
+    """Segments that were left alone, because they are damaged; `repair` comes first."""
+
+
+class _Plan(NamedTuple):
+    """What is to be rewritten of one recipe."""
+
+    folder: Path
+    recipe: Recipe
+    sources: list[Commit]
+    repeated: NDArray[np.uint64]
+    """The first eight bytes, as a number, of every key that stands more than once; sorted."""
+
+
+def compact(
+    cache_dir: Path, *, segment_bytes: int = SEGMENT_BYTES, dry_run: bool = False, quiet: bool = True
+) -> Compacted:
+    """Rewrite what is small or repeated into segments of at least `segment_bytes` of rows, the last one smaller.
+
+    Killed at any instant, every record is still there, and the next run goes on.
+
+    Raises:
+        InputError: `cache_dir` is no cache, or of a later format; nothing was changed.
+        OSError: the disk has not the space; nothing was changed.
+    """
+    require_cache(cache_dir)
+    folders = [folder for modality in MODALITIES for folder in recipe_folders(cache_dir, modality)]
+    damage: list[str] = []
+    plans = [_plan(folder, segment_bytes, damage) for folder in folders]
+    size = sum(_size(commit) for plan in plans for commit in plan.sources)
+    require_space(cache_dir, size)
+    if dry_run:
+        return Compacted(sum(len(plan.sources) for plan in plans), 0, 0, 0, size, damage)
+    with byte_progress(size, "compact", quiet) as seen:
+        done = [_rewrite(cache_dir, plan, segment_bytes, damage, seen) for plan in plans if plan.sources]
+    sums = [sum(counts) for counts in zip((0,) * 5, *done, strict=True)]
+    return Compacted(sums[0], sums[1], sums[2], sums[3], sums[4], damage)
+
+
+def require_space(cache_dir: Path, needed: int) -> None:
+    """Raise an `OSError` (no space, exit 4) where the disk has not `needed` bytes free."""
+    free = shutil.disk_usage(cache_dir).free
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC, f"{needed} bytes are needed and {free} are free, nothing was written", str(cache_dir)
+        )
+
+
+def _plan(folder: Path, segment_bytes: int, damage: list[str]) -> _Plan:
+    """What to rewrite: small segments if there are several, and all that share a key; lines for what is damaged."""
+    recipe = read_recipe(folder)
+    listing = read_commits(folder)
+    listing.refuse_newer()
+    damage += map(str, listing.damage)
+    commits: list[Commit] = []
+    prefixes = []
+    for commit in live_commits(listing.commits):
+        try:
+            prefixes.append(key_prefixes(Segment(folder, recipe, commit)))
+            commits.append(commit)
+        except CacheCorrupt as error:
+            damage += error.lines if _committed(folder, commit) else ()
+    found, counts = np.unique(np.concatenate(prefixes or [np.empty(0, np.uint64)]), return_counts=True)
+    repeated = found[counts > 1]
+    row_bytes = recipe.dim * np.dtype(recipe.dtype).itemsize
+    small = [commit.rows * row_bytes < segment_bytes for commit in commits]
+    doubled = [bool(np.isin(prefix, repeated).any()) for prefix in prefixes]
+    wanted = any(doubled) or sum(small) > 1
+    sources = [c for c, is_small, is_doubled in zip(commits, small, doubled, strict=True) if is_small or is_doubled]
+    return _Plan(folder, recipe, sources if wanted else [], repeated)
+
+
+def _committed(folder: Path, commit: Commit) -> bool:
+    """Whether a segment's commit record is still there; gc or repair may have withdrawn it meanwhile."""
+    return (folder / "commits" / f"{commit.segment}.json").exists()
+
+
+def _size(commit: Commit) -> int:
+    return sum(found.bytes for found in commit.files.values())
+
+
+def _rewrite(
+    cache_dir: Path, plan: _Plan, segment_bytes: int, damage: list[str], seen: Seen
+) -> tuple[int, int, int, int, int]:
+    """Compact one recipe: sources, outputs, records, duplicates and bytes, as `Compacted` has them."""
+    written: set[bytes] = set()  # of the repeated keys
+    replaced: list[Commit] = []
+    sources = outputs = duplicates = size = freed = 0
+    store, compressor = stored_as(plan.folder, plan.recipe, plan.sources)
+    with CacheWriter(
+        cache_dir, plan.recipe, segment_bytes=sys.maxsize, segment_seconds=inf, store=store, compressor=compressor
+    ) as writer:
+        for commit in plan.sources:
+            segment = _sound(plan, commit, damage)
+            if segment is None:
+                continue
+            new = _new_records(segment, plan.repeated, written)
+            # Not sooner: a source with nothing new needs an output that names it as replaced.
+            if new and size >= segment_bytes:
+                writer.commit(superseded_by(replaced))
+                replaced, size, outputs = [], 0, outputs + 1
+            for index in new:
+                rows = copy_record(segment, index, plan.recipe)
+                writer.add(segment.digest[index].tobytes(), rows)
+                size += rows.nbytes
+            replaced.append(commit)
+            duplicates += commit.records - len(new)
+            sources, freed = sources + 1, freed + _size(commit)
+            seen(_size(commit))
+        writer.commit(superseded_by(replaced))
+        return sources, outputs + bool(replaced), writer.committed, duplicates, freed
+
+
+def _sound(plan: _Plan, commit: Commit, damage: list[str]) -> Segment | None:
+    """A source, every record checked; None where it is damaged, which is said, or replaced by somebody meanwhile."""
+    try:
+        segment = Segment(plan.folder, plan.recipe, commit, io="pread")
+        bad = bad_records(segment, plan.recipe)
+    except CacheCorrupt as error:
+        damage += error.lines if _committed(plan.folder, commit) else ()
+        return None
+    if bad:
+        damage.append(
+            f"{segment.path}: {len(bad)} records do not match their crc32c; left alone, run `crossllm cache repair`"
+        )
+    return None if bad else segment
+
+
+def _new_records(segment: Segment, repeated: NDArray[np.uint64], written: set[bytes]) -> list[int]:
+    """The records of a source whose keys no output holds yet; `written` takes up those that stand more than once."""
+    new = []
+    for index, is_repeated in enumerate(np.isin(key_prefixes(segment), repeated).tolist()):
+        if is_repeated:
+            key = segment.digest[index].tobytes()
+            if key in written:
+                continue
+            written.add(key)
+        new.append(index)
+    return new

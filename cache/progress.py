@@ -1,0 +1,27 @@
+"""A bar on standard error for work that takes a while; none where standard error is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], total: int, what: str, quiet: bool) -> Iterable[T]:
+    """The same items, with a bar while they are worked on."""
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, total=total, desc=what, unit="seq", disable=True if quiet else None)
+    return bar
+
+
+@contextmanager
+def byte_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A bar over `total` bytes; what it yields is called with the bytes done since the last call."""
+    from tqdm import tqdm
+
+    hidden = True if quiet else None
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=hidden) as bar:
+        yield bar.update

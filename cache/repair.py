@@ -1,0 +1,204 @@
+"""`repair`: only what is damaged is dropped, so that the next `embed run` makes it again.
+
+What is left of a damaged segment goes, each record proved, into a new segment that supersedes it; a commit record
+that nothing is left of, or that cannot be read itself, is unlinked afterwards.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from cache import marker
+from cache.checking import check_segment, stored_as
+from cache.commit import Commit, live_commits, superseded_by, unlink_commits
+from cache.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
+from cache.errors import CacheCorrupt, RowsRefused
+from cache.idtable import read_table
+from cache.inspection import require_cache, verify
+from cache.progress import byte_progress
+from cache.recipe import IMPORTED, Recipe, read_recipe, recipe_folders
+from cache.records import INPUT_NAMES, MODALITIES
+from cache.remains import Remains
+from cache.segment import Segment
+from cache.writer import CacheWriter
+
+
+class Dropped(NamedTuple):
+    """A record that a damaged segment held and that could not be proved good."""
+
+    recipe: str
+    """`<modality>/<folder name>`."""
+    segment: str
+    key: str
+    """64 hex digits."""
+    ids: tuple[str, ...]
+
+
+class Repaired(NamedTuple):
+    """What `repair` did, or with `dry_run` would do."""
+
+    segments: list[str]
+    """Damaged segments that were replaced or withdrawn."""
+    kept: int
+    """Records of theirs that were proved good and copied."""
+    dropped: list[Dropped]
+    """Records that are gone; those that another segment holds as well are not listed."""
+    keyless: int
+    """At most so many more are gone, whose keys are lost as well."""
+    left: list[Damage]
+    """What nothing in the cache can make good; each says what to do."""
+    again: list[str]
+    """The commands that make the dropped records again."""
+
+
+class _Work(NamedTuple):
+    """What a repair knows and has done, of all recipes."""
+
+    names: Names
+    segments: list[str]
+    kept: list[int]
+    dropped: list[Dropped]
+    keyless: list[int]
+
+
+def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Repaired:
+    """Drop the damaged records of a cache, and only those; every byte is read.
+
+    Killed at any instant, what was good is still there, and the next run goes on.
+
+    Raises:
+        InputError: `cache_dir` is no cache, or of a later format; nothing was changed.
+    """
+    require_cache(cache_dir)
+    work = _Work(names_in(cache_dir), [], [], [], [])
+    again = []
+    for modality in MODALITIES:
+        for folder in recipe_folders(cache_dir, modality):
+            read_commits(folder).refuse_newer()
+            try:
+                recipe = read_recipe(folder)
+            except CacheCorrupt:
+                continue  # verify, below, says what to do
+            before = len(work.dropped) + sum(work.keyless)
+            _repair_recipe(cache_dir, recipe, work, dry_run=dry_run, quiet=quiet)
+            if len(work.dropped) + sum(work.keyless) > before:
+                again.append(_command(cache_dir, recipe))
+    hopeless = verify(cache_dir, data=False).damage
+    left = [found for found in hopeless if not dry_run or found.kind in ("recipe", "records", "dataset")]
+    return Repaired(work.segments, sum(work.kept), work.dropped, sum(work.keyless), left, again)
+
+
+def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: bool, quiet: bool) -> None:
+    """Go over the live segments until all are whole: a withdrawn one may bring those back that it replaced."""
+    folder = recipe.folder(cache_dir)
+    whole: set[str] = set()
+    lost: list[Dropped] = []
+    keyless = 0
+    while True:
+        listing = read_commits(folder)
+        todo = _damaged_commits(folder, listing)
+        live = [commit for commit in live_commits(listing.commits) if commit.segment not in whole]
+        with byte_progress(2 * sum(_size(c) for c in live), recipe.folder_name, quiet) as seen:
+            for commit in live:
+                found = check_segment(folder, recipe, commit, data=True, subset=None, names=work.names, seen=seen)
+                todo += [(commit.segment, commit)] if found else []
+                whole.update(() if found else (commit.segment,))
+        lengths = _lengths(cache_dir, recipe.modality) if todo else {}
+        replaced = {name for commit in listing.commits for name in commit.supersedes}
+        for segment, old in todo:
+            done = _Kept(0, 0, []) if segment in replaced else _keep(cache_dir, recipe, segment, old, lengths, dry_run)
+            work.segments.append(segment)
+            work.kept.append(done.kept)
+            keyless += done.held - done.kept - len(done.gone)
+            where = recipe_name(folder)
+            lost += [Dropped(where, segment, key.hex(), work.names(recipe.modality, key)) for key in done.gone]
+            if not dry_run and (old is None or not done.kept):
+                unlink_commits(folder, [segment])
+        if dry_run or not todo:
+            break
+    work.dropped.extend(lost if dry_run else _not_elsewhere(folder, recipe, lost))
+    work.keyless.append(max(0, keyless))
+
+
+def _damaged_commits(folder: Path, listing: Listing) -> list[tuple[str, Commit | None]]:
+    """Segments whose commit record cannot be read, but for those that a live writer may be publishing just now."""
+    found = [damage.segment for damage in listing.damage]
+    return [
+        (name, None)
+        for name in found
+        if not marker.marker_path(folder, name).exists() or not marker.may_be_written(folder, name)
+    ]
+
+
+class _Kept(NamedTuple):
+    """What became of one damaged segment."""
+
+    held: int
+    """Records it held, as far as that is known; more may be found where another segment lies in its place."""
+    kept: int
+    gone: list[bytes]
+    """Keys of the others, where they are known."""
+
+
+def _keep(
+    cache_dir: Path, recipe: Recipe, segment: str, old: Commit | None, lengths: Mapping[bytes, int], dry_run: bool
+) -> _Kept:
+    """Publish what is good of a damaged segment in its place."""
+    gone: list[bytes] = []
+    held = kept = 0
+    folder = recipe.folder(cache_dir)
+    store, compressor = stored_as(folder, recipe, [] if old is None else [old])
+    with CacheWriter(
+        cache_dir, recipe, segment_bytes=sys.maxsize, segment_seconds=inf, store=store, compressor=compressor
+    ) as writer:
+        for key, rows in Remains(folder, recipe, segment, old, lengths):
+            held += 1
+            try:
+                if key is None or rows is None:
+                    raise RowsRefused("not proved")
+                if not dry_run:
+                    writer.add(key, rows)
+                kept += 1
+            except RowsRefused:
+                gone += [key] if key else []
+        writer.commit((segment,) if old is None else superseded_by([old]))
+    return _Kept(held if old is None else old.records, kept, gone)
+
+
+def _not_elsewhere(folder: Path, recipe: Recipe, lost: list[Dropped]) -> list[Dropped]:
+    """Those of `lost` that no live segment holds."""
+    gone = {found.key: found for found in lost}
+    for commit in live_commits(read_commits(folder).commits) if gone else ():
+        with suppress(CacheCorrupt):  # damaged or withdrawn since it was checked
+            for digest in Segment(folder, recipe, commit).digest:
+                gone.pop(digest.tobytes().hex(), None)
+    return list(gone.values())
+
+
+def _lengths(cache_dir: Path, modality: str) -> dict[bytes, int]:
+    """Key → rows, as the records table says; nothing where it is damaged itself."""
+    try:
+        return {entry.key: entry.length for entry in read_table(cache_dir, modality).values()}
+    except CacheCorrupt:
+        return {}
+
+
+def _size(commit: Commit) -> int:
+    return sum(found.bytes for found in commit.files.values())
+
+
+def _command(cache_dir: Path, recipe: Recipe) -> str:
+    """What makes the dropped records of a recipe again."""
+    own = cache_dir / INPUT_NAMES[recipe.modality]
+    source = shlex.quote(str(own)) if own.exists() else "FILE"
+    to = f"--cache {shlex.quote(str(cache_dir))} --modality {recipe.modality}"
+    if recipe.tokenizer == IMPORTED:
+        return f"crossllm cache import {to} --input FILE --fasta {source}"
+    weights = "" if recipe.weights is None else " --weights FILE"
+    return f"embed run {to} --input {source} --encoder {recipe.encoder}{weights}"
