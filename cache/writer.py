@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,12 +38,16 @@ class CacheWriter:
         *,
         segment_bytes: int = SEGMENT_BYTES,
         segment_seconds: float = SEGMENT_SECONDS,
+        on_commit: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
+        """`on_commit` is told the keys of each segment as soon as they survive a power loss."""
         self._recipe = recipe
         self._dtype = np.dtype(recipe.dtype)
         self._folder = write_recipe(cache_dir, recipe)
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
+        self._on_commit = on_commit
         self._open: SegmentWriter | None = None
+        self._keys: list[bytes] = []
         self._opened = 0.0
         self.committed = 0
         """Records committed so far."""
@@ -61,6 +66,7 @@ class CacheWriter:
             self._open = SegmentWriter(self._folder, self._recipe)
             self._opened = time.monotonic()
         self._open.add(key, stored)
+        self._keys.append(key)
         if self._open.row_bytes >= self._segment_bytes or time.monotonic() - self._opened >= self._segment_seconds:
             self.commit()
 
@@ -69,6 +75,7 @@ class CacheWriter:
         if self._open is None:
             return
         segment, self._open = self._open, None
+        keys, self._keys = self._keys, []
         try:
             commit = segment.close()
         except BaseException:
@@ -76,8 +83,10 @@ class CacheWriter:
             raise
         # From here on the folder stays even on an error: its commit record may be visible already.
         publish_commit(self._folder, commit)
-        marker.unmark(self._folder, commit.segment)
         self.committed += commit.records
+        if self._on_commit is not None:
+            self._on_commit(keys)
+        marker.unmark(self._folder, commit.segment)
 
     def __enter__(self) -> Self:
         return self

@@ -39,6 +39,8 @@ class RunOptions:
     new_recipe: bool = False
     """Start another recipe although the cache holds one of this encoder."""
     segment_bytes: int = SEGMENT_BYTES
+    ack_fd: int | None = None
+    """Descriptor that is told the keys of what is committed, one a line in hex."""
     quiet: bool = False
 
 
