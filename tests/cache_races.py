@@ -1,0 +1,2 @@
+"""Works of several processes."""
+WORKS: dict = {}

@@ -1,0 +1,120 @@
+"""A small process that has everything imported and forks one child for each operation that is to be killed.
+
+A pytest worker has threads, and forking it is not safe; starting Python anew costs a second a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+_PROGRESS = struct.Struct("<qqq")
+_LONGEST = 120
+
+
+class Done(NamedTuple):
+    """How a child ended."""
+
+    code: int
+    """Exit code, or minus the signal."""
+    ops: int
+    """Operations begun, the one that it was killed at included."""
+    kind: str
+    """Of the last of them; empty before the first."""
+    encoded: int
+    """Records that its encoder computed."""
+
+
+class Zygote:
+    """The pytest side: `with Zygote() as zygote: zygote.run("run", cache, kill=(7, False))`."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        )
+        return self
+
+    def __exit__(self, _k: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        self._process.communicate()
+
+    def run(
+        self,
+        work: str,
+        cache: Path,
+        *,
+        kill: tuple[int, bool] | None = None,
+        kill_after: float | None = None,
+        acks: Path | None = None,
+        arguments: tuple[object, ...] = (),
+    ) -> Done:
+        """Run one operation in a child: killed at an operation (n, midway), after some seconds, or not at all."""
+        asked = {"work": work, "cache": str(cache), "kill": kill, "kill_after": kill_after, "arguments": arguments}
+        asked["acks"] = None if acks is None else str(acks)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return Done(*json.loads(self._process.stdout.readline()))
+
+
+def _serve() -> None:
+    import cache_races
+    import fault_operations
+    import faultio
+
+    works = {name: operation.work for name, operation in fault_operations.OPERATIONS.items()} | cache_races.WORKS
+    page = mmap.mmap(-1, mmap.PAGESIZE)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        _PROGRESS.pack_into(page, 0, 0, 0, 0)
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(asked, works, page))
+        if asked["kill_after"] is not None:
+            time.sleep(asked["kill_after"])
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ops, kind, encoded = _PROGRESS.unpack_from(page)
+        print(json.dumps([status, ops, ("", *faultio.CHANGES)[kind], encoded]), flush=True)
+
+
+def _child(asked: dict, works: dict, page: mmap.mmap) -> int:  # type: ignore[type-arg]
+    from fault_operations import counting
+    from faultio import CHANGES, FaultyOs, Kill, Op, installed
+
+    signal.alarm(_LONGEST)
+    os.dup2(2, 1)  # standard output carries the answers
+    shim = FaultyOs(Kill(*asked["kill"]) if asked["kill"] else None)
+    acks = os.open(asked["acks"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if asked["acks"] else None
+    try:
+        with counting() as count, installed(shim):
+
+            def note(n: int, op: Op) -> None:
+                _PROGRESS.pack_into(page, 0, n, 1 + CHANGES.index(op.kind), count[0])  # type: ignore[arg-type]
+
+            shim.on_op = note
+            works[asked["work"]](Path(asked["cache"]), acks, *asked["arguments"])
+            ops, kind, _ = _PROGRESS.unpack_from(page)
+            _PROGRESS.pack_into(page, 0, ops, kind, count[0])
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    _serve()
