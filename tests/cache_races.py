@@ -1,2 +1,3 @@
 """Works of several processes."""
+
 WORKS: dict = {}

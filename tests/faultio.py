@@ -19,7 +19,9 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from cache import fsio
 
-Kind = Literal["create", "open", "write", "fsync", "fsync dir", "close", "mkdir", "link", "rename", "unlink", "rmdir", "truncate"]
+Kind = Literal[
+    "create", "open", "write", "fsync", "fsync dir", "close", "mkdir", "link", "rename", "unlink", "rmdir", "truncate"
+]
 CHANGES: tuple[Kind, ...] = (
     "create", "write", "fsync", "fsync dir", "close", "mkdir", "link", "rename", "unlink", "rmdir",
     "truncate",

@@ -12,6 +12,8 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -57,12 +59,12 @@ class Zygote:
         cache: Path,
         *,
         kill: tuple[int, bool] | None = None,
-        kill_after: float | None = None,
+        kill_near: tuple[int, float] | None = None,
         acks: Path | None = None,
         arguments: tuple[object, ...] = (),
     ) -> Done:
-        """Run one operation in a child: killed at an operation (n, midway), after some seconds, or not at all."""
-        asked = {"work": work, "cache": str(cache), "kill": kill, "kill_after": kill_after, "arguments": arguments}
+        """Run one operation in a child: killed at an operation (n, midway), at some instant from it on, or not at all."""
+        asked = {"work": work, "cache": str(cache), "kill": kill, "kill_near": kill_near, "arguments": arguments}
         asked["acks"] = None if acks is None else str(acks)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -75,8 +77,15 @@ def _serve() -> None:
     import cache_races
     import fault_operations
     import faultio
+    from tqdm import tqdm
 
+    tqdm.monitor_interval = 0  # its thread
     works = {name: operation.work for name, operation in fault_operations.OPERATIONS.items()} | cache_races.WORKS
+    for operation in fault_operations.OPERATIONS.values():  # whatever they import late is imported now
+        with tempfile.TemporaryDirectory() as folder:
+            operation.start(Path(folder) / "cache")
+            operation.work(Path(folder) / "cache", None)
+    assert threading.active_count() == 1, "a process with threads must not be forked"
     page = mmap.mmap(-1, mmap.PAGESIZE)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -84,12 +93,23 @@ def _serve() -> None:
         child = os.fork()
         if child == 0:
             os._exit(_child(asked, works, page))
-        if asked["kill_after"] is not None:
-            time.sleep(asked["kill_after"])
-            os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = _killed_near(child, page, *asked["kill_near"]) if asked["kill_near"] else os.waitpid(child, 0)[1]
+        status = os.waitstatus_to_exitcode(status)
         ops, kind, encoded = _PROGRESS.unpack_from(page)
         print(json.dumps([status, ops, ("", *faultio.CHANGES)[kind], encoded]), flush=True)
+
+
+def _killed_near(child: int, page: mmap.mmap, n: int, seconds: float) -> int:
+    """Wait for operation n of a child and a little longer, and kill it wherever it is by then; its status."""
+    while _PROGRESS.unpack_from(page)[0] < n:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 def _child(asked: dict, works: dict, page: mmap.mmap) -> int:  # type: ignore[type-arg]
