@@ -14,7 +14,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -134,7 +134,8 @@ class SyncedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
-        self.close(sync=kind is None)
+        with suppress(OSError) if kind else nullcontext():  # what went wrong first is what is to be said
+            self.close(sync=kind is None)
 
 
 def _nothing_written() -> NoReturn:
@@ -147,14 +148,25 @@ def publish(path: Path, data: bytes) -> bool:
     Temporary file, fsync, `link(2)`, which fails if the name exists, fsync of the folder.  Where there are no hard
     links the file is renamed: of two that take the same name in the same instant, the later one stays.
     """
+    with _temporary(path, data) as temporary:
+        given = _give_name(temporary, path)
+    sync_dir(path.parent)  # also where the name is taken: who took it may have been killed before this
+    return given
+
+
+@contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """A file beside `path` with `data` in it, on disk, that is gone at the end if it still has this name."""
     temporary = path.with_name(f".tmp-{new_name()}")
     try:
         with SyncedFile(temporary) as file:
             file.write(data)
-        return _give_name(temporary, path)
-    finally:
-        remove_file(temporary)
-        sync_dir(path.parent)
+        yield temporary
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is what is to be said
+            remove_file(temporary)
+        raise
+    remove_file(temporary)
 
 
 def _give_name(temporary: Path, path: Path) -> bool:
@@ -188,14 +200,9 @@ def move_new(temporary: Path, path: Path) -> bool:
 
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path` in place of what stands there, whole at every instant (temp, fsync, rename, fsync)."""
-    temporary = path.with_name(f".tmp-{new_name()}")
-    try:
-        with SyncedFile(temporary) as file:
-            file.write(data)
+    with _temporary(path, data) as temporary:
         os.replace(temporary, path)
-        sync_dir(path.parent)
-    finally:
-        remove_file(temporary)
+    sync_dir(path.parent)
 
 
 def remove_file(path: Path) -> None:

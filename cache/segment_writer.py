@@ -67,8 +67,8 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Leave nothing of this segment behind."""
-        self._shard.close(sync=False)
         with suppress(OSError):
+            self._shard.close(sync=False)
             fsio.remove_tree(self.path)
             marker.unmark(self.path.parent.parent, self.name)
 

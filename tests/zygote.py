@@ -63,7 +63,7 @@ class Zygote:
         acks: Path | None = None,
         arguments: tuple[object, ...] = (),
     ) -> Done:
-        """Run one operation in a child: killed at an operation (n, midway), at some instant from it on, or not at all."""
+        """Run one operation in a child: killed at an operation (n, midway), at an instant from it on, or not at all."""
         asked = {"work": work, "cache": str(cache), "kill": kill, "kill_near": kill_near, "arguments": arguments}
         asked["acks"] = None if acks is None else str(acks)
         assert self._process.stdin is not None
