@@ -47,7 +47,8 @@ class Op(NamedTuple):
     data: bytes = b""
     """What was written, or the keys that were acknowledged."""
     at: int = -1
-    """Place in the file, -1: where the last write ended.  Of a truncate, the new size."""
+    """Place in the file, -1: where the last write ended.  Of a truncate, the new size; of a create, 0: what was
+    there is emptied."""
 
 
 class Kill(NamedTuple):
@@ -109,7 +110,8 @@ class FaultyOs:
         if kind == "open" and not self._opens:
             descriptor = os.open(path, flags, mode)
         else:
-            descriptor = self._do(Op(kind, str(path)), lambda: os.open(path, flags, mode))
+            op = Op(kind, str(path), at=0 if flags & os.O_TRUNC else -1)
+            descriptor = self._do(op, lambda: os.open(path, flags, mode))
         self._files[descriptor] = (str(path), writes)
         return descriptor
 
