@@ -28,6 +28,8 @@ from cache.errors import CacheCorrupt
 WINDOWS = sys.platform == "win32"
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
+"""What a folder answers in which no killed writer can have made one: not ours to list, read-only, an automount."""
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
@@ -57,8 +59,11 @@ def make_dirs(path: Path) -> None:
     while not path.is_dir():
         missing.append(path)
         path = path.parent
-    with suppress(PermissionError):  # a folder that may not be listed is not one that we make folders in
+    try:
         sync_dir(path.parent)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
     for folder in reversed(missing):
         try:
             os.mkdir(folder)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cache import marker
+from cache import fsio, marker
 from cache.commit import publish_commit
 from cache.errors import RowsRefused
 from cache.recipe import Recipe, write_recipe
@@ -97,6 +97,13 @@ class CacheWriter:
         elif self._open is not None:
             self._open.abandon()
             self._open = None
+
+
+def sync_what_others_wrote(cache_dir: Path, recipe: Recipe) -> None:
+    """Make what was found in a cache survive a power loss too: who published it may have been killed before it did."""
+    for folder in (recipe.folder(cache_dir) / "commits", cache_dir / "records"):
+        if folder.is_dir():
+            fsio.sync_dir(folder)
 
 
 def stored_rows(rows: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

@@ -16,7 +16,7 @@ from cache.idtable import publish_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe
 from cache.records import UNITS, Record, Records, read_records
-from cache.writer import CacheWriter
+from cache.writer import CacheWriter, sync_what_others_wrote
 from embed.ack import Acknowledger
 from embed.encoder import Encoder, EncoderInfo, Loading, find_encoder
 from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
@@ -84,7 +84,7 @@ def run(options: RunOptions) -> RunSummary:
             _list_failures(failed_list, records, outcome.failures)
     if not outcome.failures:
         fsio.remove_file(failed_list)  # an earlier run's, now made good; a run cut off above leaves it
-    _sync_what_others_wrote(options.cache_dir, recipe)
+    sync_what_others_wrote(options.cache_dir, recipe)
     residues = sum(r.length for r in plan.distinct.values())
     already = len(plan.distinct) - len(outcome.stored) - len(outcome.failures)
     return RunSummary(
@@ -104,13 +104,6 @@ def run(options: RunOptions) -> RunSummary:
 def _load(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> Encoder:
     assert info.load is not None  # find_encoder refused the others
     return info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
-
-
-def _sync_what_others_wrote(cache_dir: Path, recipe: Recipe) -> None:
-    """What was found here counts as done only once it is on disk: who published it may have been killed before that."""
-    for folder in (recipe.folder(cache_dir) / "commits", cache_dir / "records"):
-        if folder.is_dir():
-            fsio.sync_dir(folder)
 
 
 def _embed(

@@ -97,6 +97,8 @@ class FaultyOs:
         self.raised = 0
         """How often the fault struck."""
         self.fault = fault
+        self.links = True
+        """Whether the file system has hard links."""
         self._opens = opens
         self._files: dict[int, tuple[str, bool]] = {}
         """Descriptor → path, and whether it is open for writing."""
@@ -154,6 +156,8 @@ class FaultyOs:
         self._do(Op("mkdir", str(path)), lambda: os.mkdir(path))
 
     def link(self, path: Path, to: Path) -> None:
+        if not self.links:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(path))
         self._do(Op("link", str(path), str(to)), lambda: os.link(path, to))
 
     def rename(self, path: Path, to: Path) -> None:

@@ -57,6 +57,11 @@ def two_runs(cache: Path, shim: FaultyOs, _n: int) -> None:
     whole_run(cache, shim)
 
 
+def without_hard_links(cache: Path, shim: FaultyOs, _n: int) -> None:
+    shim.links = False
+    two_runs(cache, shim, 0)
+
+
 def killed_and_run_again(cache: Path, shim: FaultyOs, n: int) -> None:
     shim.fault = Stop(n)
     with suppress(Stopped):
@@ -74,6 +79,7 @@ def two_at_once(cache: Path, shim: FaultyOs, n: int) -> None:
 HISTORIES: dict[str, Callable[[Path, FaultyOs, int], None]] = {
     "one run": one_run,
     "two runs": two_runs,
+    "without hard links": without_hard_links,
     "killed, and run again": killed_and_run_again,
     "two at once": two_at_once,
 }
@@ -306,7 +312,7 @@ MUTANTS: dict[str, Mutant] = {
         "killed, and run again", patch=(fsio, "make_dirs", only_what_is_missing), after="mkdir"
     ),
     "what others wrote is not synced": Mutant(
-        "killed, and run again", patch=(embed.run, "_sync_what_others_wrote", lambda *_: None), after="link"
+        "killed, and run again", patch=(embed.run, "sync_what_others_wrote", lambda *_: None), after="link"
     ),
 }
 

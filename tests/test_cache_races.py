@@ -14,7 +14,7 @@ from conftest import Program
 from fault_operations import OPERATIONS, broken_promises, contents, counting, embed_run, run_whole, write_input
 from zygote import Zygote
 
-from cache import CacheReader
+from cache import CacheReader, CacheWriter, list_recipes
 from cache.inspection import verify
 from cache.segment import ROWS
 
@@ -67,6 +67,24 @@ def test_one_of_two_runs_started_together_is_killed(zygote: Zygote, memory: Path
         shutil.rmtree(room)
     print(f"{PAIRS} pairs, {killed} killed half-way")
     assert killed > PAIRS // 3
+
+
+def test_a_writer_that_is_just_starting_is_no_damage(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recipe.json comes just after somebody looked for it, and its first commit before they look for that."""
+    exists = Path.exists
+    folder = RECIPE.folder(memory / "cache")
+    (folder / "commits").mkdir(parents=True)
+
+    def late(path: Path) -> bool:
+        found = exists(path)
+        if path == folder / "recipe.json" and not found:
+            monkeypatch.setattr(Path, "exists", exists)
+            with CacheWriter(memory / "cache", RECIPE) as writer:
+                writer.add(never(0, 0), rows_of(never(0, 0)))
+        return found
+
+    monkeypatch.setattr(Path, "exists", late)
+    assert list_recipes(memory / "cache", "rna") in ([], [RECIPE])
 
 
 @pytest.mark.parametrize("change", ["cut", "cut to nothing", "longer", "gone"])
