@@ -80,6 +80,7 @@ def _serve() -> None:
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # its thread
+    tqdm.set_lock(threading.RLock())  # its own is one for all children, and stays locked when one is killed
     works = {name: operation.work for name, operation in fault_operations.OPERATIONS.items()} | cache_races.WORKS
     for operation in fault_operations.OPERATIONS.values():  # whatever they import late is imported now
         with tempfile.TemporaryDirectory() as folder:
