@@ -74,12 +74,17 @@ class Killed(NamedTuple):
 
 
 def kill_and_check(
-    zygote: Zygote, scene: Scene, cache: Path, kill: tuple[int, bool] | None, near: tuple[int, float] | None = None
+    zygote: Zygote,
+    scene: Scene,
+    cache: Path,
+    kill: tuple[int, bool] | None,
+    near: tuple[int, float] | None = None,
+    pause: float = 0.0,
 ) -> Done:
     """Run the scene's operation in a child and check what it left, as it stands."""
     acks = cache.parent / "acks"
     acks.touch()
-    done = zygote.run(scene.name, cache, kill=kill, kill_near=near, acks=acks)
+    done = zygote.run(scene.name, cache, kill=kill, kill_near=near, pause=pause, acks=acks)
     where = f"killed at {kill or near}, in operation {done.ops} ({done.kind}); the folder was {cache}"
     assert done.code in (0, -signal.SIGKILL), where
     recipe = {name.split()[1]: name for name in scene.after}
@@ -153,10 +158,11 @@ def test_killed_at_random_instants(zygote: Zygote, scene: Scene, rng: np.random.
         OPERATIONS[scene.name].work(copy_start(scene.start, scene.room / "count"), None)
     kinds: Counter[str] = Counter()
     acked = 0
-    for _ in range(KILLS):
+    for number in range(KILLS):
         cache = copy_start(scene.start, scene.room / "cut")
         near = int(rng.choice(by_kind[str(rng.choice(sorted(by_kind)))]))
-        done = kill_and_check(zygote, scene, cache, None, (near, 0.0005 * float(rng.uniform()) ** 4))
+        slow = 0.0002 * (number % 2)
+        done = kill_and_check(zygote, scene, cache, None, (near, 0.0005 * float(rng.uniform()) ** 4), slow)
         kinds[done.kind] += 1
         acked += len((cache.parent / "acks").read_text().splitlines())
         finish(scene, cache)

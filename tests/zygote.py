@@ -60,12 +60,16 @@ class Zygote:
         *,
         kill: tuple[int, bool] | None = None,
         kill_near: tuple[int, float] | None = None,
+        pause: float = 0.0,
         acks: Path | None = None,
         arguments: tuple[object, ...] = (),
     ) -> Done:
-        """Run one operation in a child: killed at an operation (n, midway), at an instant from it on, or not at all."""
+        """Run one operation in a child: killed at an operation (n, midway), at an instant from it on, or not at all.
+
+        With a `pause` in seconds each operation is slow, as on a disk, and the instant is more often within one.
+        """
         asked = {"work": work, "cache": str(cache), "kill": kill, "kill_near": kill_near, "arguments": arguments}
-        asked["acks"] = None if acks is None else str(acks)
+        asked |= {"acks": None if acks is None else str(acks), "pause": pause}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
@@ -126,6 +130,8 @@ def _child(asked: dict, works: dict, page: mmap.mmap) -> int:  # type: ignore[ty
 
             def note(n: int, op: Op) -> None:
                 _PROGRESS.pack_into(page, 0, n, 1 + CHANGES.index(op.kind), count[0])  # type: ignore[arg-type]
+                if asked["pause"]:
+                    time.sleep(asked["pause"])
 
             shim.on_op = note
             works[asked["work"]](Path(asked["cache"]), acks, *asked["arguments"])
