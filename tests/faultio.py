@@ -177,7 +177,7 @@ class FaultyOs:
         raise AssertionError("cache.fsio calls what tests/faultio.py does not watch")
 
     truncate = remove = symlink = renames = makedirs = removedirs = sendfile = copy_file_range = unlogged
-    writev = pwritev = posix_fallocate = fdatasync = sync = mknod = utime = chmod = unlogged
+    writev = pwritev = lseek = posix_fallocate = fdatasync = sync = mknod = utime = chmod = unlogged
 
     def ack(self, keys: Sequence[bytes]) -> None:
         """An `on_commit` that puts the acknowledgement into the log, in its place among the operations."""

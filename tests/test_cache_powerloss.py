@@ -47,11 +47,12 @@ def test_nothing_acknowledged_is_lost(memory: Path, rng: np.random.Generator, na
 
 def test_a_run_goes_on_from_what_a_power_loss_left(memory: Path, rng: np.random.Generator) -> None:
     history = record(memory, "two runs", 0)
-    distinct = {tuple(sorted(tree.items())): tree for _, tree in states(history.log, history.root, 600, rng)}
+    drawn = states(history.log, history.root, 4_000 if CHAOS else 600, rng)
+    distinct = list({tuple(sorted(tree.items())): tree for _, tree in drawn}.values())
     for number in rng.choice(len(distinct), 300 if CHAOS else 50, replace=False):
         folder = memory / "state"
         folder.mkdir()
-        materialise(list(distinct.values())[number], folder)
+        materialise(distinct[number], folder)
         cache = folder / "data" / "cache"
         cache.parent.mkdir(exist_ok=True)
         write_input(cache)
