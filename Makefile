@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := cache/demo
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test chaos check bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ demo: $(STAMP)  ## Embed, cache, train and evaluate on a generated set (some two
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/pytest -n 2
+
+chaos: $(STAMP)  ## Run the long tests of durability, and print their figures (kills, power losses, full disks, races)
+	CROSSLLM_CHAOS=1 $(BIN)/pytest -s tests/test_cache_kill.py tests/test_cache_faults.py \
+		tests/test_cache_powerloss.py tests/test_cache_races.py
 
 check: $(STAMP)  ## Lint, types (strict), layering
 	$(BIN)/ruff check .

@@ -153,7 +153,7 @@ def _os_error(error: OSError) -> int:
     if error.errno in _PATH_ERRORS:
         show_errors([f"{where}{reason}; check the path and its permissions"])
         return 2
-    if error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE):
+    if error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         show_errors([f"{where}{reason}; the system refused, run the same command again"])
         return 4
     raise error

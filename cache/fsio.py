@@ -13,10 +13,11 @@ import os
 import secrets
 import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from awscrt import checksums
@@ -26,6 +27,9 @@ from cache.errors import VERIFY, CacheCorrupt
 
 WINDOWS = sys.platform == "win32"
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
+"""What a folder answers in which no killed writer can have made one: not ours to list, read-only, an automount."""
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _BINARY = getattr(os, "O_BINARY", 0)
 
@@ -46,11 +50,20 @@ def make_new_dir(path: Path) -> None:
 
 
 def make_dirs(path: Path) -> None:
-    """Create a folder and its parents where absent, each entry synced into its parent."""
+    """Create a folder and its parents where absent, each entry synced into its parent before anything is made in it.
+
+    The innermost folder that is there is synced into its parent as well: whoever made it may have been killed, or be
+    about to do the same.  Those above it were synced before it was made.
+    """
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
+    try:
+        sync_dir(path.parent)
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
     for folder in reversed(missing):
         try:
             os.mkdir(folder)
@@ -64,20 +77,33 @@ def sync_dir(path: Path) -> None:
     """Fsync a folder, so that the names in it survive a power loss (a no-op on Windows, which cannot)."""
     if WINDOWS:
         return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_RDONLY)
 
 
 def sync_file(path: Path) -> None:
     """Fsync a file that a library has written."""
-    descriptor = os.open(path, os.O_RDWR | _BINARY)
+    _sync(path, os.O_RDWR | _BINARY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    with _named(path):
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _named(path: Path, wanted: int = 0) -> Iterator[None]:
+    """Give the error of a call on a descriptor its file's name and, where space is short, the bytes still `wanted`."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        more = f" for {wanted} more bytes" if wanted and error.errno in _NO_SPACE else ""
+        raise OSError(error.errno, f"{error.strerror}{more}", str(path)) from error
 
 
 class SyncedFile:
@@ -94,44 +120,62 @@ class SyncedFile:
         self.crc = crc32c(data, self.crc)
         self.size += len(view)
         while len(view):
-            view = view[os.write(self._descriptor, view) :]
+            with _named(self.path, len(view)):
+                view = view[os.write(self._descriptor, view) or _nothing_written() :]
 
     def close(self, *, sync: bool = True) -> None:
         """Close, after an fsync unless the file is abandoned (`sync=False`)."""
         if self._descriptor < 0:
             return
         descriptor, self._descriptor = self._descriptor, -1
-        try:
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with _named(self.path):
+            try:
+                if sync:
+                    os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def __enter__(self) -> SyncedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
-        self.close(sync=kind is None)
+        with suppress(OSError) if kind else nullcontext():  # what went wrong first is what is to be said
+            self.close(sync=kind is None)
+
+
+def _nothing_written() -> NoReturn:
+    raise OSError(errno.EIO, "nothing was written, and no error given")
 
 
 def publish(path: Path, data: bytes) -> bool:
     """Make `path` appear, whole and on disk, or not at all; False when the name is taken already.
 
-    Temporary file, fsync, `link(2)` (which fails if the name exists; else an exclusive create), fsync of the folder.
+    Temporary file, fsync, `link(2)`, which fails if the name exists, fsync of the folder.  Where there are no hard
+    links the file is renamed: of two that take the same name in the same instant, the later one stays.
     """
+    with _temporary(path, data) as temporary:
+        given = _give_name(temporary, path)
+    sync_dir(path.parent)  # also where the name is taken: who took it may have been killed before this
+    return given
+
+
+@contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """A file beside `path` with `data` in it, on disk, that is gone at the end if it still has this name."""
     temporary = path.with_name(f".tmp-{new_name()}")
     try:
         with SyncedFile(temporary) as file:
             file.write(data)
-        linked = _link(temporary, path)
-        return _create_exclusively(path, data) if linked is None else linked
-    finally:
-        remove_file(temporary)
-        sync_dir(path.parent)
+        yield temporary
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is what is to be said
+            remove_file(temporary)
+        raise
+    remove_file(temporary)
 
 
-def _link(temporary: Path, path: Path) -> bool | None:
-    """Whether `path` is now a second name of the file; False where the name is taken, None without hard links here."""
+def _give_name(temporary: Path, path: Path) -> bool:
+    """Whether a finished file now has the name `path`, besides its own or in place of it; False where it is taken."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -139,22 +183,9 @@ def _link(temporary: Path, path: Path) -> bool | None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        return None
-    return True
-
-
-def _create_exclusively(path: Path, data: bytes) -> bool:
-    """What `publish` does where there are no hard links; a crash midway leaves a cut file, which readers refuse."""
-    try:
-        file = SyncedFile(path)
-    except FileExistsError:
-        return False
-    try:
-        with file:
-            file.write(data)
-    except BaseException:
-        remove_file(path)
-        raise
+        if os.path.lexists(path):
+            return False
+        os.rename(temporary, path)
     return True
 
 
@@ -165,11 +196,8 @@ def move_new(temporary: Path, path: Path) -> bool:
     if temporary.is_dir():
         os.rename(temporary, path)
     else:
-        linked = _link(temporary, path)
-        if linked is False:
+        if not _give_name(temporary, path):
             return False
-        if linked is None:
-            os.rename(temporary, path)
         remove_file(temporary)
     sync_dir(path.parent)
     return True
@@ -177,14 +205,9 @@ def move_new(temporary: Path, path: Path) -> bool:
 
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path` in place of what stands there, whole at every instant (temp, fsync, rename, fsync)."""
-    temporary = path.with_name(f".tmp-{new_name()}")
-    try:
-        with SyncedFile(temporary) as file:
-            file.write(data)
+    with _temporary(path, data) as temporary:
         os.replace(temporary, path)
-        sync_dir(path.parent)
-    finally:
-        remove_file(temporary)
+    sync_dir(path.parent)
 
 
 def remove_file(path: Path) -> None:

@@ -21,7 +21,7 @@ from cache.reader import CacheReader
 from cache.recipe import Recipe, list_recipes
 from cache.records import MODALITIES, Record
 from cache.segment import Segment
-from cache.writer import SEGMENT_BYTES, CacheWriter
+from cache.writer import SEGMENT_BYTES, CacheWriter, sync_what_others_wrote
 
 _NOT_MERGED = ("dataset.toml", "pairs.tsv")
 
@@ -168,5 +168,6 @@ def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str],
                 writer.add(key, rows)
                 stored.add(key)
                 seen(rows.nbytes)
+    sync_what_others_wrote(into, plan.recipe)
     damage += [line for key, line in failed.items() if key not in stored]
     return len(stored), already

@@ -211,10 +211,9 @@ def list_recipes(cache_dir: Path, modality: str) -> list[Recipe]:
 def orphaned_folders(cache_dir: Path, modality: str) -> list[Path]:
     """Folders that hold commit records but have lost their recipe.json: damage, where an empty one is a start."""
     parent = cache_dir / "embeddings" / modality
-    lost = (
-        p.parent for p in parent.glob("*/commits") if not (p.parent / "recipe.json").exists() and any(p.glob("*.json"))
-    )
-    return sorted(lost)
+    # The commits first: a writer that is just starting publishes them after its recipe.json.
+    committed = [p.parent for p in parent.glob("*/commits") if any(p.glob("*.json"))]
+    return sorted(folder for folder in committed if not (folder / "recipe.json").exists())
 
 
 def held_like(cache_dir: Path, asked: Recipe, *same: str) -> list[Recipe]:

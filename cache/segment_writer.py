@@ -42,7 +42,8 @@ class SegmentWriter:
         self.name = fsio.new_name()
         self.path = recipe_dir / "segments" / self.name
         self._recipe = recipe
-        self._keys: list[bytes] = []
+        self.keys: list[bytes] = []
+        """Of the records so far."""
         self._offsets = [0]
         self._crcs: list[int] = []
         self._body: Body | None = None
@@ -68,19 +69,19 @@ class SegmentWriter:
         data = rows.reshape(-1).view(np.uint8)
         self._crcs.append(fsio.crc32c(data))
         self._body.add(data)
-        self._keys.append(key)
+        self.keys.append(key)
         self._offsets.append(self._offsets[-1] + rows.shape[0])
 
     def close(self) -> Commit:
         """Finish and sync every file, then every folder bottom-up, then `segments/`; what to publish."""
         assert self._body is not None
-        total, count, recipe = self._offsets[-1], len(self._keys), self._recipe
+        total, count, recipe = self._offsets[-1], len(self.keys), self._recipe
         if self.row_bytes != total * recipe.dim * np.dtype(recipe.dtype).itemsize:
             raise RuntimeError(f"{self.row_bytes} bytes of rows for {total} rows: a record was cut in half")
         files, parts = self._body.close(
             {
                 "offsets": np.asarray(self._offsets, "<i8"),
-                "digest": np.frombuffer(b"".join(self._keys), np.uint8).reshape(count, 32),
+                "digest": np.frombuffer(b"".join(self.keys), np.uint8).reshape(count, 32),
                 "crc32c": np.asarray(self._crcs, "<u4"),
             }
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from cache import marker
+from cache import fsio, marker
 from cache.commit import Store, publish_commit
 from cache.errors import InputError, RowsRefused
 from cache.recipe import Recipe, write_recipe
@@ -41,12 +42,15 @@ class CacheWriter:
         segment_seconds: float = SEGMENT_SECONDS,
         store: Store = "zarr",
         compressor: Compressor | None = None,
+        on_commit: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
+        """`on_commit` is told the keys of each segment as soon as they survive a power loss."""
         refuse_compressed_h5(store, compressor)
         self._recipe, self._store, self._compressor = recipe, store, compressor
         self._dtype = np.dtype(recipe.dtype)
         self._folder = write_recipe(cache_dir, recipe)
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
+        self._on_commit = on_commit
         self._open: SegmentWriter | None = None
         self._opened = 0.0
         self.committed = 0
@@ -84,8 +88,10 @@ class CacheWriter:
             raise
         # From here on the folder stays even on an error: its commit record may be visible already.
         publish_commit(self._folder, commit._replace(supersedes=supersedes))
-        marker.unmark(self._folder, commit.segment)
         self.committed += commit.records
+        if self._on_commit is not None:
+            self._on_commit(segment.keys)
+        marker.unmark(self._folder, commit.segment)
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +108,13 @@ def refuse_compressed_h5(store: Store, compressor: Compressor | None) -> None:
     """Raise `InputError` for the one pair that cannot be: readers take an HDF5 segment's rows from where they lie."""
     if store == "h5" and compressor is not None:
         raise InputError(f"--compressor {compressor}: an h5 segment is never compressed; use --store zarr")
+
+
+def sync_what_others_wrote(cache_dir: Path, recipe: Recipe) -> None:
+    """Make what was found in a cache survive a power loss too: who published it may have been killed before it did."""
+    for folder in (recipe.folder(cache_dir) / "commits", cache_dir / "records"):
+        if folder.is_dir():
+            fsio.sync_dir(folder)
 
 
 def stored_rows(rows: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:

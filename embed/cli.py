@@ -111,6 +111,12 @@ def embed() -> None:
     help="Rows after which a segment is committed; also every 60 s and at SIGTERM.",
 )
 @store_options
+@click.option(
+    "--ack-fd",
+    type=click.IntRange(0, 1 << 20),
+    default=None,
+    help="Open descriptor to write keys to, in hex, one a line: each once its rows are committed and on disk.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any) -> None:

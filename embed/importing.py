@@ -24,7 +24,7 @@ from cache.progress import progress
 from cache.reader import CacheReader
 from cache.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
 from cache.records import OnBad, Record, Records, read_records
-from cache.writer import CacheWriter, refuse_compressed_h5
+from cache.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
 from cache.zarrfile import Compressor
 from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
 from embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
@@ -119,6 +119,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
     _say_without(options, without)
     write_skipped(options.cache_dir, f"cache-import-{options.modality}", [*records.skipped, *problems])
     stored = _store(options, recipe, source, pending)
+    sync_what_others_wrote(options.cache_dir, recipe)
     return ImportSummary(
         str(options.cache_dir),
         recipe.folder_name,

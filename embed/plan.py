@@ -49,6 +49,8 @@ class RunOptions:
     """How segments are laid down; readers need no word of it."""
     compressor: Compressor | None = None
     """Of Zarr segments."""
+    ack_fd: int | None = None
+    """Descriptor that is told the keys of what is committed, one a line in hex."""
     quiet: bool = False
 
 

@@ -16,7 +16,8 @@ from cache.idtable import publish_table
 from cache.reader import CacheReader
 from cache.recipe import Recipe
 from cache.records import UNITS, Record, Records, read_records
-from cache.writer import CacheWriter, refuse_compressed_h5
+from cache.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
+from embed.ack import Acknowledger
 from embed.encoder import Encoder, EncoderInfo, Loading, find_encoder
 from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
 
@@ -59,10 +60,11 @@ def run(options: RunOptions) -> RunSummary:
 
     Raises:
         InputError: bad records or sequences that are too long (one line each), no such encoder, weights that cannot
-            be used; nothing was written.
+            be used, a descriptor that cannot be written to; nothing was written.
         Conflict: the cache's recipe of this encoder differs from what was asked for.
     """
     refuse_compressed_h5(options.store, options.compressor)
+    acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
     info = find_encoder(options.modality, options.encoder, options.weights)
@@ -76,13 +78,14 @@ def run(options: RunOptions) -> RunSummary:
     failed_list = recipe.folder(options.cache_dir) / "failed.tsv"
     try:
         if encoder is not None:
-            _embed(options, encoder, recipe, plan, outcome)
+            _embed(options, encoder, recipe, plan, outcome, acknowledger)
             say_notes(options.input, encoder.notes, (), "molecules" if options.modality == "molecule" else "sequences")
     finally:
         if outcome.failures:
             _list_failures(failed_list, records, outcome.failures)
     if not outcome.failures:
-        failed_list.unlink(missing_ok=True)  # an earlier run's, now made good; a run cut off above leaves it
+        fsio.remove_file(failed_list)  # an earlier run's, now made good; a run cut off above leaves it
+    sync_what_others_wrote(options.cache_dir, recipe)
     residues = sum(r.length for r in plan.distinct.values())
     already = len(plan.distinct) - len(outcome.stored) - len(outcome.failures)
     return RunSummary(
@@ -104,7 +107,14 @@ def _load(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> Encoder:
     return info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
 
 
-def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, outcome: Outcome) -> None:
+def _embed(
+    options: RunOptions,
+    encoder: Encoder,
+    recipe: Recipe,
+    plan: Plan,
+    outcome: Outcome,
+    acknowledge: Acknowledger | None,
+) -> None:
     """Encode and store what is pending, noting in `outcome` what was stored and what was refused."""
     with (
         stop_between_records() as stopping,
@@ -114,6 +124,7 @@ def _embed(options: RunOptions, encoder: Encoder, recipe: Recipe, plan: Plan, ou
             segment_bytes=options.segment_bytes,
             store=options.store,
             compressor=options.compressor,
+            on_commit=acknowledge,
         ) as writer,
     ):
         pending = _not_done_by_others(options.cache_dir, recipe, plan.pending)

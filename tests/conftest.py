@@ -10,8 +10,9 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # a test compares one with two
 
 import subprocess
 import sys
+import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numba
@@ -44,6 +45,13 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     seed = int(os.environ.get("CROSSLLM_TEST_SEED", zlib.crc32(request.node.name.encode())))
     print(f"seed {seed} (set CROSSLLM_TEST_SEED to repeat)")
     return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: fsync costs nothing there."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        yield Path(folder)
 
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -1,0 +1,109 @@
+"""RELIABILITY P14: what was made in another way is never taken for what is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fault_operations import write_input
+from made_weights import random_tensors
+from safetensors.torch import save_file
+
+from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, Recipe, key_of, list_recipes
+from cache.commit import commit_paths, publish_commit, read_commit
+from cache.recipe import write_recipe
+from embed.rnabert import Shape, expected_shapes
+from embed.run import RunOptions, run
+
+BASE = Recipe(
+    "rna", "made", 1, 4, "0" * 64, "12", "float32", "float16", "letters", "window:440:220", 1, {"attention": "masked"}
+)
+OTHER = {
+    "modality": "protein",
+    "encoder": "other",
+    "encoder_version": 2,
+    "dim": 5,
+    "weights": "0" * 63 + "1",
+    "layer": "11",
+    "compute": "bfloat16",
+    "dtype": "float32",
+    "tokenizer": "words",
+    "long": "window:440:219",
+    "normaliser": 2,
+    "options": {"attention": "padded-440"},
+}
+"""Field → another value, the nearest there is."""
+KEY = key_of("rna", "ACGU")
+
+
+def test_every_field_of_a_recipe_is_tried() -> None:
+    assert {field.name for field in dataclasses.fields(Recipe)} == {*OTHER, "format"}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_recipe_that_differs_in_one_field_finds_nothing(tmp_path: Path, name: str) -> None:
+    other = dataclasses.replace(BASE, **{name: OTHER[name]})
+    with CacheWriter(tmp_path, BASE) as writer:
+        writer.add(KEY, np.ones((4, 4)))
+    assert KEY in CacheReader(tmp_path, BASE)
+    assert KEY not in CacheReader(tmp_path, other)
+    with CacheWriter(tmp_path, other) as writer:
+        writer.add(KEY, np.full((4, other.dim), 2.0))
+    assert (CacheReader(tmp_path, BASE)[KEY] == 1).all()
+    assert (CacheReader(tmp_path, other)[KEY] == 2).all()
+    assert other in list_recipes(tmp_path, other.modality)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_segment_put_under_another_recipe_is_damage(tmp_path: Path, name: str) -> None:
+    """By a careless copy, or a tool that means well."""
+    other = dataclasses.replace(BASE, **{name: OTHER[name]})
+    with CacheWriter(tmp_path, BASE) as writer:
+        writer.add(KEY, np.ones((4, 4)))
+    theirs = write_recipe(tmp_path, other)
+    (path,) = commit_paths(BASE.folder(tmp_path))
+    commit = read_commit(path)
+    (BASE.folder(tmp_path) / "segments" / commit.segment).rename(theirs / "segments" / commit.segment)
+    publish_commit(theirs, commit)
+    with pytest.raises(CacheCorrupt, match="was written for another recipe"):
+        CacheReader(tmp_path, other)
+
+
+def test_one_changed_byte_of_the_weights_is_another_recipe(tmp_path: Path, rng: np.random.Generator) -> None:
+    """And one that a run never takes up by itself where the cache holds rows of the others."""
+    fasta, weights = write_input(tmp_path / "cache", 2), tmp_path / "made.safetensors"
+    save_file(random_tensors(expected_shapes(Shape()), rng), weights)
+    options = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, quiet=True)
+    assert run(options).embedded == 2
+    data = bytearray(weights.read_bytes())
+    data[-1 - int(rng.integers(1000))] ^= 1
+    weights.write_bytes(data)
+    other = run(options)
+    assert (other.embedded, other.already) == (2, 0)
+    held = list_recipes(tmp_path / "cache", "rna")
+    assert len(held) == 2
+    assert len({recipe.weights for recipe in held}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"dtype": "float32"}, "dtype: float32, not float16"),
+        ({"long": "window"}, "long: window:440:220, not whole"),
+        ({"options": {"attention": "padded-440"}}, "options: .*padded-440"),
+    ],
+)
+def test_a_flag_that_changes_numbers_is_refused_where_the_cache_holds_others(
+    tmp_path: Path, rng: np.random.Generator, change: dict[str, object], field: str
+) -> None:
+    fasta, weights = write_input(tmp_path / "cache", 1), tmp_path / "made.safetensors"
+    save_file(random_tensors(expected_shapes(Shape()), rng), weights)
+    options = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, quiet=True)
+    assert run(options).embedded == 1
+    with pytest.raises(Conflict, match=field):
+        run(dataclasses.replace(options, **change))  # type: ignore[arg-type]
+    new = run(dataclasses.replace(options, new_recipe=True, **change))  # type: ignore[arg-type]
+    assert (new.embedded, new.already) == (1, 0)
+    assert len(list_recipes(tmp_path / "cache", "rna")) == 2
