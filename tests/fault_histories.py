@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from fault_operations import (
-    SEGMENT_BYTES,
     SEQUENCES,
     Contents,
     broken_promises,
@@ -84,10 +83,10 @@ def compacted_and_collected(cache: Path, shim: FaultyOs, n: int) -> None:
     whole_run(cache, shim)
     shim.fault = Stop(shim.count + 1 + n % COMPACTION)
     with suppress(Stopped):
-        compact(cache, segment_bytes=SEGMENT_BYTES)
+        compact(cache, segment_bytes=LARGE)
     shim.revive()
     collect(cache)
-    compact(cache, segment_bytes=SEGMENT_BYTES)
+    compact(cache, segment_bytes=LARGE)
     collect(cache)
 
 
@@ -95,7 +94,7 @@ def collected_while_compacting(cache: Path, shim: FaultyOs, n: int) -> None:
     """A slow compaction, and a collection that sees what it has linked and not yet synced."""
     whole_run(cache, shim)
     shim.fault = Meanwhile(shim.count + 1 + n % COMPACTION, lambda: collect(cache) and None)
-    compact(cache, segment_bytes=SEGMENT_BYTES)
+    compact(cache, segment_bytes=LARGE)
 
 
 HISTORIES: dict[str, Callable[[Path, FaultyOs, int], None]] = {
@@ -109,7 +108,9 @@ HISTORIES: dict[str, Callable[[Path, FaultyOs, int], None]] = {
 }
 """What happens in a cache, and n: the operation at which something comes between."""
 INTERRUPTED = ("killed, and run again", "two at once", "compacted and collected", "collected while compacting")
-COMPACTION = 60
+LARGE = 1 << 20
+"""Bytes of a segment into which all others go."""
+COMPACTION = 84
 """Operations of a compaction, about."""
 
 

@@ -161,11 +161,18 @@ class Disk:
 
 
 def states(log: Sequence[Op], root: Path, count: int, rng: np.random.Generator) -> Iterator[tuple[int, Tree]]:
-    """`count` trees with the number of operations before the loss: half anywhere in the log, half just after an ack."""
-    acks = [done for done in range(1, len(log) + 1) if log[done - 1].kind == "ack"] or [len(log)]
+    """`count` trees with the number of operations before the loss.
+
+    Half are anywhere in the log, half just after an ack or after a commit record was unlinked.
+    """
+    weighty = [
+        n
+        for n, op in enumerate(log, 1)
+        if op.kind == "ack" or (op.kind == "unlink" and "/commits/" in op.path and "/." not in op.path)
+    ]
     anywhere = rng.integers(0, len(log) + 1, count - count // 2)
     disk, at = Disk(root), 0
-    for done in sorted([*anywhere.tolist(), *rng.choice(acks, count // 2).tolist()]):
+    for done in sorted([*anywhere.tolist(), *rng.choice(weighty or [len(log)], count // 2).tolist()]):
         for op in log[at:done]:
             disk.do(op)
         at = done

@@ -9,20 +9,20 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from fault_histories import EVERYTHING, HISTORIES, just_after, places, record, violations
+from fault_histories import COMPACTION, EVERYTHING, HISTORIES, just_after, places, record, violations
 from fault_operations import broken_promises, contents, embed_run, write_input
 from faultio import Op
 from powerloss import materialise, states
 
 import embed.run
-from cache import fsio
+from cache import collect, fsio
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 STATES = 20_000 if CHAOS else 3_000
@@ -141,6 +141,17 @@ def only_what_is_missing(path: Path) -> None:
         fsio.sync_dir(path.parent)
 
 
+def unlink_what_was_seen(recipe_dir: Path, segments: Iterable[str]) -> None:
+    """What replaces them may not be on disk yet."""
+    for segment in segments:
+        fsio.remove_file(recipe_dir / "commits" / f"{segment}.json")
+    fsio.sync_dir(recipe_dir / "commits")
+
+
+JUST_LINKED = (COMPACTION - 3, COMPACTION - 2)
+"""The operations of a compaction between the link of its commit record and the fsync of `commits/`."""
+
+
 class Mutant(NamedTuple):
     """A protocol with something wrong in it."""
 
@@ -149,6 +160,8 @@ class Mutant(NamedTuple):
     patch: tuple[object, str, object] | None = None
     after: str = ""
     """The kind of operation after which the history is interrupted."""
+    at: Sequence[int] = ()
+    """Where it is interrupted instead."""
 
 
 MUTANTS: dict[str, Mutant] = {
@@ -160,6 +173,9 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "what others wrote is not synced": Mutant(
         "killed, and run again", patch=(embed.run, "sync_what_others_wrote", lambda *_: None), after="link"
+    ),
+    "gc does not sync what it saw": Mutant(
+        "collected while compacting", patch=(collect, "unlink_commits", unlink_what_was_seen), at=JUST_LINKED
     ),
 }
 
@@ -180,7 +196,7 @@ def test_a_wrong_protocol_is_found(memory: Path, rng: np.random.Generator, name:
     found: Counter[str] = Counter()
     with patched(*mutant.patch) if mutant.patch else nullcontext():
         # An interruption at a folder within a segment harms nobody: the first few are those above it.
-        interrupted = just_after(memory, mutant.after)[:8] if mutant.after else [0]
+        interrupted = list(mutant.at) or (just_after(memory, mutant.after)[:8] if mutant.after else [0])
         for n in interrupted:
             history = record(memory, mutant.history, n)
             count = (2 * MUTANT_STATES) // len(interrupted)
