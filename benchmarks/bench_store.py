@@ -201,7 +201,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, list[float
     peers: dict[str, Copy] = {
         "store_hot": store(cache_dir, recipe, THREADS),
         "store_hot_1_thread": store(cache_dir, recipe, 1),
-        # "store_h5": h5_store(records, folder, recipe),
+        "store_h5": h5_store(records, folder, recipe),
         "memmap": memmap(records, folder, 1),
         "memmap_threads": memmap(records, folder, THREADS),
         "zarr": through(lambda path: zarr.open_array(path, mode="r"), cache_dir, recipe),

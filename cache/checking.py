@@ -20,6 +20,7 @@ from cache import fsio
 from cache.commit import H5, Commit, Store
 from cache.damage import Damage, Names, named, recipe_name
 from cache.errors import CacheCorrupt, InputError, one_line
+from cache.plainfile import PlainFile
 from cache.recipe import Recipe
 from cache.segment import ROWS, Segment
 from cache.zarrfile import Compressor
@@ -119,7 +120,7 @@ def _file_matches(segment: Segment, seen: Seen) -> bool:
     """Whether the file that holds the rows, all of it, matches its commit record."""
     name = H5 if segment.commit.store == "h5" else ROWS
     size, expected = segment.commit.files[name]
-    file = fsio.PlainFile(segment.path / name, size)
+    file = PlainFile(segment.path / name, size)
     buffer, crc = np.empty(min(BLOCK, size), np.uint8), 0
     for at in range(0, size, BLOCK):
         piece = buffer[: min(BLOCK, size - at)]

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt, InputError, one_line
+from cache.plainfile import read_bytes
 from cache.recipe import FORMAT, parse_json
 from cache.trust import refuse_links
 
@@ -144,7 +145,7 @@ def read_commit(path: Path) -> Commit:
         InputError: it is of another format version.
     """
     refuse_links(path.parent.parent, path.parent)
-    body = parse_json(fsio.read_bytes(path, _MAX_JSON), path)
+    body = parse_json(read_bytes(path, _MAX_JSON), path)
     if body.pop("crc32c", None) != fsio.crc32c(_canonical(body)):
         raise CacheCorrupt(f"{path}: the commit record does not match its own crc32c; {VERIFY}")
     try:

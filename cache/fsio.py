@@ -1,4 +1,4 @@
-"""Every system call that changes, reads or maps a file of a cache: the one seam for fault injection and for Windows.
+"""Every system call that changes a file of a cache: the one seam for fault injection, and for Windows.
 
 The order of a commit (DESIGN section 2) is built from these four: `make_new_dir`, `SyncedFile`, `sync_dir`,
 `publish`.  After a failed fsync the file is abandoned, never synced again: a retry may succeed falsely.
@@ -8,7 +8,6 @@ Calls go through this module's name `os`, which tests replace by one that fails,
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import secrets
 import stat
@@ -19,19 +18,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-import numpy as np
 from awscrt import checksums
 from numpy.typing import NDArray
-
-from cache.errors import VERIFY, CacheCorrupt
 
 WINDOWS = sys.platform == "win32"
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
 """What a folder answers in which no killed writer can have made one: not ours to list, read-only, an automount."""
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0)
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+BINARY = getattr(os, "OBINARY", 0)
 
 
 def crc32c(data: bytes | NDArray[Any], start: int = 0) -> int:
@@ -82,7 +78,7 @@ def sync_dir(path: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Fsync a file that a library has written."""
-    _sync(path, os.O_RDWR | _BINARY)
+    _sync(path, os.O_RDWR | BINARY)
 
 
 def _sync(path: Path, flags: int) -> None:
@@ -111,7 +107,7 @@ class SyncedFile:
 
     def __init__(self, path: Path) -> None:
         self.path, self.size, self.crc = path, 0, 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW | _BINARY
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW | BINARY
         self._descriptor = os.open(path, flags, 0o666)
 
     def write(self, data: bytes | NDArray[Any]) -> None:
@@ -226,84 +222,3 @@ def remove_tree(path: Path) -> None:
             else:
                 remove_file(inner)
         os.rmdir(path)
-
-
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; links are not followed, larger files are refused unread."""
-    descriptor, found = _open_plain(path)
-    with os.fdopen(descriptor, "rb") as file:
-        if found > limit:
-            raise CacheCorrupt(f"{path}: {found} bytes where at most {limit} are expected; it is damaged or foreign")
-        return file.read(found)
-
-
-class PlainFile:
-    """A plain file of a known size, open for reading at any place; a file of another size is refused."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path, self.size = path, size
-        self._map: mmap.mmap | None = None
-        try:
-            self._descriptor, found = _open_plain(path)
-        except FileNotFoundError:
-            raise CacheCorrupt(f"{path}: missing, though its commit record names it; {VERIFY}") from None
-        if found != size:
-            self.close()
-            raise CacheCorrupt(f"{path}: {found} bytes where the commit record says {size}; {VERIFY}")
-
-    def map(self) -> NDArray[np.uint8]:
-        """A read-only view of all its bytes, shape (size,), which stays when the file is closed or unlinked."""
-        if self.size == 0:
-            return np.empty(0, np.uint8)
-        self._map = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
-        return np.frombuffer(self._map, np.uint8)
-
-    def read_into(self, out: NDArray[np.uint8], at: int) -> None:
-        """Fill `out`, shape (n,), with the bytes from place `at` on; a file cut since it was opened is damage."""
-        view = memoryview(out)  # type: ignore[arg-type]
-        while len(view):
-            count = os.preadv(self._descriptor, [view], at)
-            if count == 0:
-                raise CacheCorrupt(f"{self.path}: was cut since it was opened, byte {at} of {self.size} is gone")
-            view, at = view[count:], at + count
-
-    def read(self, count: int, at: int) -> bytes:
-        """`count` bytes from place `at` on."""
-        out = np.empty(count, np.uint8)
-        self.read_into(out, at)
-        return out.tobytes()
-
-    def prefetch(self, at: int, count: int) -> None:
-        """Tell the system that these bytes are wanted soon; a hint, where the system takes hints."""
-        if self._map is not None and hasattr(mmap, "MADV_WILLNEED"):
-            start = at - at % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, start, at + count - start)
-        elif self._map is None and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, at, count, os.POSIX_FADV_WILLNEED)
-
-    def close(self) -> None:
-        """Give the descriptor back; maps stay."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            self.close()
-
-
-def _open_plain(path: Path) -> tuple[int, int]:
-    """Descriptor and size of a plain file; a link, a folder or a pipe in its place is damage."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _NO_FOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
-            raise CacheCorrupt(
-                f"{path}: {error.strerror}; a plain file is expected here, neither link nor folder"
-            ) from None
-        raise
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(descriptor)
-        raise CacheCorrupt(f"{path}: is no plain file; neither a link nor a folder, pipe or device is read here")
-    return descriptor, found.st_size

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, printable
+from cache.plainfile import read_bytes
 from cache.records import NORMALISER, Record
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
@@ -79,7 +80,7 @@ def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
         match = _NAME.fullmatch(name)
         if match is None or match[1] != modality:
             continue
-        data = fsio.read_bytes(folder / name, _MAX_BYTES)
+        data = read_bytes(folder / name, _MAX_BYTES)
         if hashlib.sha256(data).hexdigest()[:32] != match[2]:
             raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
         for id_, entry in _parse(folder / name, data):

@@ -7,12 +7,12 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from cache import fsio
 from cache.checking import Subset, check_segment
 from cache.commit import HEX32, commit_paths, live_commits
 from cache.damage import Damage, names_in, read_commits, recipe_name
 from cache.errors import CacheCorrupt, InputError
 from cache.idtable import read_table
+from cache.plainfile import read_bytes
 from cache.progress import byte_progress
 from cache.reader import CacheReader
 from cache.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
@@ -150,7 +150,7 @@ def _dataset_damage(cache_dir: Path) -> list[Damage]:
     if not path.exists():
         return []
     try:
-        sums = tomllib.loads(fsio.read_bytes(path, 1 << 20).decode())["sha256"]
+        sums = tomllib.loads(read_bytes(path, 1 << 20).decode())["sha256"]
         files = [cache_dir / Path(name).name for name, digest in sums.items()]
         changed = [file for file in files if _sha256(file) != sums[file.name]]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CacheCorrupt) as error:

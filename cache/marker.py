@@ -16,6 +16,7 @@ import psutil
 
 from cache import fsio
 from cache.errors import CacheCorrupt
+from cache.plainfile import read_bytes
 from cache.recipe import parse_json
 
 WEEK = 7 * 24 * 3600.0
@@ -70,7 +71,7 @@ def is_young(path: Path) -> bool:
 def _writer_alive(path: Path) -> bool | None:
     """Whether the process that a marker names lives; None where that cannot be told from here."""
     try:
-        body = parse_json(fsio.read_bytes(path, _MAX_BYTES), path)
+        body = parse_json(read_bytes(path, _MAX_BYTES), path)
     except (FileNotFoundError, CacheCorrupt):
         return None
     pid, started = body.get("pid"), body.get("started")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +123,7 @@ class CacheReader:
         offsets = np.cumsum([0, *(int(s.offsets[i + 1] - s.offsets[i]) for s, i in places)])
         rows = self._room(int(offsets[-1]), out)
 
-        def copy(part: range) -> None:
+        def read_part(part: range) -> None:
             for n in part:
                 segment, index = places[n]
                 target = rows[offsets[n] : offsets[n + 1]]
@@ -134,7 +134,7 @@ class CacheReader:
                         raise
                     np.copyto(target, now[keys[n]])
 
-        self._in_threads(copy, offsets, rows.nbytes)
+        self._in_threads(read_part, offsets, rows.nbytes)
         return Packed(rows, offsets)
 
     def prefetch(self, keys: Iterable[bytes]) -> None:
@@ -199,17 +199,17 @@ class CacheReader:
             raise ValueError("out is not C-contiguous")
         return out[:total]
 
-    def _in_threads(self, copy: Any, offsets: np.ndarray, size: int) -> None:
-        """Run `copy` on ranges of records of about equal bytes."""
+    def _in_threads(self, work: Callable[[range], None], offsets: np.ndarray, size: int) -> None:
+        """Run `work` on ranges of records of about equal bytes."""
         count = len(offsets) - 1
         if self._threads == 1 or size < _INLINE_BYTES:
-            copy(range(count))
+            work(range(count))
             return
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not live on in a forked worker
             self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "gather")
         cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], self._threads + 1)[1:-1]).tolist()
         parts = [range(start, stop) for start, stop in zip([0, *cuts], [*cuts, count], strict=True)]
-        for _ in self._pool[1].map(copy, parts):
+        for _ in self._pool[1].map(work, parts):
             pass
 
 

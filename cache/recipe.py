@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
+from cache.plainfile import read_bytes
 from cache.records import INPUT_NAMES, NORMALISER, check_modality
 from cache.trust import refuse_links, refuse_shared
 
@@ -183,7 +184,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The recipe of a folder, its digest checked against the folder's name."""
     refuse_links(folder, folder / "segments", folder / "commits")
     where = folder / "recipe.json"
-    recipe = parse_recipe(fsio.read_bytes(where, _MAX_JSON), where)
+    recipe = parse_recipe(read_bytes(where, _MAX_JSON), where)
     if recipe.folder_name != folder.name or recipe.modality != folder.parent.name:
         raise CacheCorrupt(f"{where}: its digest does not match the folder's name; the recipe is damaged or was edited")
     return recipe

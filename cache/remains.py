@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cache import fsio
 from cache.commit import H5, Commit, Part
 from cache.errors import CacheCorrupt
+from cache.plainfile import PlainFile, read_bytes
 from cache.recipe import Recipe
 from cache.rowfile import Rows, ZarrRows, plain_rows
 from cache.segment import CHUNK, MAX_META, ROWS, Segment
@@ -113,12 +114,12 @@ class Remains:
 
     def _zarr_piece(self, name: str) -> bytes:
         with suppress(CacheCorrupt, OSError):
-            return fsio.read_bytes(self._path / CHUNK[name], _MAX_BYTES)
+            return read_bytes(self._path / CHUNK[name], _MAX_BYTES)
         return b""
 
     def _h5_piece(self, part: Part) -> bytes:
         with suppress(CacheCorrupt, OSError):
-            return fsio.PlainFile(self._path / H5, (self._path / H5).stat().st_size).read(part.bytes, part.at)
+            return PlainFile(self._path / H5, (self._path / H5).stat().st_size).read(part.bytes, part.at)
         return b""
 
     def _take_compressed(self) -> bool:
@@ -126,11 +127,11 @@ class Remains:
         compressed = False
         with suppress(CacheCorrupt, OSError):
             json = self._path / "rows" / "zarr.json"
-            layout = parse_array_json(json, fsio.read_bytes(json, MAX_META))
+            layout = parse_array_json(json, read_bytes(json, MAX_META))
             if is_plain(layout) or layout.shape[1:] != (self._recipe.dim,) or layout.dtype != self._dtype:
                 return False
             compressed = True
-            check_chunks(fsio.PlainFile(self._path / ROWS, (self._path / ROWS).stat().st_size), layout)
+            check_chunks(PlainFile(self._path / ROWS, (self._path / ROWS).stat().st_size), layout)
             self._source, self._total = ZarrRows(self._path / "rows", layout.shape[0]), layout.shape[0]
         return compressed
 
@@ -138,4 +139,4 @@ class Remains:
         size = path.stat().st_size
         self._total = (size - at) // (self._recipe.dim * self._dtype.itemsize)
         shape = (self._total, self._recipe.dim)
-        self._source = plain_rows(fsio.PlainFile(path, size), at, shape, self._dtype, "pread")
+        self._source = plain_rows(PlainFile(path, size), at, shape, self._dtype, "pread")

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from cache import fsio
 from cache.errors import CacheCorrupt, one_line
+from cache.plainfile import PlainFile
 
 IO = Literal["mmap", "pread"]
 """`mmap`: views, no copy.  `pread`: copies; a file that shrinks under a reader is an error there, not a signal."""
@@ -33,7 +33,7 @@ class Rows(Protocol):
         """Tell the system that these rows are wanted soon."""
 
 
-def plain_rows(file: fsio.PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any], io: IO) -> Rows:
+def plain_rows(file: PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any], io: IO) -> Rows:
     """Rows that lie in a file as they are, from byte `at` on."""
     return MappedRows(file, at, shape, dtype) if io == "mmap" else PreadRows(file, at, shape, dtype)
 
@@ -43,7 +43,7 @@ class MappedRows:
 
     steady = True
 
-    def __init__(self, file: fsio.PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, file: PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._file, self._at, self._row_bytes = file, at, shape[1] * dtype.itemsize
         self._rows = file.map()[at : at + shape[0] * self._row_bytes].view(dtype).reshape(shape)
         file.close()
@@ -66,7 +66,7 @@ class PreadRows:
 
     steady = True
 
-    def __init__(self, file: fsio.PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, file: PlainFile, at: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self._file, self._at, self._dim, self._dtype = file, at, shape[1], dtype
 
     def read(self, start: int, stop: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from cache import fsio
 from cache.commit import H5, Commit, Store
 from cache.errors import VERIFY, CacheCorrupt
+from cache.plainfile import PlainFile, read_bytes
 from cache.recipe import Recipe
 from cache.rowfile import IO, Rows, ZarrRows, plain_rows
 from cache.shardcheck import check_chunks
@@ -66,8 +67,8 @@ class Segment:
         """Where the rows are read from, opened when the first of them is wanted: it holds a file descriptor."""
         if self.commit.store == "h5":
             part, size = self.commit.parts["rows"], self.commit.files[H5].bytes
-            return plain_rows(fsio.PlainFile(self.path / H5, size), part.at, self._shape, self._dtype, self._io)
-        file = fsio.PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes)
+            return plain_rows(PlainFile(self.path / H5, size), part.at, self._shape, self._dtype, self._io)
+        file = PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes)
         if is_in_order(file, self._layout):
             return plain_rows(file, 0, self._shape, self._dtype, self._io)
         check_chunks(file, self._layout)
@@ -124,7 +125,7 @@ class Segment:
     def _h5_arrays(self) -> dict[str, bytes]:
         """The small arrays of an HDF5 segment, read at the places that the commit record names, and checked."""
         commit, path = self.commit, self.path / H5
-        file = fsio.PlainFile(path, commit.files[H5].bytes)
+        file = PlainFile(path, commit.files[H5].bytes)
         sizes = {"rows": commit.rows * self._recipe.dim * self._dtype.itemsize, **_small_sizes(commit.records)}
         found = {}
         end = 0
@@ -154,7 +155,7 @@ class Segment:
             if found != size:
                 raise CacheCorrupt(f"{self.path / CHUNK[name]}: {found} bytes where {size} are expected; {VERIFY}")
         small = {name: self._read_small(name) for name in self.commit.files if name != ROWS}
-        fsio.PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes).close()
+        PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes).close()
         self._layout = parse_array_json(self.path / "rows" / "zarr.json", small["rows/zarr.json"])
         if self._layout.shape != self._shape or self._layout.dtype != self._dtype:
             expected_rows = f"{self._shape} {self._dtype} are expected; {VERIFY}"
@@ -173,7 +174,7 @@ class Segment:
         """The bytes of a small file, checked against the commit record."""
         path, expected = self.path / name, self.commit.files[name]
         try:
-            data = fsio.read_bytes(path, expected.bytes)
+            data = read_bytes(path, expected.bytes)
         except FileNotFoundError:
             raise CacheCorrupt(f"{path}: missing, though its commit record names it; {VERIFY}") from None
         if len(data) != expected.bytes or fsio.crc32c(data) != expected.crc32c:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt
+from cache.plainfile import PlainFile
 from cache.zarrfile import COMPRESSORS, Layout
 
 MAX_INNER_CHUNK = 64 << 20
@@ -29,7 +30,7 @@ _ZSTD_HEADER = 18
 _BLOSC_HEADER = 16
 
 
-def check_chunks(file: fsio.PlainFile, layout: Layout) -> None:
+def check_chunks(file: PlainFile, layout: Layout) -> None:
     """Raise `CacheCorrupt` unless every chunk of a shard lies inside its file and declares the size it must have."""
     if layout.inner is None:
         _refuse(file, "its rows are no shard")
@@ -57,7 +58,7 @@ def check_chunks(file: fsio.PlainFile, layout: Layout) -> None:
             _refuse(file, f"the chunk at byte {at} declares {found} bytes where {declared} are expected")
 
 
-def _places(file: fsio.PlainFile, chunks: int) -> NDArray[np.uint64]:
+def _places(file: PlainFile, chunks: int) -> NDArray[np.uint64]:
     """Offset and size of every chunk that is there, shape (chunks, 2), from the shard's index."""
     payload = file.size - 16 * chunks - _CRC
     if payload < 0:
@@ -76,7 +77,7 @@ def _places(file: fsio.PlainFile, chunks: int) -> NDArray[np.uint64]:
     return np.asarray(places, np.uint64)
 
 
-def _declared(file: fsio.PlainFile, compressor: str, at: int, size: int) -> int:
+def _declared(file: PlainFile, compressor: str, at: int, size: int) -> int:
     """Bytes that the one frame of a chunk says it holds; anything but one whole frame is refused."""
     try:
         return (_zstd_declared if compressor == "zstd" else _blosc_declared)(file, at, size)
@@ -84,7 +85,7 @@ def _declared(file: fsio.PlainFile, compressor: str, at: int, size: int) -> int:
         _refuse(file, f"the chunk at byte {at} is not one whole {compressor} frame: {error}")
 
 
-def _zstd_declared(file: fsio.PlainFile, at: int, size: int) -> int:
+def _zstd_declared(file: PlainFile, at: int, size: int) -> int:
     """The content size of a zstd frame (RFC 8878, 3.1.1), its blocks walked through to its end."""
     header = file.read(min(size, _ZSTD_HEADER), at)
     magic, flags = struct.unpack_from("<IB", header)
@@ -100,7 +101,7 @@ def _zstd_declared(file: fsio.PlainFile, at: int, size: int) -> int:
     return content + (256 if content_bytes == 2 else 0)
 
 
-def _walk_blocks(file: fsio.PlainFile, start: int, end: int, at: int, after: int) -> None:
+def _walk_blocks(file: PlainFile, start: int, end: int, at: int, after: int) -> None:
     """Go from block to block of a zstd frame; its last one, and `after` bytes of checksum, must end at `end`."""
     last = 0
     while not last:
@@ -113,7 +114,7 @@ def _walk_blocks(file: fsio.PlainFile, start: int, end: int, at: int, after: int
         raise ValueError(f"ends {end - at - after} bytes before the chunk")
 
 
-def _blosc_declared(file: fsio.PlainFile, at: int, size: int) -> int:
+def _blosc_declared(file: PlainFile, at: int, size: int) -> int:
     """The uncompressed size of a blosc buffer (c-blosc 1 header)."""
     header = file.read(min(size, _BLOSC_HEADER), at)
     _version, _codec, _flags, width, content, block, stored = struct.unpack("<BBBBIII", header)
@@ -128,5 +129,5 @@ def _exactly(data: bytes, count: int) -> bytes:
     return data
 
 
-def _refuse(file: fsio.PlainFile, what: str) -> NoReturn:
+def _refuse(file: PlainFile, what: str) -> NoReturn:
     raise CacheCorrupt(f"{file.path}: {what}; {VERIFY}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt, one_line
+from cache.plainfile import PlainFile
 from cache.recipe import parse_json
 
 INNER_CHUNK_BYTES = 128 << 10
@@ -166,7 +167,7 @@ def is_plain(layout: Layout) -> bool:
     return layout.plain and whole and rows
 
 
-def is_in_order(file: fsio.PlainFile, layout: Layout) -> bool:
+def is_in_order(file: PlainFile, layout: Layout) -> bool:
     """Whether the rows in a shard's file lie one after the other, uncompressed: then the payload is the array.
 
     Raises:

@@ -17,6 +17,7 @@ import tomli_w
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, InputError, printable
 from cache.idtable import new_rows, publish_table, read_table
+from cache.plainfile import read_bytes
 from cache.records import INPUT_NAMES, MODALITIES, OnBad, Record
 from pipeline.pairs import Pair, Pairs, Task, read_pairs
 
@@ -200,7 +201,7 @@ def _contradictory(dataset: Dataset) -> int:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        head = tomllib.loads(fsio.read_bytes(path, _MAX_TOML).decode())
+        head = tomllib.loads(read_bytes(path, _MAX_TOML).decode())
     except FileNotFoundError:
         raise InputError(
             f"{path}: no dataset here; make one with `crossllm data import` or `crossllm data demo`"

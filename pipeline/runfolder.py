@@ -29,6 +29,7 @@ from safetensors.torch import save
 
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict
+from cache.plainfile import read_bytes
 from cache.recipe import parse_json
 from pipeline import report
 from pipeline.fold import Epoch, FoldResult, Target
@@ -61,7 +62,7 @@ class RunFolder:
         if not resume:
             raise Conflict(f"{self.path}: already holds a run; continue it with --resume, or name another by --out")
         try:
-            held = tomllib.loads(fsio.read_bytes(where, _MAX_JSON).decode())
+            held = tomllib.loads(read_bytes(where, _MAX_JSON).decode())
         except (ValueError, RecursionError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove the folder and train again") from None
         if differences := list(_differences(held, self._config)):
@@ -90,7 +91,7 @@ class RunFolder:
         where = self.path / "metrics.json"
         if not where.exists():
             return None
-        found = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
+        found = parse_json(read_bytes(where, _MAX_JSON), where)
         try:
             report.table(found)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -125,7 +126,7 @@ class RunFolder:
         where = self.path / "checkpoints" / f"fold-{number}.json"
         if not where.exists():
             return None
-        body = parse_json(fsio.read_bytes(where, _MAX_JSON), where)
+        body = parse_json(read_bytes(where, _MAX_JSON), where)
         try:
             score = np.array(body["score"], np.float64)
             history = [_epoch(n, *values) for n, values in enumerate(body["history"], 1)]

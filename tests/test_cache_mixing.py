@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_operations import write_input
-from made_weights import random_tensors
+from made_weights import random_tensors, rnabert_shapes
 from safetensors.torch import save_file
 
 from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, Recipe, key_of, list_recipes
 from cache.commit import commit_paths, publish_commit, read_commit
 from cache.recipe import write_recipe
-from embed.rnabert import Shape, expected_shapes
 from embed.run import RunOptions, run
 
 BASE = Recipe(
@@ -68,13 +67,13 @@ def test_a_segment_put_under_another_recipe_is_damage(tmp_path: Path, name: str)
     (BASE.folder(tmp_path) / "segments" / commit.segment).rename(theirs / "segments" / commit.segment)
     publish_commit(theirs, commit)
     with pytest.raises(CacheCorrupt, match="was written for another recipe"):
-        CacheReader(tmp_path, other)
+        CacheReader(tmp_path, other)[KEY]
 
 
 def test_one_changed_byte_of_the_weights_is_another_recipe(tmp_path: Path, rng: np.random.Generator) -> None:
     """And one that a run never takes up by itself where the cache holds rows of the others."""
     fasta, weights = write_input(tmp_path / "cache", 2), tmp_path / "made.safetensors"
-    save_file(random_tensors(expected_shapes(Shape()), rng), weights)
+    save_file(random_tensors(rnabert_shapes(), rng), weights)
     options = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, quiet=True)
     assert run(options).embedded == 2
     data = bytearray(weights.read_bytes())
@@ -99,7 +98,7 @@ def test_a_flag_that_changes_numbers_is_refused_where_the_cache_holds_others(
     tmp_path: Path, rng: np.random.Generator, change: dict[str, object], field: str
 ) -> None:
     fasta, weights = write_input(tmp_path / "cache", 1), tmp_path / "made.safetensors"
-    save_file(random_tensors(expected_shapes(Shape()), rng), weights)
+    save_file(random_tensors(rnabert_shapes(), rng), weights)
     options = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, quiet=True)
     assert run(options).embedded == 1
     with pytest.raises(Conflict, match=field):
