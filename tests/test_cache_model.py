@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, fsio, record_of
 from cache.collect import collect
-from cache.commit import Commit, live_commits
+from cache.commit import H5, Commit, live_commits
 from cache.compact import compact
 from cache.damage import read_commits
 from cache.idtable import publish_table
@@ -32,8 +32,8 @@ from cache.merge import merge
 from cache.repair import repair
 from cache.segment import CHUNK, ROWS, Segment
 
-STORES: dict[str, dict[str, Any]] = {"zarr": {}}
-"""Store → what `CacheWriter` is given for it; another store is one more line."""
+STORES: dict[str, dict[str, Any]] = {"zarr": {}, "h5": {"store": "h5"}}
+"""Store → what `CacheWriter` is given for it.  In a compressed one a byte belongs to many records: that is elsewhere."""
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 EXAMPLES, STEPS = (200, 50) if CHAOS else (25, 30)
 
@@ -131,7 +131,7 @@ class CacheMachine(RuleBasedStateMachine):
         segment = Segment(self.folder, RECIPE, commit)
         index = data.draw(st.integers(0, commit.records - 1))
         at = data.draw(st.integers(8 * int(segment.offsets[index]), 8 * int(segment.offsets[index + 1]) - 1))
-        self.flip(segment.path / ROWS, at, data)
+        self.flip(*in_file(self.folder, commit, "rows", at), data)
         key = segment.digest[index].tobytes()
         bad = segment_rows(segment, index) != ROWS_OF[key].tobytes()
         self.hits = self.hits | {(commit.segment, key)} if bad else self.hits - {(commit.segment, key)}
@@ -139,22 +139,29 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.stored)
     @rule(data=st.data())
     def hit_a_small_file(self, data: st.DataObject) -> None:
-        """The commit record, metadata or the shard's index: no record may be lost.  An array: those it belongs to."""
+        """The commit record, metadata or the shard's index: no record may be lost.  An array: those it belongs to.
+
+        But where an HDF5 file has its arrays, only the commit record says.
+        """
         commits = self.live()
         if not commits:
             return
         commit = data.draw(st.sampled_from(commits))
-        name = data.draw(st.sampled_from(["commit", *sorted(commit.files)]))
-        home = self.folder / "segments" / commit.segment
-        path = self.folder / "commits" / f"{commit.segment}.json" if name == "commit" else home / name
+        metadata = [] if commit.store == "h5" else sorted({*commit.files} - {*CHUNK.values()} | {ROWS})
+        name = data.draw(st.sampled_from(["commit", *WIDTHS, *metadata]))
+        path, start = in_file(self.folder, commit, name, 0)
         size = path.stat().st_size
-        at = data.draw(st.integers(size - 20 if name == ROWS else 0, size - 1))
-        width = {CHUNK["digest"]: 32, CHUNK["crc32c"]: 4, CHUNK["offsets"]: 8}.get(name)
-        if width:
-            digest = (home / CHUNK["digest"]).read_bytes()
-            beside = {at // width, at // width - (width == 8)} & set(range(commit.records))
-            self.hits |= {(commit.segment, digest[32 * n : 32 * n + 32]) for n in beside}
-        self.flip(path, at, data)
+        if name in WIDTHS:
+            width = WIDTHS[name]
+            at = data.draw(st.integers(0, width * (commit.records + (name == "offsets")) - 1))
+            beside = {at // width, at // width - (name == "offsets")} & set(range(commit.records))
+        else:
+            at = data.draw(st.integers(size - 20 if name == ROWS else 0, size - 1))
+            beside = set(range(commit.records)) if commit.store == "h5" else set()
+        keys, begin = in_file(self.folder, commit, "digest", 0)
+        digest = keys.read_bytes()[begin:]
+        self.hits |= {(commit.segment, digest[32 * n : 32 * n + 32]) for n in beside}
+        self.flip(path, start + at, data)
         self.files_hit = True
 
     def flip(self, path: Path, at: int, data: st.DataObject) -> None:
@@ -231,6 +238,20 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.files_hit
             return
         self.stored |= self.elsewhere
+
+
+WIDTHS = {"digest": 32, "crc32c": 4, "offsets": 8}
+"""Small array → bytes of one element."""
+
+
+def in_file(folder: Path, commit: Commit, name: str, at: int) -> tuple[Path, int]:
+    """The file, and the place in it, of a byte of an array, of a file of the segment, or of its commit record."""
+    home = folder / "segments" / commit.segment
+    if name == "commit":
+        return folder / "commits" / f"{commit.segment}.json", at
+    if commit.store == "h5":
+        return home / H5, commit.parts[name].at + at
+    return home / CHUNK.get(name, name), at
 
 
 def segment_rows(segment: Segment, index: int) -> bytes:

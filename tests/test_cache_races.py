@@ -15,6 +15,8 @@ from fault_operations import OPERATIONS, broken_promises, contents, counting, em
 from zygote import Zygote
 
 from cache import CacheReader, CacheWriter, list_recipes
+from cache.collect import collect
+from cache.compact import compact
 from cache.inspection import verify
 from cache.segment import ROWS
 
@@ -63,6 +65,12 @@ def test_one_of_two_runs_started_together_is_killed(zygote: Zygote, memory: Path
         with counting() as count:
             embed_run(room / "cache")
         assert count == [0], "the one that was not killed had done it all"
+        compact(room / "cache", segment_bytes=1 << 20)
+        collect(room / "cache")
+        assert contents(room / "cache") == expected
+        (recipe,) = list_recipes(room / "cache", "rna")
+        stored = sum(segment.commit.records for segment in CacheReader(room / "cache", recipe).segments)
+        assert stored == len(expected), "every sequence once"
         killed += (room / "killed").exists()
         shutil.rmtree(room)
     print(f"{PAIRS} pairs, {killed} killed half-way")
