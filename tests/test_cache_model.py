@@ -33,7 +33,7 @@ from cache.repair import repair
 from cache.segment import CHUNK, ROWS, Segment
 
 STORES: dict[str, dict[str, Any]] = {"zarr": {}, "h5": {"store": "h5"}}
-"""Store → what `CacheWriter` is given for it.  In a compressed one a byte belongs to many records: that is elsewhere."""
+"""Store → what `CacheWriter` is given for it.  Compressed ones are left out: a byte there belongs to many records."""
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 EXAMPLES, STEPS = (200, 50) if CHAOS else (25, 30)
 
