@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import fsio
-from cache.commit import H5, Commit, Store
+from cache.commit import H5, Commit, Store, is_committed
 from cache.damage import Damage, Names, named, recipe_name
-from cache.errors import CacheCorrupt, InputError, one_line
+from cache.errors import CacheCorrupt, Conflict, InputError, RowsRefused, one_line
 from cache.plainfile import PlainFile
 from cache.recipe import Recipe
 from cache.segment import ROWS, Segment
+from cache.writer import CacheWriter
 from cache.zarrfile import Compressor
 
 BLOCK = 4 << 20
@@ -136,11 +137,39 @@ def key_prefixes(segment: Segment) -> NDArray[np.uint64]:
 
 
 def stored_as(folder: Path, recipe: Recipe, commits: Iterable[Commit]) -> tuple[Store, Compressor | None]:
-    """Store and compressor of the first of these segments that opens, so that what replaces them is laid down alike."""
+    """How what replaces these segments is laid down: compressed where one of them is, as HDF5 where all of them are."""
+    found = []
     for commit in commits:
         with suppress(CacheCorrupt):
-            return Segment(folder, recipe, commit).stored_as
-    return "zarr", None
+            found.append(Segment(folder, recipe, commit).stored_as)
+    if any(compressor for _, compressor in found):
+        return "zarr", "zstd"
+    return ("h5" if found and all(store == "h5" for store, _ in found) else "zarr"), None
+
+
+def copy_into(writer: CacheWriter, segment: Segment, index: int, recipe: Recipe) -> int:
+    """Write a record once more; its bytes.
+
+    Raises:
+        CacheCorrupt: it does not match its crc32c, or holds what must never be stored.
+        Conflict: the segment was replaced and removed meanwhile.
+    """
+    key = segment.digest[index].tobytes()
+    try:
+        rows = copy_record(segment, index, recipe)
+        writer.add(key, rows)
+    except CacheCorrupt:
+        folder = segment.path.parent.parent
+        if is_committed(folder, segment.name):
+            raise
+        raise Conflict(
+            f"{folder}: was compacted and collected by another process; run the same command again"
+        ) from None
+    except RowsRefused as error:
+        raise CacheCorrupt(
+            f"{segment.path}: record {key.hex()}: {error}; whatever wrote it is wrong, embed it again"
+        ) from None
+    return rows.nbytes
 
 
 def copy_record(segment: Segment, index: int, recipe: Recipe) -> NDArray[np.floating]:

@@ -11,7 +11,7 @@ import click
 from cache.checking import Subset
 from cache.console import note
 from cache.damage import named
-from cache.errors import CacheCorrupt
+from cache.errors import CacheCorrupt, InputError
 from cache.flags import ByteSize, cache_option, dry_run_option, json_option, quiet_option
 from cache.inspection import info, verify
 
@@ -53,12 +53,13 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
         click.echo(json.dumps({"recipes": recipes}, indent=1))
         return
     click.echo(
-        f"{'modality':10} {'encoder':20} {'digest':16} {'sequences':>9} {'residues':>12} {'MiB':>9} segments dtype"
+        f"{'modality':10} {'encoder':20} {'digest':16} {'sequences':>9} {'residues':>12} {'MiB':>9} segments "
+        "dtype    compute  layer long"
     )
     for r in recipes:
         click.echo(
             f"{r['modality']:10} {r['encoder']:20} {r['digest'][:16]:16} {r['sequences']:9} {r['residues']:12} "
-            f"{r['bytes'] / 2**20:9.1f} {r['segments']:8} {r['dtype']}"
+            f"{r['bytes'] / 2**20:9.1f} {r['segments']:8} {r['dtype']:8} {r['compute']:8} {r['layer']:5} {r['long']}"
         )
 
 
@@ -87,11 +88,13 @@ def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bo
             f"{len(report.leftovers)} uncommitted segment folders of interrupted or running writers, ignored by "
             "readers; `crossllm cache gc` removes those that are left behind"
         )
+    if report.damage and all(found.kind == "newer" for found in report.damage):
+        raise InputError(map(str, report.damage))
     if report.damage:
         raise CacheCorrupt(map(str, report.damage))
     if not as_json:
         part = f"part {subset.part} of {subset.parts} of the records" if subset else "every byte"
-        checked = part if data or subset else "structure and small files"
+        checked = part if data or subset else "structure and small files alone (--data reads the rows)"
         click.echo(f"clean: {report.segments} segments, {report.records} records, {checked} checked")
 
 
@@ -124,6 +127,9 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
             )
         elif not done.left:
             click.echo("nothing to repair")
+        for segment in done.unknown:
+            click.echo(f"{would}lost: all records of segment {segment}; which and how many, its files do not say")
+
         for command in done.again:
             click.echo(f"to make them again: {command}")
     if done.left:

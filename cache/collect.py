@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache import fsio, marker
-from cache.commit import HEX32, commit_paths, live_commits, unlink_commits
+from cache.checking import bad_records
+from cache.commit import HEX32, commit_paths, is_committed, live_commits, unlink_commits
 from cache.damage import Listing, read_commits
 from cache.errors import CacheCorrupt
 from cache.inspection import require_cache
 from cache.recipe import read_recipe, recipe_folders
 from cache.records import MODALITIES
 from cache.segment import Segment
+from cache.trust import list_folder
 
 _MARKER_START, _MARKER_END = ".writer-", ".json"
 
@@ -83,7 +85,7 @@ def _plan(folder: Path) -> _Recipe:
     A folder seen without a commit record after its writer was seen dead, or its marker gone, will never have one.
     """
     before = {path.stem for path in commit_paths(folder)}
-    names = os.listdir(folder / "segments")
+    names = [path.name for path in list_folder(folder / "segments")]
     segments = {name for name in names if HEX32.fullmatch(name)}
     marked = {name[len(_MARKER_START) : -len(_MARKER_END)] for name in names if name.startswith(_MARKER_START)}
     marked = {name for name in marked if HEX32.fullmatch(name)}
@@ -106,13 +108,20 @@ def _plan(folder: Path) -> _Recipe:
 
 
 def _superseded(folder: Path, listing: Listing) -> tuple[set[str], bool]:
-    """Segments that are replaced by one that opens, and whether there is one that does not."""
+    """Segments that are replaced by one whose every record is sound, and whether there is one that is not.
+
+    All its rows are read, once: until their sources go, `repair` can take what is damaged from them.
+    """
     gone: set[str] = set()
     unsure = False
     for commit in live_commits(listing.commits):
         if commit.supersedes:
             try:
-                Segment(folder, read_recipe(folder), commit)
+                recipe = read_recipe(folder)
+                if any(is_committed(folder, name) for name in commit.supersedes):
+                    unsure |= bool(damaged := bad_records(Segment(folder, recipe, commit), recipe))
+                    if damaged:
+                        continue
                 gone.update(commit.supersedes)
             except (CacheCorrupt, OSError):
                 unsure = True
@@ -129,12 +138,12 @@ def _sweep(plan: _Recipe) -> None:
 def _homes(cache_dir: Path, folders: list[Path]) -> list[Path]:
     """The folders in which this project makes temporary files."""
     inner = [place for folder in folders for place in (folder, folder / "commits", folder / "segments")]
-    return [place for place in (cache_dir, cache_dir / "records", *inner) if place.is_dir()]
+    return [cache_dir, cache_dir / "records", *inner]
 
 
 def _old_temporaries(folder: Path) -> list[Path]:
     """Temporary files a week old: their names do not say who wrote them."""
-    return [path for path in sorted(folder.glob(".tmp-*")) if not marker.is_young(path)]
+    return [path for path in list_folder(folder) if path.name.startswith(".tmp-") and not marker.is_young(path)]
 
 
 def _remove(path: Path) -> None:

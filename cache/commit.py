@@ -15,7 +15,7 @@ from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt, InputError, one_line
 from cache.plainfile import read_bytes
 from cache.recipe import FORMAT, parse_json
-from cache.trust import refuse_links
+from cache.trust import list_folder, refuse_links
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
 FILES = frozenset(
@@ -102,7 +102,11 @@ def publish_commit(recipe_dir: Path, commit: Commit) -> None:
 def commit_paths(recipe_dir: Path) -> list[Path]:
     """The commit records of a recipe, by name; temporary files are no commit records."""
     folder = recipe_dir / "commits"
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = list_folder(folder)
+    if not found and not folder.exists() and (recipe_dir / "recipe.json").exists():
+        raise CacheCorrupt(
+            f"{folder}: missing, though the recipe is there; put it back, or move {recipe_dir} away and embed again"
+        )
     return [path for path in found if path.suffix == ".json" and HEX32.fullmatch(path.stem)]
 
 
@@ -118,6 +122,11 @@ def superseded_by(sources: Iterable[Commit]) -> tuple[str, ...]:
     So no commit record that `gc` has yet to unlink ever comes alive again, in whatever order it unlinks them.
     """
     return tuple(sorted({name for source in sources for name in (source.segment, *source.supersedes)}))
+
+
+def is_committed(recipe_dir: Path, segment: str) -> bool:
+    """Whether a segment's commit record is still there; gc or repair may have withdrawn it since it was listed."""
+    return (recipe_dir / "commits" / f"{segment}.json").exists()
 
 
 def unlink_commits(recipe_dir: Path, segments: Iterable[str]) -> None:

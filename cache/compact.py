@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.checking import Seen, bad_records, copy_record, key_prefixes, stored_as
-from cache.commit import Commit, live_commits, superseded_by
+from cache.checking import Seen, bad_records, copy_into, key_prefixes, stored_as
+from cache.commit import Commit, is_committed, live_commits, superseded_by
 from cache.damage import read_commits
 from cache.errors import CacheCorrupt
 from cache.inspection import require_cache
@@ -102,7 +102,7 @@ def _plan(folder: Path, segment_bytes: int, damage: list[str]) -> _Plan:
             prefixes.append(key_prefixes(Segment(folder, recipe, commit)))
             commits.append(commit)
         except CacheCorrupt as error:
-            damage += error.lines if _committed(folder, commit) else ()
+            damage += error.lines if is_committed(folder, commit.segment) else ()
     found, counts = np.unique(np.concatenate(prefixes or [np.empty(0, np.uint64)]), return_counts=True)
     repeated = found[counts > 1]
     row_bytes = recipe.dim * np.dtype(recipe.dtype).itemsize
@@ -111,11 +111,6 @@ def _plan(folder: Path, segment_bytes: int, damage: list[str]) -> _Plan:
     wanted = any(doubled) or sum(small) > 1
     sources = [c for c, is_small, is_doubled in zip(commits, small, doubled, strict=True) if is_small or is_doubled]
     return _Plan(folder, recipe, sources if wanted else [], repeated)
-
-
-def _committed(folder: Path, commit: Commit) -> bool:
-    """Whether a segment's commit record is still there; gc or repair may have withdrawn it meanwhile."""
-    return (folder / "commits" / f"{commit.segment}.json").exists()
 
 
 def _size(commit: Commit) -> int:
@@ -143,9 +138,7 @@ def _rewrite(
                 writer.commit(superseded_by(replaced))
                 replaced, size, outputs = [], 0, outputs + 1
             for index in new:
-                rows = copy_record(segment, index, plan.recipe)
-                writer.add(segment.digest[index].tobytes(), rows)
-                size += rows.nbytes
+                size += copy_into(writer, segment, index, plan.recipe)
             replaced.append(commit)
             duplicates += commit.records - len(new)
             sources, freed = sources + 1, freed + _size(commit)
@@ -160,7 +153,7 @@ def _sound(plan: _Plan, commit: Commit, damage: list[str]) -> Segment | None:
         segment = Segment(plan.folder, plan.recipe, commit, io="pread")
         bad = bad_records(segment, plan.recipe)
     except CacheCorrupt as error:
-        damage += error.lines if _committed(plan.folder, commit) else ()
+        damage += error.lines if is_committed(plan.folder, commit.segment) else ()
         return None
     if bad:
         damage.append(

@@ -85,10 +85,20 @@ def show_errors(lines: Sequence[str]) -> None:
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
     signal.signal(signal.SIGTERM, _terminate)
+    _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
             stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(command, arguments))
+
+
+def _allow_descriptors() -> None:
+    """As many open files as the system lets this user have: a reader holds one for each segment it reads."""
+    with suppress(ImportError, ValueError, OSError):  # Windows has none of this
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
@@ -153,7 +163,10 @@ def _os_error(error: OSError) -> int:
     if error.errno in _PATH_ERRORS:
         show_errors([f"{where}{reason}; check the path and its permissions"])
         return 2
-    if error.errno in (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        show_errors([f"{where}{reason}; raise `ulimit -n`, or make few segments of many with `crossllm cache compact`"])
+        return 4
+    if error.errno in (errno.EIO, errno.ENOMEM):
         show_errors([f"{where}{reason}; the system refused, run the same command again"])
         return 4
     raise error

@@ -16,6 +16,7 @@ from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, printable
 from cache.plainfile import read_bytes
 from cache.records import NORMALISER, Record
+from cache.trust import list_folder
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")
@@ -75,8 +76,7 @@ def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
     """
     entries: dict[str, Entry] = {}
     folder = cache_dir / "records"
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    for name in names:
+    for name in (path.name for path in list_folder(folder)):
         match = _NAME.fullmatch(name)
         if match is None or match[1] != modality:
             continue

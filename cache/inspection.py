@@ -33,6 +33,13 @@ class RecipeInfo(NamedTuple):
     """On disk, all committed files."""
     segments: int
     dtype: str
+    compute: str
+    layer: str
+    """`last`, or a number."""
+    long: str
+    options: dict[str, str]
+    weights: str | None
+    """Their SHA-256."""
 
 
 class Report(NamedTuple):
@@ -75,6 +82,11 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
                     stored,
                     len(reader.segments),
                     recipe.dtype,
+                    recipe.compute,
+                    recipe.layer or "last",
+                    recipe.long,
+                    recipe.options,
+                    recipe.weights,
                 )
             )
     return found
@@ -95,12 +107,17 @@ def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: 
     require_cache(cache_dir)
     damage = [*_dataset_damage(cache_dir), *_table_damage(cache_dir)]
     names = names_in(cache_dir)
-    folders = [folder for modality in MODALITIES for folder in recipe_folders(cache_dir, modality)]
+    folders: list[Path] = []
+    for modality in MODALITIES:
+        try:
+            folders += recipe_folders(cache_dir, modality)
+        except CacheCorrupt as error:
+            damage.append(Damage("recipe", cache_dir / "embeddings" / modality, str(error)))
     live = []
     for folder in folders:
-        listing = read_commits(folder)
-        damage += listing.damage
         try:
+            listing = read_commits(folder)
+            damage += listing.damage
             recipe = read_recipe(folder)
             live += [(folder, recipe, commit) for commit in live_commits(listing.commits)]
         except (CacheCorrupt, InputError) as error:
@@ -109,7 +126,7 @@ def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: 
         for folder in orphaned_folders(cache_dir, modality):
             damage.append(_recipe_damage(folder, f"{folder}: has commit records but no recipe.json"))
     parts = subset.parts if subset else 1
-    total = sum(found.bytes for _, _, commit in live for found in commit.files.values()) * (2 if parts == 1 else 1)
+    total = sum(found.bytes for _, _, commit in live for found in commit.files.values()) * (1 if subset else 2)
     with byte_progress(total // parts if data else 0, "verify", quiet or not data) as seen:
         for folder, recipe, commit in live:
             damage += check_segment(folder, recipe, commit, data=data, subset=subset, names=names, seen=seen)
@@ -120,7 +137,10 @@ def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: 
 def uncommitted(recipe_dir: Path) -> list[Path]:
     """The segment folders of a recipe that have no commit record, by name."""
     found = sorted(path for path in (recipe_dir / "segments").glob("*") if HEX32.fullmatch(path.name) and path.is_dir())
-    committed = {path.stem for path in commit_paths(recipe_dir)}
+    try:
+        committed = {path.stem for path in commit_paths(recipe_dir)}
+    except CacheCorrupt:  # nobody can say
+        return []
     return [path for path in found if path.name not in committed]
 
 
@@ -129,7 +149,10 @@ def _recipe_damage(folder: Path, what: str, error: Exception | None = None) -> D
     fix = f"put back recipe.json from a copy (its SHA-256 begins with {folder.name[-16:]}), or move the folder away"
     if isinstance(error, InputError):
         return Damage("newer", folder / "recipe.json", what, recipe_name(folder))
-    records = sum(commit.records for commit in live_commits(read_commits(folder).commits))
+    try:
+        records = sum(commit.records for commit in live_commits(read_commits(folder).commits))
+    except CacheCorrupt:  # that is what is said
+        return Damage("recipe", folder, what, recipe_name(folder))
     what = f"{what}; {records} records cannot be read: {fix} and embed again"
     return Damage("recipe", folder / "recipe.json", what, recipe_name(folder), unreadable=records)
 

@@ -81,9 +81,20 @@ def _writer_alive(path: Path) -> bool | None:
         process = psutil.Process(pid)
         return bool(process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < _SAME_START)
     except psutil.NoSuchProcess:
-        return False
+        return None if _is_hidden(pid) else False
     except psutil.Error:
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is such a process after all, of another user where /proc shows one's own only (`hidepid`)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _machine() -> str:

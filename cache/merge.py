@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.checking import Seen, copy_record, stored_as
-from cache.commit import Commit, live_commits
+from cache.checking import Seen, copy_into, stored_as
+from cache.commit import Commit, is_committed, live_commits
 from cache.compact import require_space
 from cache.console import stop_between_records
 from cache.damage import read_commits
@@ -127,13 +127,8 @@ def _plan(into: Path, sources: Sequence[Path], recipe: Recipe) -> _Plan:
     wanted: set[bytes] = set()
     size = 0
     for folder in (recipe.folder(source) for source in sources):
-        listing = read_commits(folder)
-        listing.refuse_newer()
-        if listing.damage:
-            raise CacheCorrupt(f"{found}; run `crossllm cache repair` on it first" for found in listing.damage)
-        for commit in live_commits(listing.commits):
-            segment = Segment(folder, recipe, commit, io="pread")
-            plan.segments.append((folder, commit))
+        for segment in _sources(folder, recipe):
+            plan.segments.append((folder, segment.commit))
             for key, length in zip(map(bytes, segment.digest), np.diff(segment.offsets).tolist(), strict=True):
                 if key not in wanted and key not in plan.held:
                     wanted.add(key)
@@ -141,13 +136,27 @@ def _plan(into: Path, sources: Sequence[Path], recipe: Recipe) -> _Plan:
     return plan._replace(bytes=size * recipe.dim * np.dtype(recipe.dtype).itemsize)
 
 
+def _sources(folder: Path, recipe: Recipe) -> list[Segment]:
+    """The live segments of a source, all of them open; listed again where gc removed one meanwhile."""
+    while True:
+        listing = read_commits(folder)
+        listing.refuse_newer()
+        if listing.damage:
+            raise CacheCorrupt(f"{found}; run `crossllm cache repair` on it first" for found in listing.damage)
+        try:
+            return [Segment(folder, recipe, commit, io="pread") for commit in live_commits(listing.commits)]
+        except CacheCorrupt:
+            if all(is_committed(folder, commit.segment) for commit in listing.commits):
+                raise
+
+
 def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str], seen: Seen) -> tuple[int, int]:
     """Copy what `into` lacks of one recipe: records copied, and records that were there already."""
     stored: set[bytes] = set()
     failed: dict[bytes, str] = {}
     already = 0
-    folder, first = plan.segments[0] if plan.segments else (into, None)
-    store, compressor = stored_as(folder, plan.recipe, [first] if first else [])
+    folder = plan.segments[0][0] if plan.segments else into
+    store, compressor = stored_as(folder, plan.recipe, [c for home, c in plan.segments if home == folder])
     with (
         stop_between_records() as stopping,
         CacheWriter(into, plan.recipe, segment_bytes=segment_bytes, store=store, compressor=compressor) as writer,
@@ -161,13 +170,10 @@ def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str],
                     already += 1
                     continue
                 try:
-                    rows = copy_record(segment, index, plan.recipe)
+                    seen(copy_into(writer, segment, index, plan.recipe))
+                    stored.add(key)
                 except CacheCorrupt as error:
                     failed[key] = str(error)
-                    continue
-                writer.add(key, rows)
-                stored.add(key)
-                seen(rows.nbytes)
     sync_what_others_wrote(into, plan.recipe)
     damage += [line for key, line in failed.items() if key not in stored]
     return len(stored), already

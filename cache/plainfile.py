@@ -88,7 +88,7 @@ def _open_plain(path: Path) -> tuple[int, int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW | BINARY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR):
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
             raise CacheCorrupt(
                 f"{path}: {error.strerror}; a plain file is expected here, neither link nor folder"
             ) from None

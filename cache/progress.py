@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -13,8 +14,13 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool) -> Iterable
     """The same items, with a bar while they are worked on."""
     from tqdm import tqdm
 
-    bar: Iterable[T] = tqdm(items, total=total, desc=what, unit="seq", disable=True if quiet else None)
+    bar: Iterable[T] = tqdm(items, total=total, desc=what, unit="seq", disable=hidden(quiet))
     return bar
+
+
+def hidden(quiet: bool) -> bool | None:
+    """What tqdm is told: None shows a bar on terminals only; `2>&-` leaves no standard error to ask."""
+    return True if quiet or sys.stderr is None else None
 
 
 @contextmanager
@@ -22,6 +28,6 @@ def byte_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int]
     """A bar over `total` bytes; what it yields is called with the bytes done since the last call."""
     from tqdm import tqdm
 
-    hidden = True if quiet else None
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=hidden) as bar:
+    off = hidden(quiet)
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=off) as bar:
         yield bar.update

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,8 +125,12 @@ class CacheReader:
         offsets = np.cumsum([0, *(int(s.offsets[i + 1] - s.offsets[i]) for s, i in places)])
         rows = self._room(int(offsets[-1]), out)
 
+        stopped = Event()
+
         def read_part(part: range) -> None:
             for n in part:
+                if stopped.is_set():
+                    return
                 segment, index = places[n]
                 target = rows[offsets[n] : offsets[n + 1]]
                 try:
@@ -134,7 +140,7 @@ class CacheReader:
                         raise
                     np.copyto(target, now[keys[n]])
 
-        self._in_threads(read_part, offsets, rows.nbytes)
+        self._in_threads(read_part, offsets, rows.nbytes, stopped)
         return Packed(rows, offsets)
 
     def prefetch(self, keys: Iterable[bytes]) -> None:
@@ -142,7 +148,8 @@ class CacheReader:
         for key in keys:
             if (record := self._index.find(key)) != ABSENT:
                 number, index = self._index.place(np.array([record]))
-                self.segments[int(number[0])].prefetch(int(index[0]))
+                with suppress(CacheCorrupt, OSError):  # whoever reads it is told, or finds it elsewhere
+                    self.segments[int(number[0])].prefetch(int(index[0]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self._cache_dir, self.recipe, self._io, self._threads)
@@ -199,8 +206,8 @@ class CacheReader:
             raise ValueError("out is not C-contiguous")
         return out[:total]
 
-    def _in_threads(self, work: Callable[[range], None], offsets: np.ndarray, size: int) -> None:
-        """Run `work` on ranges of records of about equal bytes."""
+    def _in_threads(self, work: Callable[[range], None], offsets: np.ndarray, size: int, stopped: Event) -> None:
+        """Run `work` on ranges of records of about equal bytes; when this ends, even by an error, no thread writes."""
         count = len(offsets) - 1
         if self._threads == 1 or size < _INLINE_BYTES:
             work(range(count))
@@ -209,8 +216,13 @@ class CacheReader:
             self._pool = os.getpid(), ThreadPoolExecutor(self._threads, "gather")
         cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], self._threads + 1)[1:-1]).tolist()
         parts = [range(start, stop) for start, stop in zip([0, *cuts], [*cuts, count], strict=True)]
-        for _ in self._pool[1].map(work, parts):
-            pass
+        running = [self._pool[1].submit(work, part) for part in parts]
+        try:
+            for part in as_completed(running):
+                part.result()
+        finally:
+            stopped.set()
+            wait(running)
 
 
 def _reopened(cache_dir: Path, recipe: Recipe, io: IO, threads: int) -> CacheReader:

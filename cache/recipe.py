@@ -14,7 +14,7 @@ from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
 from cache.plainfile import read_bytes
 from cache.records import INPUT_NAMES, NORMALISER, check_modality
-from cache.trust import refuse_links, refuse_shared
+from cache.trust import list_folder, refuse_links, refuse_shared
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
@@ -192,8 +192,10 @@ def read_recipe(folder: Path) -> Recipe:
 
 def recipe_folders(cache_dir: Path, modality: str) -> list[Path]:
     """The recipe folders of a modality, by name."""
-    parent = cache_dir / "embeddings" / modality
-    found = sorted(p for p in parent.iterdir() if _FOLDER.fullmatch(p.name)) if parent.is_dir() else []
+    list_folder(cache_dir / "embeddings")
+    found = [p for p in list_folder(cache_dir / "embeddings" / modality) if _FOLDER.fullmatch(p.name)]
+    for folder in found:
+        list_folder(folder)
     # A folder whose recipe.json is not published yet belongs to a writer that is just starting: it holds nothing.
     return [folder for folder in found if (folder / "recipe.json").exists()]
 

@@ -6,24 +6,28 @@ that nothing is left of, or that cannot be read itself, is unlinked afterwards.
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache import marker
-from cache.checking import check_segment, stored_as
-from cache.commit import Commit, live_commits, superseded_by, unlink_commits
+from cache.checking import check_segment, copy_record, stored_as
+from cache.commands import command_for
+from cache.commit import Commit, live_commits, read_commit, superseded_by, unlink_commits
 from cache.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
-from cache.errors import CacheCorrupt, RowsRefused
+from cache.errors import CacheCorrupt, InputError, RowsRefused
 from cache.idtable import read_table
 from cache.inspection import require_cache, verify
 from cache.progress import byte_progress
-from cache.recipe import IMPORTED, Recipe, read_recipe, recipe_folders
-from cache.records import INPUT_NAMES, MODALITIES
+from cache.recipe import Recipe, read_recipe, recipe_folders
+from cache.records import MODALITIES
 from cache.remains import Remains
 from cache.segment import Segment
 from cache.writer import CacheWriter
@@ -51,6 +55,8 @@ class Repaired(NamedTuple):
     """Records that are gone; those that another segment holds as well are not listed."""
     keyless: int
     """At most so many more are gone, whose keys are lost as well."""
+    unknown: list[str]
+    """Segments that are gone with records of which nothing is known, not even how many."""
     left: list[Damage]
     """What nothing in the cache can make good; each says what to do."""
     again: list[str]
@@ -65,6 +71,7 @@ class _Work(NamedTuple):
     kept: list[int]
     dropped: list[Dropped]
     keyless: list[int]
+    unknown: list[str]
 
 
 def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Repaired:
@@ -76,7 +83,7 @@ def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Rep
         InputError: `cache_dir` is no cache, or of a later format; nothing was changed.
     """
     require_cache(cache_dir)
-    work = _Work(names_in(cache_dir), [], [], [], [])
+    work = _Work(names_in(cache_dir), [], [], [], [], [])
     again = []
     for modality in MODALITIES:
         for folder in recipe_folders(cache_dir, modality):
@@ -85,13 +92,17 @@ def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Rep
                 recipe = read_recipe(folder)
             except CacheCorrupt:
                 continue  # verify, below, says what to do
-            before = len(work.dropped) + sum(work.keyless)
+            before = _lost(work)
             _repair_recipe(cache_dir, recipe, work, dry_run=dry_run, quiet=quiet)
-            if len(work.dropped) + sum(work.keyless) > before:
-                again.append(_command(cache_dir, recipe))
+            if _lost(work) > before:
+                again.append(command_for(cache_dir, recipe))
     hopeless = verify(cache_dir, data=False).damage
     left = [found for found in hopeless if not dry_run or found.kind in ("recipe", "records", "dataset")]
-    return Repaired(work.segments, sum(work.kept), work.dropped, sum(work.keyless), left, again)
+    return Repaired(work.segments, sum(work.kept), work.dropped, sum(work.keyless), work.unknown, left, again)
+
+
+def _lost(work: _Work) -> int:
+    return len(work.dropped) + sum(work.keyless) + len(work.unknown)
 
 
 def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: bool, quiet: bool) -> None:
@@ -114,6 +125,7 @@ def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: boo
         for segment, old in todo:
             done = _Kept(0, 0, []) if segment in replaced else _keep(cache_dir, recipe, segment, old, lengths, dry_run)
             work.segments.append(segment)
+            work.unknown.extend([segment] if old is None and not done.held and segment not in replaced else [])
             work.kept.append(done.kept)
             keyless += done.held - done.kept - len(done.gone)
             where = recipe_name(folder)
@@ -153,22 +165,55 @@ def _keep(
     gone: list[bytes] = []
     held = kept = 0
     folder = recipe.folder(cache_dir)
+    replaced = _Replaced(folder, recipe, () if old is None else old.supersedes)
     store, compressor = stored_as(folder, recipe, [] if old is None else [old])
-    with CacheWriter(
-        cache_dir, recipe, segment_bytes=sys.maxsize, segment_seconds=inf, store=store, compressor=compressor
-    ) as writer:
+    new = (
+        nullcontext()
+        if dry_run
+        else CacheWriter(
+            cache_dir, recipe, segment_bytes=sys.maxsize, segment_seconds=inf, store=store, compressor=compressor
+        )
+    )
+    with new as writer:
         for key, rows in Remains(folder, recipe, segment, old, lengths):
             held += 1
+            if key is not None and rows is None:
+                rows = replaced.find(key)
             try:
                 if key is None or rows is None:
                     raise RowsRefused("not proved")
-                if not dry_run:
+                if writer is not None:
                     writer.add(key, rows)
                 kept += 1
             except RowsRefused:
                 gone += [key] if key else []
-        writer.commit((segment,) if old is None else superseded_by([old]))
+        if writer is not None:
+            writer.commit((segment,) if old is None else superseded_by([old]))
     return _Kept(held if old is None else old.records, kept, gone)
+
+
+class _Replaced:
+    """The segments that a damaged one replaced and that gc has not removed yet: they may hold its records whole."""
+
+    def __init__(self, folder: Path, recipe: Recipe, names: Sequence[str]) -> None:
+        self._folder, self._recipe, self._names = folder, recipe, names
+
+    @cached_property
+    def _segments(self) -> list[tuple[Segment, dict[bytes, int]]]:
+        found = []
+        for path in (self._folder / "commits" / f"{name}.json" for name in self._names):
+            with suppress(CacheCorrupt, InputError, OSError):
+                segment = Segment(self._folder, self._recipe, read_commit(path), io="pread")
+                found.append((segment, {key: n for n, key in enumerate(map(bytes, segment.digest))}))
+        return found
+
+    def find(self, key: bytes) -> NDArray[np.floating] | None:
+        """The rows of a key, checked; None where none of them has it whole."""
+        for segment, places in self._segments:
+            if key in places:
+                with suppress(CacheCorrupt, OSError):
+                    return copy_record(segment, places[key], self._recipe)
+        return None
 
 
 def _not_elsewhere(folder: Path, recipe: Recipe, lost: list[Dropped]) -> list[Dropped]:
@@ -191,14 +236,3 @@ def _lengths(cache_dir: Path, modality: str) -> dict[bytes, int]:
 
 def _size(commit: Commit) -> int:
     return sum(found.bytes for found in commit.files.values())
-
-
-def _command(cache_dir: Path, recipe: Recipe) -> str:
-    """What makes the dropped records of a recipe again."""
-    own = cache_dir / INPUT_NAMES[recipe.modality]
-    source = shlex.quote(str(own)) if own.exists() else "FILE"
-    to = f"--cache {shlex.quote(str(cache_dir))} --modality {recipe.modality}"
-    if recipe.tokenizer == IMPORTED:
-        return f"crossllm cache import {to} --input FILE --fasta {source}"
-    weights = "" if recipe.weights is None else " --weights FILE"
-    return f"embed run {to} --input {source} --encoder {recipe.encoder}{weights}"

@@ -10,6 +10,24 @@ from cache import fsio
 from cache.errors import CacheCorrupt, InputError
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """What a folder of a cache holds, sorted; nothing where it is absent.
+
+    Raises:
+        CacheCorrupt: a link, a file or anything else stands in its place.
+    """
+    try:
+        mode = os.lstat(folder).st_mode
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError:
+        raise CacheCorrupt(f"{folder.parent}: is no folder; put the folder in its place") from None
+    if not stat.S_ISDIR(mode):
+        what = "a link, none is followed here" if stat.S_ISLNK(mode) else "no folder"
+        raise CacheCorrupt(f"{folder}: is {what}; put the folder itself in its place")
+    return sorted(folder.iterdir())
+
+
 def refuse_links(*folders: Path) -> None:
     """Raise `CacheCorrupt` where one of these is a link: the cache itself may be one, nothing inside a recipe."""
     for folder in folders:

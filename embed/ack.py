@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from cache.console import note
 from cache.errors import InputError
 
 _LINE = 65
 """A key in hex and a newline."""
+_PATIENCE = 1000
+"""Milliseconds between two looks at whether the run was asked to stop."""
 
 
 class Acknowledger:
@@ -24,6 +27,8 @@ class Acknowledger:
     def __init__(self, descriptor: int) -> None:
         """Raise `InputError` for a descriptor that is not open for writing; nothing is written yet."""
         self._descriptor: int | None = descriptor
+        self.stopping: Callable[[], bool] = lambda: False
+        """Whether the run was asked to stop: a reader that does not read is no longer waited for then."""
         # Up to PIPE_BUF bytes arrive in one piece, so that several runs can share a pipe.
         self._at_once = max(1, getattr(select, "PIPE_BUF", 512) // _LINE)
         try:
@@ -42,16 +47,16 @@ class Acknowledger:
                 return
             lines = b"".join(key.hex().encode() + b"\n" for key in keys[start : start + self._at_once])
             try:
-                _write_all(self._descriptor, lines)
+                self._write_all(self._descriptor, lines)
             except OSError as error:
                 note(f"note: --ack-fd {self._descriptor}: {error.strerror}; the run goes on, no more keys are written")
                 self._descriptor = None
 
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while len(view):
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            select.select([], [descriptor], [])
+    def _write_all(self, descriptor: int, data: bytes) -> None:
+        view, ready = memoryview(data), select.poll()
+        ready.register(descriptor, select.POLLOUT)
+        while len(view):
+            if not ready.poll(_PATIENCE) and self.stopping():
+                raise OSError(errno.EAGAIN, "nobody reads it, and the run was asked to stop")
+            with suppress(BlockingIOError):
+                view = view[os.write(descriptor, view) :] if ready.poll(0) else view

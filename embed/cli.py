@@ -65,7 +65,7 @@ def embed() -> None:
     type=click.Choice(["error", "window", "whole"]),
     default=None,
     help="Sequences beyond the encoder's limit: stop and list them, embed overlapping windows, or, where positions are "
-    "rotary, embed them whole. Default: as the cache has it, error for a new recipe.",
+    "rotary, embed them whole. Default: error; window where the cache's recipe has windows.",
 )
 @click.option("--layer", type=click.IntRange(1), default=None, help="Layer whose output is stored. Default: the last.")
 @click.option(

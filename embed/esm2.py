@@ -51,7 +51,7 @@ _HUGGING_FACE = renaming(
 )
 _UNUSED = (
     r"lm_head\..*|contact_head\..*|version|layers\.\d+\.self_attn\.rot_emb\.inv_freq|pooler\..*|"
-    r"embeddings\.position_(ids|embeddings\.weight)|.*\.rotary_embeddings\.inv_freq"
+    r"embeddings\.position_(ids|embeddings\.weight)|(.*\.)?rotary_embeddings\.inv_freq"
 )
 
 

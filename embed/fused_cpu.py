@@ -19,7 +19,9 @@ _MOST_THREADS = numba.get_num_threads()  # before anyone has lowered it
 
 @njit(inline="always")
 def _narrow(bits: np.uint32) -> np.uint16:
-    """A float32's bits rounded to bfloat16, to the nearest, ties to even."""
+    """A float32's bits rounded to bfloat16, to the nearest, ties to even; what is not a number stays none."""
+    if bits & np.uint32(0x7FFFFFFF) > np.uint32(0x7F800000):
+        return np.uint16((bits >> np.uint32(16)) | np.uint32(0x40))
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 

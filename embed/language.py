@@ -102,6 +102,7 @@ class LanguageModel:
         assert loading.weights is not None  # find_encoder asked for it
         tensors = pick_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)
         self._alphabet, self._tokens = form.alphabet, form.alphabet.table()
+        self._specials = (form.alphabet.start is not None) + (form.alphabet.end is not None)
         self._model = Transformer(tensors, design, getattr(torch, recipe.compute), self._device)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
@@ -110,20 +111,25 @@ class LanguageModel:
         for group in by_budget(records, SORTED_BATCHES * self._batch_tokens):
             if unknown := sum(not set(record.sequence) <= known for record in group):
                 self.notes[f"with letters that have no token, encoded as {self._alphabet.unknown_name}"] += unknown
-            rows = [np.empty((record.length, self.dim), np.float32) for record in group]
-            pieces = [(n, w) for n, record in enumerate(group) for w in windows(record.length, self._policy)]
-            for batch in self._batches(pieces):
+            cut = [windows(record.length, self._policy) for record in group]
+            waiting = [len(own) for own in cut]
+            rows: dict[int, np.ndarray] = {}
+            for batch in self._batches([(n, w) for n, own in enumerate(cut) for w in own]):
                 parts = self._run([group[n].sequence[w.start : w.stop] for n, w in batch])
                 for (n, w), part in zip(batch, parts, strict=True):
-                    rows[n][w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
-            yield from ((record.key, own) for record, own in zip(group, rows, strict=True))
+                    own = rows.setdefault(n, np.empty((group[n].length, self.dim), np.float32))
+                    own[w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
+                    waiting[n] -= 1
+                # At once, so that a stop loses no more than a batch, and the longest do not hold up the others.
+                for n in [n for n in rows if not waiting[n]]:
+                    yield group[n].key, rows.pop(n)
 
     def _batches(self, pieces: list[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
         """The windows by length, in batches of at most `batch_tokens`."""
         batch: list[tuple[int, Window]] = []
         total = 0
         for piece in sorted(pieces, key=lambda piece: piece[1].stop - piece[1].start):
-            length = self._padded_to or piece[1].stop - piece[1].start
+            length = self._padded_to or piece[1].stop - piece[1].start + self._specials
             if batch and total + length > self._batch_tokens:
                 yield batch
                 batch, total = [], 0

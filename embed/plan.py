@@ -94,7 +94,7 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
             in same
         )
         fix = "start another recipe with --new-recipe"
-        fix = f"leave the flag out to follow it, or {fix}" if by_flags else fix
+        fix = f"leave the flag out to follow it, or {fix}" if by_flags and options.long != "window" else fix
         refuse_other(options.cache_dir, asked, same, "run", fix)
     return asked
 
@@ -103,7 +103,10 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pend
     """Raise `InputError`, one line a record, where the encoder does not take a pending sequence whole."""
     if recipe.long != "whole" or info.limit is None or options.long == "whole":
         return
-    ways = "embed it in overlapping windows with --long window" + (", or whole with --long whole" * info.rotary)
+    ways = "embed it in overlapping windows with --long window"
+    ways += ", or whole with --long whole" * info.rotary
+    if held_like(options.cache_dir, recipe, "weights", "layer"):
+        ways += "; windows are another recipe than this cache's, and need --new-recipe too"
     takes = f"{info.name} takes {info.limit}"
     lines = [
         f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); {ways}"

@@ -13,6 +13,7 @@ from cache.commit import commit_paths
 from cache.console import say_notes, stop_between_records, write_skipped
 from cache.errors import RowsRefused
 from cache.idtable import publish_table
+from cache.progress import hidden
 from cache.reader import CacheReader
 from cache.recipe import Recipe
 from cache.records import UNITS, Record, Records, read_records
@@ -65,9 +66,9 @@ def run(options: RunOptions) -> RunSummary:
     """
     refuse_compressed_h5(options.store, options.compressor)
     acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
+    info = find_encoder(options.modality, options.encoder, options.weights)
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
-    info = find_encoder(options.modality, options.encoder, options.weights)
     recipe = settle_recipe(options, info)
     plan = make_plan(options.cache_dir, recipe, records)
     refuse_too_long(options, info, recipe, plan.pending)
@@ -127,6 +128,8 @@ def _embed(
             on_commit=acknowledge,
         ) as writer,
     ):
+        if acknowledge is not None:
+            acknowledge.stopping = stopping
         pending = _not_done_by_others(options.cache_dir, recipe, plan.pending)
         for key, rows in _with_progress(encoder, pending, plan, options.quiet):
             expected = plan.distinct[key].length
@@ -156,9 +159,7 @@ def _with_progress(
     from tqdm import tqdm
 
     residues = sum(record.length for record in plan.pending)
-    # disable=None: no bar where standard error is not a terminal.
-    hidden = True if quiet else None
-    with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=hidden) as bar:
+    with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=hidden(quiet)) as bar:
         for key, rows in encoder.encode(pending):
             yield key, rows
             bar.update(rows.shape[0])

@@ -16,6 +16,8 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 def weight_map(index: Path) -> dict[str, str]:
     """Tensor → shard, of an index; a shard is a name in the same folder, never a path."""
     try:
+        if not index.is_file():
+            raise InputError(f"{index}: is no plain file; copy or download it again")
         if index.stat().st_size > MAX_HEADER:
             raise InputError(f"{index}: more than {MAX_HEADER} bytes; make more shards, or leave the index out")
         found = parse_json(index.read_bytes(), index).get("weight_map", {})

@@ -78,6 +78,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     digests: dict[Path, str] = {}
     for file in weight_files(path):
         found, digests[file] = _read_file(file)
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise InputError(
+                f"--weights {file}: '{printable(twice[0])}' stands in another shard too; download them again"
+            )
         tensors |= found
     return tensors, _joined(digests)
 

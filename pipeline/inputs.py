@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from cache.commands import command_for
 from cache.console import note, say_notes
 from cache.errors import InputError, printable
 from cache.reader import CacheReader
-from cache.recipe import IMPORTED, Recipe, choose_recipe
-from cache.records import INPUT_NAMES, OnBad
+from cache.recipe import choose_recipe
+from cache.records import OnBad
 from cache.rowfile import IO
 from model.tokens import auto_window, parse_tokens, tokens_name
 from pipeline.config import TrainConfig
@@ -110,7 +111,8 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
     if options.on_bad == "error":
         raise InputError(
             f"{options.cache_dir}: {recipe.modality} '{printable(id_)}' stands in a pair but has no rows in "
-            f"{recipe.folder_name}; {_way_on(options, recipe)}, or leave such pairs out with --on-bad skip"
+            f"{recipe.folder_name}; run `{command_for(options.cache_dir, recipe)}`, or leave such pairs out with "
+            "--on-bad skip"
             for id_, recipe in missing.items()
         )
     keep = [n for n, (x, y) in enumerate(zip(dataset.a_keys, dataset.b_keys, strict=True)) if x in a and y in b]
@@ -119,14 +121,6 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
         raise InputError(f"{options.cache_dir}: no pair has embeddings on both sides; run `embed run` first")
 
     return dataset.subset(keep)
-
-
-def _way_on(options: TrainOptions, recipe: Recipe) -> str:
-    """How rows that are missing are to be had."""
-    if recipe.tokenizer == IMPORTED:
-        return f"import them with `crossllm cache import --modality {recipe.modality}`"
-    where = options.cache_dir / INPUT_NAMES[recipe.modality]
-    return f"run `embed run --modality {recipe.modality} --encoder {recipe.encoder} --input {where}`"
 
 
 def _check_groups(dataset: Dataset, column: str | None) -> None:

@@ -123,7 +123,7 @@ def record(memory: Path, name: str, n: int) -> History:
     shim = FaultyOs()
     shim.log += [Op("mkdir", str(cache.parent)), Op("fsync dir", str(root))]
     acknowledger = embed.run.Acknowledger
-    embed.run.Acknowledger = lambda _fd: shim.ack  # type: ignore[assignment, misc]
+    embed.run.Acknowledger = lambda _fd: lambda keys: shim.ack(keys)  # type: ignore[assignment, misc]
     try:
         with installed(shim):
             HISTORIES[name](cache, shim, n)

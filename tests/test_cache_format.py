@@ -29,7 +29,7 @@ def test_the_script_of_format_md_reads_a_sequences_rows(tmp_path: Path, monkeypa
     match = re.search(r"```python\n(.*?)```", text, re.S)
     assert match is not None
     script = match[1]
-    assert len(script.splitlines()) == 5
+    assert len(script.splitlines()) == 6
     assert "crossllm" not in script
     monkeypatch.chdir(tmp_path)
     found: dict[str, list[np.ndarray]] = {}

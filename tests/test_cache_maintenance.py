@@ -149,7 +149,7 @@ def test_two_compactions_at_once_lose_nothing(
     made_rows = dict(list(made_rows.items())[:12])
     put(tmp_path, recipe, made_rows, segment_bytes=1)
     put(tmp_path, recipe, made_rows, segment_bytes=1)
-    real, calls = compact_module.copy_record, []
+    real, calls = compact_module.copy_into, []
 
     def interrupted(*arguments: object) -> object:
         calls.append(1)
@@ -158,7 +158,7 @@ def test_two_compactions_at_once_lose_nothing(
             collect(tmp_path)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compact_module, "copy_record", interrupted)
+    monkeypatch.setattr(compact_module, "copy_into", interrupted)
     done = compact(tmp_path, segment_bytes=9 << 10)
     assert done.outputs > 0
     assert not done.damage
@@ -427,7 +427,8 @@ def test_the_commands_and_their_exit_codes(
     assert crossllm(3, "compact", *here, "--json")
     done = json.loads(crossllm(0, "repair", *here, "--json"))
     assert [dropped["key"] for dropped in done["dropped"]] == [key]
-    assert done["again"] == [f"embed run --cache {made_cache} --modality rna --input FILE --encoder profile"]
+    made_by = f"embed run --modality rna --encoder profile --input FILE --cache {made_cache} --dtype float16"
+    assert done["again"] == [made_by]
     assert "segments → 1" in crossllm(0, "compact", *here)
     assert crossllm(0, "compact", *here) == "nothing to compact\n"
     assert "would remove" in crossllm(0, "gc", *here, "--dry-run")

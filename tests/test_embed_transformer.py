@@ -103,10 +103,16 @@ def test_the_fused_sum_and_norm_is_the_plain_one(onward: bool, width: int, rng: 
 def test_rounding_to_bfloat16_is_torchs(rng: np.random.Generator) -> None:
     """Ties to even, values at the edge of the range; the norm with weight one and bias zero passes values through."""
     zero, one = torch.zeros(1, 3, 1, 2), torch.ones(1, 1)
-    for value in (1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-9, -1 - 2**-8, 3.0e38, 1e-38, *rng.normal(size=200).tolist()):
+    edges = (1.0, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-9, -1 - 2**-8, 3.0e38, 3.4028234e38, 1e-38, np.inf, -np.inf)
+    for value in (*edges, *rng.normal(size=200).tolist()):
         qkv = (zero + 1.0).bfloat16()
+        qkv[..., 1] = 0
         fused_cpu.rotate(qkv, one * value, one * 0)
         assert qkv[0, 0, 0, 0] == torch.tensor(value, dtype=torch.float32).bfloat16()
+    for bits in (0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1, -(1 << 22) + 5):  # -1: a page of 0xFF
+        bias = torch.tensor([bits], dtype=torch.int64).to(torch.int32).view(torch.float32)
+        out = fused_cpu.add_norm(torch.ones(1, 1), torch.ones(1, 1).bfloat16(), torch.ones(1), bias, 1e-5, False)
+        assert out.isnan().all(), hex(bits)
 
 
 def tiny(monkeypatch: pytest.MonkeyPatch, module: object, name: str, size: tuple[int, int, int]) -> None:
