@@ -210,6 +210,7 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         EncoderInfo(
             "rnabert", "rna", 120, "none stated in the repository", _load_rnabert, limit=440, overlap=220,
             options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
+            version=2,
         ),
         EncoderInfo(
             "rnafm", "rna", 640, "MIT", _load_rnafm, limit=1022, overlap=511, source=_RNAFM_SOURCE,

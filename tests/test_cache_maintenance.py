@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Program
+from faultio import FaultyOs, installed
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Recipe, key_of, record_of
+from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Recipe, fsio, key_of, record_of
 from cache import compact as compact_module
 from cache.collect import collect
-from cache.commit import live_commits, publish_commit
+from cache.commit import commit_paths, live_commits, publish_commit
 from cache.compact import compact
 from cache.damage import read_commits
 from cache.idtable import publish_table, read_table
@@ -439,3 +441,98 @@ def test_the_commands_and_their_exit_codes(
     assert crossllm(2, "gc", "--cache", tmp_path / "absent")
     (made_cache / "dataset.toml").write_text("[sha256]\n'rna.fasta' = 'x'\n")
     assert "import the dataset again" in crossllm(3, "repair", *here)
+
+
+@pytest.mark.parametrize("place", ["segments", "commits", "recipe", "modality", "embeddings", "records"])
+@pytest.mark.parametrize("instead", ["link", "dangling link", "file"])
+def test_gc_and_verify_trust_no_folder_that_is_none(
+    made_cache: Path, recipe: Recipe, tmp_path: Path, place: str, instead: str
+) -> None:
+    """What is elsewhere may be another cache's, and without its commit records every segment looks abandoned."""
+    publish_table(made_cache, "rna", [record_of("rna", "first", "ACGU")])
+    folder = recipe.folder(made_cache)
+    path = {
+        "segments": folder / "segments",
+        "commits": folder / "commits",
+        "recipe": folder,
+        "modality": folder.parent,
+        "embeddings": folder.parent.parent,
+        "records": made_cache / "records",
+    }[place]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(path, elsewhere)
+    if instead == "file":
+        path.write_text("hi")
+    else:
+        path.symlink_to(elsewhere if instead == "link" else tmp_path / "nowhere")
+    age(elsewhere)
+    age(made_cache)
+    before = sorted(elsewhere.rglob("*")) + sorted(made_cache.rglob("*"))
+    with pytest.raises(CacheCorrupt):
+        collect(made_cache)
+    assert sorted(elsewhere.rglob("*")) + sorted(made_cache.rglob("*")) == before
+    assert verify(made_cache, data=True).damage
+
+
+def test_lost_commits_are_damage_and_no_reason_to_collect(made_cache: Path, recipe: Recipe) -> None:
+    shutil.rmtree(recipe.folder(made_cache) / "commits")
+    age(made_cache)
+    assert verify(made_cache, data=True).damage
+    with pytest.raises(CacheCorrupt, match="put it back"):
+        collect(made_cache)
+    with pytest.raises(CacheCorrupt, match="put it back"):
+        CacheReader(made_cache, recipe)
+
+
+def test_repair_takes_what_compaction_left(
+    made_cache: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray]
+) -> None:
+    """Until gc removes them, the replaced segments may hold a damaged record whole; gc keeps them for that."""
+    compact(made_cache)
+    (output,) = CacheReader(made_cache, recipe).segments
+    flip(output.path / ROWS, 0)
+    assert collect(made_cache).unsure
+    done = repair(made_cache)
+    assert not done.dropped
+    assert held(made_cache, recipe) == as_bytes(made_rows)
+    assert collect(made_cache).superseded
+    assert held(made_cache, recipe) == as_bytes(made_rows)
+
+
+def test_repair_says_that_an_hdf5_segment_is_lost_whole(tmp_path: Path, recipe: Recipe, program: Program) -> None:
+    with CacheWriter(tmp_path / "c", recipe, store="h5") as writer:
+        writer.add(key_of("rna", "ACGU"), np.ones((4, 24)))
+    (path,) = commit_paths(recipe.folder(tmp_path / "c"))
+    flip(path, 9)
+    done = program("crossllm", "cache", "repair", "--cache", "c")
+    assert done.returncode == 0, done.stderr
+    assert f"lost: all records of segment {path.stem}" in done.stdout
+    assert "to make them again: embed run --modality rna --encoder profile" in done.stdout
+
+
+def test_a_dry_repair_writes_nothing(made_cache: Path, recipe: Recipe) -> None:
+    flip(CacheReader(made_cache, recipe).segments[0].path / ROWS, 0)
+    with installed(FaultyOs()) as shim:
+        assert repair(made_cache, dry_run=True).dropped
+        assert not shim.log
+        assert repair(made_cache).dropped
+        assert shim.log
+
+
+def test_a_closed_standard_error_stops_no_work(made_cache: Path) -> None:
+    command = [sys.executable, "-c", "from pipeline.main import main; main()", "cache"]
+    for arguments in (["verify", "--data"], ["repair"], ["compact"]):
+        line = shlex.join([*command, *arguments, "--cache", str(made_cache)]) + " 2>&-"
+        assert subprocess.run(line, shell=True, stdout=subprocess.DEVNULL, check=False).returncode == 0, line
+
+
+def test_a_newer_format_is_exit_2_to_verify_too(made_cache: Path, recipe: Recipe, program: Program) -> None:
+    path = commit_paths(recipe.folder(made_cache))[0]
+    body = json.loads(path.read_bytes())
+    del body["crc32c"]
+    body["format"] = 2
+    text = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    body["crc32c"] = fsio.crc32c(text)
+    path.write_bytes(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+    done = program("crossllm", "cache", "verify", "--cache", made_cache)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, reader
+from cache.collect import collect
 from cache.commit import commit_paths, publish_commit, read_commit
+from cache.compact import compact
 from cache.rowfile import IO, ZarrRows
 from cache.segment import ROWS
 
@@ -247,3 +250,35 @@ def test_a_superseding_commit_hides_a_segment(made_cache: Path, recipe: Recipe) 
     (opened.folder / "commits" / f"{first.segment}.json").unlink()
     publish_commit(opened.folder, first._replace(supersedes=(second.segment,)))
     assert len(CacheReader(made_cache, recipe)) == len(opened) - second.records
+
+
+def test_no_thread_writes_after_gather_has_raised(tmp_path: Path, recipe: Recipe) -> None:
+    """Stragglers of a failed call would write over what the next one puts into the same buffer."""
+    rows = {key_of("rna", "A" * n): np.full((2000, 24), n % 100, np.float16) for n in range(1, 200)}
+    with CacheWriter(tmp_path, recipe) as writer:
+        for key, own in rows.items():
+            writer.add(key, own)
+    (segment,) = CacheReader(tmp_path, recipe).segments
+    _flip(segment.path / ROWS, 5)
+    keys = list(rows)
+    out = np.zeros((2000 * len(keys), 24), np.float16)
+    for _ in range(5):
+        opened = CacheReader(tmp_path, recipe, threads=4)
+        with pytest.raises(CacheCorrupt):
+            opened.gather(keys, out)
+        out[:] = 7
+        assert (out == 7).all()
+        packed = opened.gather(keys[1:3], out)
+        time.sleep(0.02)
+        assert (packed.rows[:2000] == 2).all()
+        assert (out[4000:] == 7).all()
+
+
+def test_prefetch_of_what_was_compacted_away_is_no_error(
+    made_cache: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray], io: IO
+) -> None:
+    opened = CacheReader(made_cache, recipe, io=io)
+    compact(made_cache)
+    collect(made_cache)
+    opened.prefetch(made_rows)
+    assert opened.gather(list(made_rows)).rows.tobytes() == b"".join(rows.tobytes() for rows in made_rows.values())

@@ -207,6 +207,9 @@ def test_shards_of_a_folder_are_read_together(
     before = weights_digest(tmp_path / "folder")
     save_file({name: tensors[name] + 1 for name in names[9:]}, tmp_path / "folder" / "model-00002-of-00002.safetensors")
     assert weights_digest(tmp_path / "folder") != before
+    save_file({name: tensors[name] for name in names[8:]}, tmp_path / "folder" / "model-00002-of-00002.safetensors")
+    with pytest.raises(InputError, match="stands in another shard too"):
+        read_weights(tmp_path / "folder")
     (tmp_path / "folder" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../whole.safetensors"}}')
     with pytest.raises(InputError, match="files beside it"):
         weights_digest(tmp_path / "folder")
@@ -336,3 +339,19 @@ def test_the_table_of_encoders_agrees_with_the_designs(name: str) -> None:
         design = module.published(*module.SIZES[name]).design
     assert (info.dim, info.layers) == (design.width, design.layers)
     assert info.rotary == (design.positions is None)
+
+
+def test_rows_come_as_they_are_made(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop between records loses a batch at most, and the longest sequence holds up none of the others."""
+    tiny(monkeypatch, esm2, "esm2-8m", (32, 1, 4))
+    save_file(_fair_names(esm2.published(32, 1, 4), rng), tmp_path / "w.safetensors")
+    encoder = load("protein", "esm2-8m", tmp_path / "w.safetensors", batch_tokens=64, dim=32, long="window:100:50")
+    made = records(["M" * 300, *("MK" * n for n in range(1, 30))], "protein")
+    batches: list[int] = []
+    real = type(encoder)._run  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(encoder), "_run", lambda self, texts: batches.append(len(texts)) or real(self, texts))
+    first = next(iter(encoder.encode(made)))
+    assert len(batches) == 1
+    assert first[0] != made[0].key
+    found = dict(encoder.encode(made))
+    assert {record.key: record.length for record in made} == {key: len(rows) for key, rows in found.items()}
