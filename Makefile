@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := cache/demo
 
-.PHONY: help setup demo test chaos check bench clean
+.PHONY: help setup demo test chaos parity check bench clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ chaos: $(STAMP)  ## Run the long tests of durability, and print their figures (k
 	CROSSLLM_CHAOS=1 $(BIN)/pytest -s tests/test_cache_kill.py tests/test_cache_faults.py \
 		tests/test_cache_powerloss.py tests/test_cache_races.py
 
+parity: $(STAMP)  ## Install multimolecule (AGPL, large) and hold RiNALMo, RNA-FM and RNABERT to its models
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt multimolecule
+	$(BIN)/pytest tests/test_embed_multimolecule.py
+
 check: $(STAMP)  ## Lint, types (strict), layering
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
@@ -42,6 +46,8 @@ check: $(STAMP)  ## Lint, types (strict), layering
 	$(BIN)/pytest tests/test_cli_layers.py
 
 bench: $(STAMP)  ## Run the benchmarks, each beside its peers in one run
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]' \
+		--config-settings editable_mode=compat
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## Remove the environment, the demo and what tools leave behind

@@ -22,7 +22,7 @@ SIZES = {
 TOKEN_FACTOR = 1 - 0.15 * 0.8
 ALPHABET = Alphabet("LAGVSERTIDPKQNFYMHWCXBUZO.-", 4, 33, 3, "<unk>", start=0, end=2, pad=1)
 
-_FAIR = renaming(
+FAIR_NAMES = (
     (r"^(encoder\.)?(sentence_encoder\.)?", ""),
     (r"^embed_tokens\.", "tokens."),
     (r"\.self_attn\.q_proj\.", ".query."),
@@ -35,6 +35,7 @@ _FAIR = renaming(
     (r"\.fc2\.", ".down."),
     (r"^emb_layer_norm_after\.", "final_norm."),
 )
+"""Names of fair-esm's models, which RNA-FM's are built on."""
 _HUGGING_FACE = renaming(
     (r"^esm\.", ""),
     (r"\.LayerNorm\.gamma$", ".LayerNorm.weight"),
@@ -59,7 +60,7 @@ def published(width: int, layers: int, heads: int) -> Published:
     """The model of a size: fair-esm's `.pt`, or the safetensors of a Hugging Face folder."""
     design = Design(width, layers, heads, 4 * width, ALPHABET.size, token_factor=TOKEN_FACTOR)
     forms = (
-        Form(r"(encoder\.)?(sentence_encoder\.)?layers\.", ALPHABET, _FAIR, _UNUSED),
+        Form(r"(encoder\.)?(sentence_encoder\.)?layers\.", ALPHABET, renaming(*FAIR_NAMES), _UNUSED),
         Form(r"(esm\.)?encoder\.layer\.", ALPHABET, _HUGGING_FACE, _UNUSED),
     )
     return Published(design, forms)

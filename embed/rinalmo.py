@@ -41,19 +41,23 @@ _OFFICIAL = renaming(
     (r"\.transition\.2\.", ".down."),
     (r"^transformer\.final_layer_norm\.", "final_norm."),
 )
-_CONVERTED = renaming(
-    (r"^(model|rinalmo)\.", ""),
+MULTIMOLECULE_NAMES = (
+    (r"^(model|rinalmo|rnafm)\.", ""),
     (r"^embeddings\.word_embeddings\.", "tokens."),
     (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
     (r"\.attention\.self\.(query|key|value)\.", r".\1."),
     (r"\.attention\.output\.dense\.", ".out."),
     (r"\.attention\.layer_norm\.", ".attention_norm."),
-    (r"\.intermediate\.linear\.", ".up."),
-    (r"\.intermediate\.linear_gate\.", ".gate."),
-    (r"\.intermediate\.bias$", ".beta"),
     (r"\.output\.dense\.", ".down."),
     (r"^(layers\.\d+)\.layer_norm\.", r"\1.inner_norm."),
     (r"^encoder\.layer_norm\.", "final_norm."),
+)
+"""Names that multimolecule's conversions share."""
+_CONVERTED = renaming(
+    *MULTIMOLECULE_NAMES,
+    (r"\.intermediate\.linear\.", ".up."),
+    (r"\.intermediate\.linear_gate\.", ".gate."),
+    (r"\.intermediate\.bias$", ".beta"),
 )
 _UNUSED = r"lm_mask_head\..*|lm_head\..*|pooler\..*|layers\.\d+\..*inv_freq|embeddings\.position_ids"
 

@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 from embed.encoder import Loading
+from embed.esm2 import FAIR_NAMES
 from embed.language import Alphabet, Form, LanguageModel, Published, renaming
-from embed.rinalmo import MULTIMOLECULE
+from embed.rinalmo import MULTIMOLECULE, MULTIMOLECULE_NAMES
 from embed.transformer import Design
 
 LIMIT = 1022
 ALPHABET = Alphabet("ACGURYKMSWBDHVN-", 4, 25, 3, "<unk>", start=0, end=2, pad=1)
 
 _AUTHORS = renaming(
-    (r"^(encoder\.)?(sentence_encoder\.)?", ""),
-    (r"^embed_tokens\.", "tokens."),
+    *FAIR_NAMES,
     (r"^embed_positions\.", "positions."),
     (r"^emb_layer_norm_before\.", "embed_norm."),
-    (r"\.self_attn\.q_proj\.", ".query."),
-    (r"\.self_attn\.k_proj\.", ".key."),
-    (r"\.self_attn\.v_proj\.", ".value."),
-    (r"\.self_attn\.out_proj\.", ".out."),
-    (r"\.self_attn_layer_norm\.", ".attention_norm."),
-    (r"\.final_layer_norm\.", ".inner_norm."),
-    (r"\.fc1\.", ".up."),
-    (r"\.fc2\.", ".down."),
-    (r"^emb_layer_norm_after\.", "final_norm."),
 )
 _CONVERTED = renaming(
-    (r"^(model|rnafm)\.", ""),
-    (r"^embeddings\.word_embeddings\.", "tokens."),
+    *MULTIMOLECULE_NAMES,
     (r"^embeddings\.position_embeddings\.", "positions."),
     (r"^embeddings\.layer_norm\.", "embed_norm."),
-    (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
-    (r"\.attention\.self\.(query|key|value)\.", r".\1."),
-    (r"\.attention\.output\.dense\.", ".out."),
-    (r"\.attention\.layer_norm\.", ".attention_norm."),
     (r"\.intermediate\.dense\.", ".up."),
-    (r"\.output\.dense\.", ".down."),
-    (r"^(layers\.\d+)\.layer_norm\.", r"\1.inner_norm."),
-    (r"^encoder\.layer_norm\.", "final_norm."),
 )
 _UNUSED = r"lm_head\..*|contact_head\..*|ss_head\..*|pooler\..*|version|embeddings\.position_ids"
 
