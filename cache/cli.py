@@ -94,8 +94,8 @@ def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bo
         raise CacheCorrupt(map(str, report.damage))
     if not as_json:
         part = f"part {subset.part} of {subset.parts} of the records" if subset else "every byte"
-        checked = part if data or subset else "structure and small files alone (--data reads the rows)"
-        click.echo(f"clean: {report.segments} segments, {report.records} records, {checked} checked")
+        checked = part if data or subset else "structure and small files; --data reads the rows"
+        click.echo(f"clean: {report.segments} segments, {report.records} records; checked: {checked}")
 
 
 @cache.command("repair")
