@@ -7,8 +7,7 @@ here and not a signal.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from cache import fsio
 from cache.commit import H5, Commit, Store, is_committed
 from cache.damage import Damage, Names, named, recipe_name
 from cache.errors import CacheCorrupt, Conflict, InputError, RowsRefused, one_line
+from cache.index import prefixes
 from cache.plainfile import PlainFile
 from cache.recipe import Recipe
 from cache.segment import ROWS, Segment
@@ -92,7 +92,7 @@ def _groups(segment: Segment, row_bytes: int, subset: Subset | None) -> tuple[ND
     """Where runs of wanted neighbouring records begin and end: of some `BLOCK` bytes, or one record that is larger."""
     wanted = np.arange(len(segment.digest))
     if subset is not None:
-        wanted = np.flatnonzero(key_prefixes(segment) % np.uint64(subset.parts) == subset.part - 1)
+        wanted = np.flatnonzero(prefixes(segment.digest) % np.uint64(subset.parts) == subset.part - 1)
     block = segment.offsets[wanted] * row_bytes // BLOCK
     is_first = np.ones(len(wanted) + 1, bool)
     is_first[1:-1] = (np.diff(wanted) != 1) | (np.diff(block) != 0)
@@ -131,17 +131,8 @@ def _file_matches(segment: Segment, seen: Seen) -> bool:
     return crc == expected
 
 
-def key_prefixes(segment: Segment) -> NDArray[np.uint64]:
-    """The first eight bytes of each key of a segment as a number, shape (n,)."""
-    return np.ascontiguousarray(segment.digest[:, :8]).view(">u8").ravel().astype(np.uint64)
-
-
-def stored_as(folder: Path, recipe: Recipe, commits: Iterable[Commit]) -> tuple[Store, Compressor | None]:
-    """How what replaces these segments is laid down: compressed where one of them is, as HDF5 where all of them are."""
-    found = []
-    for commit in commits:
-        with suppress(CacheCorrupt):
-            found.append(Segment(folder, recipe, commit).stored_as)
+def laid_down_like(found: Sequence[tuple[Store, Compressor | None]]) -> tuple[Store, Compressor | None]:
+    """How what replaces such segments is laid down: compressed where one of them is, as HDF5 where all of them are."""
     if any(compressor for _, compressor in found):
         return "zarr", "zstd"
     return ("h5" if found and all(store == "h5" for store, _ in found) else "zarr"), None

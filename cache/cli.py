@@ -129,7 +129,6 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
             click.echo("nothing to repair")
         for segment in done.unknown:
             click.echo(f"{would}lost: all records of segment {segment}; which and how many, its files do not say")
-
         for command in done.again:
             click.echo(f"to make them again: {command}")
     if done.left:

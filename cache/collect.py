@@ -118,11 +118,11 @@ def _superseded(folder: Path, listing: Listing) -> tuple[set[str], bool]:
         if commit.supersedes:
             try:
                 recipe = read_recipe(folder)
-                if any(is_committed(folder, name) for name in commit.supersedes):
-                    unsure |= bool(damaged := bad_records(Segment(folder, recipe, commit), recipe))
-                    if damaged:
-                        continue
-                gone.update(commit.supersedes)
+                first = any(is_committed(folder, name) for name in commit.supersedes)
+                if first and bad_records(Segment(folder, recipe, commit, io="pread"), recipe):
+                    unsure = True
+                else:
+                    gone.update(commit.supersedes)
             except (CacheCorrupt, OSError):
                 unsure = True
     return gone, unsure

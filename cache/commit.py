@@ -75,6 +75,11 @@ class Commit(NamedTuple):
     """Array → its place in the file, of an HDF5 segment."""
 
     @property
+    def bytes(self) -> int:
+        """On disk, all files of the segment."""
+        return sum(found.bytes for found in self.files.values())
+
+    @property
     def store(self) -> Store:
         """Whether the segment is a Zarr group or an HDF5 file."""
         return "h5" if H5 in self.files else "zarr"

@@ -17,16 +17,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.checking import Seen, bad_records, copy_into, key_prefixes, stored_as
-from cache.commit import Commit, is_committed, live_commits, superseded_by
+from cache.checking import Seen, bad_records, copy_into, laid_down_like
+from cache.commit import Commit, Store, is_committed, live_commits, superseded_by
 from cache.damage import read_commits
 from cache.errors import CacheCorrupt
+from cache.index import prefixes
 from cache.inspection import require_cache
 from cache.progress import byte_progress
 from cache.recipe import Recipe, read_recipe, recipe_folders
 from cache.records import MODALITIES
 from cache.segment import Segment
 from cache.writer import SEGMENT_BYTES, CacheWriter
+from cache.zarrfile import Compressor
 
 
 class Compacted(NamedTuple):
@@ -53,6 +55,8 @@ class _Plan(NamedTuple):
     sources: list[Commit]
     repeated: NDArray[np.uint64]
     """The first eight bytes, as a number, of every key that stands more than once; sorted."""
+    store: Store
+    compressor: Compressor | None
 
 
 def compact(
@@ -70,7 +74,7 @@ def compact(
     folders = [folder for modality in MODALITIES for folder in recipe_folders(cache_dir, modality)]
     damage: list[str] = []
     plans = [_plan(folder, segment_bytes, damage) for folder in folders]
-    size = sum(_size(commit) for plan in plans for commit in plan.sources)
+    size = sum(commit.bytes for plan in plans for commit in plan.sources)
     require_space(cache_dir, size)
     if dry_run:
         return Compacted(sum(len(plan.sources) for plan in plans), 0, 0, 0, size, damage)
@@ -96,25 +100,23 @@ def _plan(folder: Path, segment_bytes: int, damage: list[str]) -> _Plan:
     listing.refuse_newer()
     damage += map(str, listing.damage)
     commits: list[Commit] = []
-    prefixes = []
+    keys, layouts = [], []
     for commit in live_commits(listing.commits):
         try:
-            prefixes.append(key_prefixes(Segment(folder, recipe, commit)))
+            segment = Segment(folder, recipe, commit)
+            keys.append(prefixes(segment.digest))
+            layouts.append(segment.stored_as)
             commits.append(commit)
         except CacheCorrupt as error:
             damage += error.lines if is_committed(folder, commit.segment) else ()
-    found, counts = np.unique(np.concatenate(prefixes or [np.empty(0, np.uint64)]), return_counts=True)
+    found, counts = np.unique(np.concatenate(keys or [np.empty(0, np.uint64)]), return_counts=True)
     repeated = found[counts > 1]
     row_bytes = recipe.dim * np.dtype(recipe.dtype).itemsize
     small = [commit.rows * row_bytes < segment_bytes for commit in commits]
-    doubled = [bool(np.isin(prefix, repeated).any()) for prefix in prefixes]
+    doubled = [bool(np.isin(prefix, repeated).any()) for prefix in keys]
     wanted = any(doubled) or sum(small) > 1
     sources = [c for c, is_small, is_doubled in zip(commits, small, doubled, strict=True) if is_small or is_doubled]
-    return _Plan(folder, recipe, sources if wanted else [], repeated)
-
-
-def _size(commit: Commit) -> int:
-    return sum(found.bytes for found in commit.files.values())
+    return _Plan(folder, recipe, sources if wanted else [], repeated, *laid_down_like(layouts))
 
 
 def _rewrite(
@@ -124,9 +126,13 @@ def _rewrite(
     written: set[bytes] = set()  # of the repeated keys
     replaced: list[Commit] = []
     sources = outputs = duplicates = size = freed = 0
-    store, compressor = stored_as(plan.folder, plan.recipe, plan.sources)
     with CacheWriter(
-        cache_dir, plan.recipe, segment_bytes=sys.maxsize, segment_seconds=inf, store=store, compressor=compressor
+        cache_dir,
+        plan.recipe,
+        segment_bytes=sys.maxsize,
+        segment_seconds=inf,
+        store=plan.store,
+        compressor=plan.compressor,
     ) as writer:
         for commit in plan.sources:
             segment = _sound(plan, commit, damage)
@@ -141,8 +147,8 @@ def _rewrite(
                 size += copy_into(writer, segment, index, plan.recipe)
             replaced.append(commit)
             duplicates += commit.records - len(new)
-            sources, freed = sources + 1, freed + _size(commit)
-            seen(_size(commit))
+            sources, freed = sources + 1, freed + commit.bytes
+            seen(commit.bytes)
         writer.commit(superseded_by(replaced))
         return sources, outputs + bool(replaced), writer.committed, duplicates, freed
 
@@ -165,7 +171,7 @@ def _sound(plan: _Plan, commit: Commit, damage: list[str]) -> Segment | None:
 def _new_records(segment: Segment, repeated: NDArray[np.uint64], written: set[bytes]) -> list[int]:
     """The records of a source whose keys no output holds yet; `written` takes up those that stand more than once."""
     new = []
-    for index, is_repeated in enumerate(np.isin(key_prefixes(segment), repeated).tolist()):
+    for index, is_repeated in enumerate(np.isin(prefixes(segment.digest), repeated).tolist()):
         if is_repeated:
             key = segment.digest[index].tobytes()
             if key in written:

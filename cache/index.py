@@ -5,8 +5,10 @@ Shapes: n records over all segments, m keys asked for.  A record's number counts
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -23,12 +25,12 @@ class KeyIndex:
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         counts = [segment.commit.records for segment in segments]
-        self._starts = np.cumsum([0, *counts])
+        self._starts = [0, *accumulate(counts)]
         self.digest = np.concatenate([s.digest for s in segments]) if segments else np.empty((0, 32), np.uint8)
         """(n, 32) the keys."""
-        for segment, start, stop in zip(segments, self._starts[:-1], self._starts[1:], strict=True):
+        for segment, start, stop in zip(segments, self._starts, self._starts[1:], strict=False):
             segment.digest = self.digest[start:stop]  # one copy in memory is enough
-        prefix = _prefixes(self.digest)
+        prefix = prefixes(self.digest)
         self._order = np.argsort(prefix, kind="stable").astype(np.int32 if len(prefix) < 1 << 31 else np.int64)
         self._prefix = prefix[self._order]
 
@@ -44,7 +46,7 @@ class KeyIndex:
         wanted = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32)
         if not len(self._prefix) or not len(wanted):
             return np.full(len(wanted), ABSENT)
-        at = np.searchsorted(self._prefix, _prefixes(wanted))
+        at = np.searchsorted(self._prefix, prefixes(wanted))
         records = self._order[np.minimum(at, len(self._order) - 1)].astype(np.int64)
         for n in np.flatnonzero((self.digest[records] != wanted).any(1)).tolist():  # absent, or of the same eight bytes
             records[n] = self._walk(int(at[n]), keys[n])
@@ -60,10 +62,10 @@ class KeyIndex:
             at += 1
         return ABSENT
 
-    def place(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Segment of each record, and its index in there."""
-        number = np.searchsorted(self._starts, records, side="right") - 1
-        return number, records - self._starts[number]
+    def place(self, record: int) -> tuple[int, int]:
+        """Segment of a record, and its index in there."""
+        number = bisect_right(self._starts, record) - 1
+        return number, record - self._starts[number]
 
     @cached_property
     def firsts(self) -> np.ndarray:
@@ -76,6 +78,6 @@ class KeyIndex:
         return np.delete(np.arange(len(self.digest)), left_out)
 
 
-def _prefixes(digest: np.ndarray) -> np.ndarray:
-    """First eight bytes of each key, as numbers in the same order."""
+def prefixes(digest: np.ndarray) -> np.ndarray:
+    """The first eight bytes of each of n keys (n, 32) as a number, (n,) uint64, in the same order."""
     return np.ascontiguousarray(digest[:, :8]).view(">u8").ravel().astype(np.uint64)

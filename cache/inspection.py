@@ -71,7 +71,7 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
     for modality in MODALITIES:
         for recipe in list_recipes(cache_dir, modality):
             reader = CacheReader(cache_dir, recipe)
-            stored = sum(f.bytes for s in reader.segments for f in s.commit.files.values())
+            stored = sum(segment.commit.bytes for segment in reader.segments)
             found.append(
                 RecipeInfo(
                     modality,
@@ -126,7 +126,7 @@ def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: 
         for folder in orphaned_folders(cache_dir, modality):
             damage.append(_recipe_damage(folder, f"{folder}: has commit records but no recipe.json"))
     parts = subset.parts if subset else 1
-    total = sum(found.bytes for _, _, commit in live for found in commit.files.values()) * (1 if subset else 2)
+    total = sum(commit.bytes for _, _, commit in live) * (1 if subset else 2)
     with byte_progress(total // parts if data else 0, "verify", quiet or not data) as seen:
         for folder, recipe, commit in live:
             damage += check_segment(folder, recipe, commit, data=data, subset=subset, names=names, seen=seen)

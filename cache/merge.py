@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.checking import Seen, copy_into, stored_as
-from cache.commit import Commit, is_committed, live_commits
+from cache.checking import Seen, copy_into, laid_down_like
+from cache.commit import is_committed, live_commits
 from cache.compact import require_space
 from cache.console import stop_between_records
 from cache.damage import read_commits
@@ -49,8 +49,8 @@ class _Plan(NamedTuple):
     recipe: Recipe
     held: CacheReader
     """What `into` holds of it."""
-    segments: list[tuple[Path, Commit]]
-    """Recipe folder and commit of every segment of the sources."""
+    segments: list[Segment]
+    """Of the sources, open."""
     bytes: int
     """Of the rows that `into` lacks."""
 
@@ -128,7 +128,7 @@ def _plan(into: Path, sources: Sequence[Path], recipe: Recipe) -> _Plan:
     size = 0
     for folder in (recipe.folder(source) for source in sources):
         for segment in _sources(folder, recipe):
-            plan.segments.append((folder, segment.commit))
+            plan.segments.append(segment)
             for key, length in zip(map(bytes, segment.digest), np.diff(segment.offsets).tolist(), strict=True):
                 if key not in wanted and key not in plan.held:
                     wanted.add(key)
@@ -155,14 +155,13 @@ def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str],
     stored: set[bytes] = set()
     failed: dict[bytes, str] = {}
     already = 0
-    folder = plan.segments[0][0] if plan.segments else into
-    store, compressor = stored_as(folder, plan.recipe, [c for home, c in plan.segments if home == folder])
+    store, compressor = laid_down_like([segment.stored_as for segment in plan.segments])
     with (
         stop_between_records() as stopping,
         CacheWriter(into, plan.recipe, segment_bytes=segment_bytes, store=store, compressor=compressor) as writer,
     ):
-        for folder, commit in plan.segments:
-            segment = Segment(folder, plan.recipe, commit, io="pread")
+        while plan.segments:
+            segment = plan.segments.pop(0)  # closed when it is done with
             for index, key in enumerate(map(bytes, segment.digest)):
                 if stopping():
                     return len(stored), already

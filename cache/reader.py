@@ -120,8 +120,7 @@ class CacheReader:
         records = self._index.find_many(keys)
         if (absent := np.flatnonzero(records == ABSENT)).size:
             self._held(keys[absent[0]])  # raises
-        numbers, indices = self._index.place(records)
-        places = [(self.segments[n], i) for n, i in zip(numbers.tolist(), indices.tolist(), strict=True)]
+        places = [(self.segments[n], i) for n, i in map(self._index.place, records.tolist())]
         offsets = np.cumsum([0, *(int(s.offsets[i + 1] - s.offsets[i]) for s, i in places)])
         rows = self._room(int(offsets[-1]), out)
 
@@ -147,9 +146,9 @@ class CacheReader:
         """Tell the system which keys are wanted next, so that it reads them from the disk meanwhile; only a hint."""
         for key in keys:
             if (record := self._index.find(key)) != ABSENT:
-                number, index = self._index.place(np.array([record]))
+                number, index = self._index.place(record)
                 with suppress(CacheCorrupt, OSError):  # whoever reads it is told, or finds it elsewhere
-                    self.segments[int(number[0])].prefetch(int(index[0]))
+                    self.segments[number].prefetch(index)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self._cache_dir, self.recipe, self._io, self._threads)
@@ -179,8 +178,8 @@ class CacheReader:
         record = self._index.find(key)
         if not self._present(record != ABSENT):
             raise KeyError(f"no rows for key {key.hex()} in recipe {self.recipe.folder_name}")
-        number, index = self._index.place(np.array([record]))
-        return self.segments[int(number[0])], int(index[0])
+        number, index = self._index.place(record)
+        return self.segments[number], index
 
     def _present(self, found: bool) -> bool:
         """`found`; but where a segment cannot be read, nobody can say that a key is absent."""

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache import marker
-from cache.checking import check_segment, copy_record, stored_as
+from cache.checking import check_segment, copy_record
 from cache.commands import command_for
-from cache.commit import Commit, live_commits, read_commit, superseded_by, unlink_commits
+from cache.commit import Commit, Store, live_commits, read_commit, superseded_by, unlink_commits
 from cache.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
 from cache.errors import CacheCorrupt, InputError, RowsRefused
 from cache.idtable import read_table
@@ -31,6 +31,7 @@ from cache.records import MODALITIES
 from cache.remains import Remains
 from cache.segment import Segment
 from cache.writer import CacheWriter
+from cache.zarrfile import Compressor
 
 
 class Dropped(NamedTuple):
@@ -115,7 +116,7 @@ def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: boo
         listing = read_commits(folder)
         todo = _damaged_commits(folder, listing)
         live = [commit for commit in live_commits(listing.commits) if commit.segment not in whole]
-        with byte_progress(2 * sum(_size(c) for c in live), recipe.folder_name, quiet) as seen:
+        with byte_progress(2 * sum(c.bytes for c in live), recipe.folder_name, quiet) as seen:
             for commit in live:
                 found = check_segment(folder, recipe, commit, data=True, subset=None, names=work.names, seen=seen)
                 todo += [(commit.segment, commit)] if found else []
@@ -166,7 +167,7 @@ def _keep(
     held = kept = 0
     folder = recipe.folder(cache_dir)
     replaced = _Replaced(folder, recipe, () if old is None else old.supersedes)
-    store, compressor = stored_as(folder, recipe, [] if old is None else [old])
+    store, compressor = _stored_as(folder, recipe, old)
     new = (
         nullcontext()
         if dry_run
@@ -190,6 +191,14 @@ def _keep(
         if writer is not None:
             writer.commit((segment,) if old is None else superseded_by([old]))
     return _Kept(held if old is None else old.records, kept, gone)
+
+
+def _stored_as(folder: Path, recipe: Recipe, old: Commit | None) -> tuple[Store, Compressor | None]:
+    """As the damaged segment is, where that can be told."""
+    with suppress(CacheCorrupt):
+        if old is not None:
+            return Segment(folder, recipe, old).stored_as
+    return "zarr", None
 
 
 class _Replaced:
@@ -232,7 +241,3 @@ def _lengths(cache_dir: Path, modality: str) -> dict[bytes, int]:
         return {entry.key: entry.length for entry in read_table(cache_dir, modality).values()}
     except CacheCorrupt:
         return {}
-
-
-def _size(commit: Commit) -> int:
-    return sum(found.bytes for found in commit.files.values())

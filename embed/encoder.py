@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -147,28 +148,14 @@ def _load_profile(loading: Loading) -> Encoder:
     return ProfileEncoder(loading.recipe.modality)
 
 
-def _load_rnabert(loading: Loading) -> Encoder:
-    from embed.rnabert import load
+def _language_model(module: str) -> Callable[[Loading], Encoder]:
+    """The loader of a language model: `embed/<module>.py` describes it, and imports torch."""
 
-    return load(loading)
+    def load(loading: Loading) -> Encoder:
+        found: Encoder = importlib.import_module(f"embed.{module}").load(loading)
+        return found
 
-
-def _load_rnafm(loading: Loading) -> Encoder:
-    from embed.rnafm import load
-
-    return load(loading)
-
-
-def _load_rinalmo(loading: Loading) -> Encoder:
-    from embed.rinalmo import load
-
-    return load(loading)
-
-
-def _load_esm2(loading: Loading) -> Encoder:
-    from embed.esm2 import load
-
-    return load(loading)
+    return load
 
 
 def _load_gcn(loading: Loading) -> Encoder:
@@ -208,17 +195,17 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
         EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
         EncoderInfo(
-            "rnabert", "rna", 120, "none stated in the repository", _load_rnabert, limit=440, overlap=220,
+            "rnabert", "rna", 120, "none stated in the repository", _language_model("rnabert"), limit=440, overlap=220,
             options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
             version=2,
         ),
         EncoderInfo(
-            "rnafm", "rna", 640, "MIT", _load_rnafm, limit=1022, overlap=511, source=_RNAFM_SOURCE,
+            "rnafm", "rna", 640, "MIT", _language_model("rnafm"), limit=1022, overlap=511, source=_RNAFM_SOURCE,
             layers=12, computes=_COMPUTES,
         ),
         *(
             EncoderInfo(
-                name, "rna", dim, "Apache-2.0 / CC BY 4.0", _load_rinalmo, limit=1022, overlap=511,
+                name, "rna", dim, "Apache-2.0 / CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
                 source=_RINALMO_SOURCE, layers=layers, computes=_COMPUTES, rotary=True,
             )
             for name, dim, layers in (
@@ -227,8 +214,8 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         ),
         *(
             EncoderInfo(
-                name, "protein", dim, "MIT", _load_esm2, limit=1022, overlap=511, source=_esm2_source(name, layers),
-                layers=layers, computes=_COMPUTES, rotary=True,
+                name, "protein", dim, "MIT", _language_model("esm2"), limit=1022, overlap=511,
+                source=_esm2_source(name, layers), layers=layers, computes=_COMPUTES, rotary=True,
             )
             for name, dim, layers in (
                 ("esm2-8m", 320, 6), ("esm2-35m", 480, 12), ("esm2-150m", 640, 30), ("esm2-650m", 1280, 33),

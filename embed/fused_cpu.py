@@ -68,9 +68,8 @@ def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> None:
 
 
 @njit(parallel=True, cache=True, fastmath={"contract", "reassoc"})
-def _add_norm(
-    x, added, weight, bias, eps, onward, out
-):  # (T, D) float32, (T, D) uint16, (D) float32 twice, (T, D) uint16
+def _add_norm(x, added, weight, bias, eps, onward, out):
+    # x (T, D) float32; added, out (T, D) uint16; weight, bias (D) float32
     width = x.shape[1]
     for t in prange(x.shape[0]):
         row = x[t]

@@ -94,10 +94,9 @@ class LanguageModel:
         self._policy, self._batch_tokens, self._padded_to = recipe.long, loading.batch_tokens, padded_to
         self._layer = None if recipe.layer is None else int(recipe.layer)
         self._device = device_of(loading.device)
-        found, form = read_settled(loading), published.forms[0]
-        for other in published.forms[1:]:
-            if any(re.match(other.mark, name) for name in found):
-                form = other
+        found = read_settled(loading)
+        marked = (form for form in published.forms if any(re.match(form.mark, name) for name in found))
+        form = next(marked, published.forms[0])
         design = published.design._replace(letters=form.alphabet.size)
         assert loading.weights is not None  # find_encoder asked for it
         tensors = pick_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)

@@ -103,18 +103,18 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pend
     """Raise `InputError`, one line a record, where the encoder does not take a pending sequence whole."""
     if recipe.long != "whole" or info.limit is None or options.long == "whole":
         return
+    too_long = [record for record in pending if record.length > info.limit]
+    if not too_long:
+        return
     ways = "embed it in overlapping windows with --long window"
     ways += ", or whole with --long whole" * info.rotary
     if held_like(options.cache_dir, recipe, "weights", "layer"):
         ways += "; windows are another recipe than this cache's, and need --new-recipe too"
     takes = f"{info.name} takes {info.limit}"
-    lines = [
+    raise InputError(
         f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); {ways}"
-        for record in pending
-        if record.length > info.limit
-    ]
-    if lines:
-        raise InputError(lines)
+        for record in too_long
+    )
 
 
 def make_plan(cache_dir: Path, recipe: Recipe, records: Records) -> Plan:

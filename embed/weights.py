@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, one_line, printable
 from embed.encoder import Loading
-from embed.shards import weight_map
+from embed.shards import MAX_HEADER, weight_map
 from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MAX_SAFETENSORS_HEADER = 100 << 20
 _NEITHER = "neither safetensors nor a PyTorch file that opens with weights_only=True"
 _ZIP = b"PK\x03\x04"
 _SHOWN = 3
@@ -92,7 +91,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
         file.seek(0)
         head = file.read(9)
         file.seek(0)
-        if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_SAFETENSORS_HEADER:
+        if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
             found = _safetensors(path)
         else:
             found = _pytorch(path, file)
