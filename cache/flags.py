@@ -61,3 +61,9 @@ cache_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
+
+
+def on_bad_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--on-bad`; `what` is bad, and how it is stopped at or left out."""
+    choice = click.Choice(["error", "skip"])
+    return click.option("--on-bad", type=choice, default="error", show_default=True, help=what)

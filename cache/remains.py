@@ -132,7 +132,7 @@ class Remains:
                 return False
             compressed = True
             check_chunks(PlainFile(self._path / ROWS, (self._path / ROWS).stat().st_size), layout)
-            self._source, self._total = ZarrRows(self._path / "rows", layout.shape[0]), layout.shape[0]
+            self._source, self._total = ZarrRows(self._path / "rows"), layout.shape[0]
         return compressed
 
     def _take_plain(self, path: Path, at: int) -> None:

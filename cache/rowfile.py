@@ -91,8 +91,8 @@ class ZarrRows:
 
     steady = False
 
-    def __init__(self, path: Path, count: int) -> None:
-        self._path, self._count = path, count
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._array: Any = None
 
     def read(self, start: int, stop: int) -> np.ndarray:

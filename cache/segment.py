@@ -72,7 +72,7 @@ class Segment:
         if is_in_order(file, self._layout):
             return plain_rows(file, 0, self._shape, self._dtype, self._io)
         check_chunks(file, self._layout)
-        return ZarrRows(self.path / "rows", self._shape[0])
+        return ZarrRows(self.path / "rows")
 
     def rows(self, index: int) -> np.ndarray:
         """Rows of record `index`, shape (L, D), read-only; the record's crc32c is checked at its first touch."""

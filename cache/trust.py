@@ -1,4 +1,4 @@
-"""Which folders of a cache are entered at all: no links inside a recipe, nobody else's folder that is open to all."""
+"""Which folders of a cache are entered at all: no links inside a cache, nobody else's folder that is open to all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def refuse_links(*folders: Path) -> None:
-    """Raise `CacheCorrupt` where one of these is a link: the cache itself may be one, nothing inside a recipe."""
+    """Raise `CacheCorrupt` where one of these is a link: the cache itself may be one, nothing inside it."""
     for folder in folders:
         if folder.is_symlink():
             raise CacheCorrupt(f"{folder}: is a link, none is followed here; put the folder itself in its place")

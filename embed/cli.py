@@ -10,7 +10,7 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone, printable
-from cache.flags import ByteSize, store_options
+from cache.flags import ByteSize, on_bad_option, store_options
 from cache.records import MODALITIES, UNITS
 from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS, cannot_run
 
@@ -95,13 +95,7 @@ def embed() -> None:
     default=None,
     help="Storage type. Default: as the cache has it, float16 for a new recipe.",
 )
-@click.option(
-    "--on-bad",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Bad records: stop and list them, or leave them out, listed and counted.",
-)
+@on_bad_option("Bad records: stop and list them, or leave them out, listed and counted.")
 @click.option("--new-recipe", is_flag=True, help="Start another recipe beside one that differs.")
 @click.option(
     "--segment-bytes",

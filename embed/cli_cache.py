@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.cli import cache as store_commands
-from cache.flags import cache_option, json_option, quiet_option, store_options
+from cache.flags import cache_option, json_option, on_bad_option, quiet_option, store_options
 from cache.records import MODALITIES
 from embed.export_layouts import POOLED, WRITERS
 
@@ -43,13 +43,7 @@ _modality_option = click.option(
     help="Storage type. Default: as the cache has it, float16 for a new recipe.",
 )
 @click.option("--layer", default=None, help="Which layer of fair-esm .pt files that hold several.")
-@click.option(
-    "--on-bad",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Bad records and arrays: stop and list them, or leave them out, listed and counted.",
-)
+@on_bad_option("Bad records and arrays: stop and list them, or leave them out, listed and counted.")
 @store_options
 @quiet_option
 @json_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cache.errors import InputError, printable
+from cache.flags import on_bad_option
 from cache.records import OnBad
 
 if TYPE_CHECKING:
@@ -38,13 +39,7 @@ def data() -> None:
     default=None,
     help="Default: classification if every label is 0 or 1.",
 )
-@click.option(
-    "--on-bad",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Bad records and rows: stop and list them, or leave them out, listed and counted.",
-)
+@on_bad_option("Bad records and rows: stop and list them, or leave them out, listed and counted.")
 def import_command(
     a: str,
     b: str,

@@ -12,6 +12,7 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, printable
+from cache.flags import on_bad_option
 
 SETTINGS = {
     "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
@@ -72,13 +73,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     default=None,
     help="The run's folder. Default: runs/<name of the dataset> in the cache.",
 )
-@click.option(
-    "--on-bad",
-    type=click.Choice(["error", "skip"]),
-    default="error",
-    show_default=True,
-    help="Pairs without an embedding: stop, or leave them out, counted.",
-)
+@on_bad_option("Pairs without an embedding: stop, or leave them out, counted.")
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out with its own settings; an absent folder starts one."
 )
