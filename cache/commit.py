@@ -108,7 +108,8 @@ def commit_paths(recipe_dir: Path) -> list[Path]:
     """The commit records of a recipe, by name; temporary files are no commit records."""
     folder = recipe_dir / "commits"
     found = list_folder(folder)
-    if not found and not folder.exists() and (recipe_dir / "recipe.json").exists():
+    # The recipe first: a writer that is just starting publishes it after it has made the folder of commits.
+    if not found and (recipe_dir / "recipe.json").exists() and not folder.exists():
         raise CacheCorrupt(
             f"{folder}: missing, though the recipe is there; put it back, or move {recipe_dir} away and embed again"
         )

@@ -77,15 +77,19 @@ def test_one_of_two_runs_started_together_is_killed(zygote: Zygote, memory: Path
     assert killed > PAIRS // 3
 
 
-def test_a_writer_that_is_just_starting_is_no_damage(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its recipe.json comes just after somebody looked for it, and its first commit before they look for that."""
+@pytest.mark.parametrize("looked_for", ["recipe.json", "commits"])
+def test_a_writer_that_is_just_starting_is_no_damage(
+    memory: Path, monkeypatch: pytest.MonkeyPatch, looked_for: str
+) -> None:
+    """What somebody looked for comes just after, and all else, up to the first commit, before they look for that."""
     exists = Path.exists
     folder = RECIPE.folder(memory / "cache")
-    (folder / "commits").mkdir(parents=True)
+    if looked_for == "recipe.json":
+        (folder / "commits").mkdir(parents=True)
 
     def late(path: Path) -> bool:
         found = exists(path)
-        if path == folder / "recipe.json" and not found:
+        if path == folder / looked_for and not found:
             monkeypatch.setattr(Path, "exists", exists)
             with CacheWriter(memory / "cache", RECIPE) as writer:
                 writer.add(never(0, 0), rows_of(never(0, 0)))
@@ -93,6 +97,7 @@ def test_a_writer_that_is_just_starting_is_no_damage(memory: Path, monkeypatch: 
 
     monkeypatch.setattr(Path, "exists", late)
     assert list_recipes(memory / "cache", "rna") in ([], [RECIPE])
+    assert not set(CacheReader(memory / "cache", RECIPE)) - {never(0, 0)}
 
 
 @pytest.mark.parametrize("change", ["cut", "cut to nothing", "longer", "gone"])
