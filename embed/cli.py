@@ -12,7 +12,8 @@ from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone, printable
 from cache.flags import ByteSize, on_bad_option, store_options
 from cache.records import MODALITIES, UNITS
-from embed.encoder import BATCH_TOKENS, DEFAULT_ENCODER, ENCODERS, cannot_run
+from embed.encoder import BATCH_TOKENS
+from embed.encoders import DEFAULT_ENCODER, ENCODERS, cannot_run
 
 if TYPE_CHECKING:
     from embed.run import RunSummary

@@ -1,8 +1,7 @@
-"""What an encoder is, and the table of those there are.  What the table says costs no import of torch or RDKit."""
+"""What an encoder is, and what is known of one before it is loaded."""
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,14 +14,18 @@ import numpy as np
 from cache.errors import InputError, printable
 from cache.recipe import Recipe
 from cache.records import Record
-from embed.profile import VERSION as PROFILE_VERSION
-from embed.profile_molecule import VERSION as MOLECULE_VERSION
 
 BATCH_TOKENS = 16384
 """Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
 
 
 RDKIT = "rdkit"
+
+
+class NotEncoded(NamedTuple):
+    """Given in place of a record's rows where it could not be encoded; it is listed in `failed.tsv`."""
+
+    reason: str
 
 
 class Encoder(Protocol):
@@ -37,8 +40,8 @@ class Encoder(Protocol):
     notes: Counter[str]
     """What its input lost on the way in → how many records; filled while it encodes."""
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        """`(key, rows)` of each record, rows of shape (length, D); never to be zipped by position."""
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
+        """`(key, rows)` of each record, rows of shape (length, D); in any order, never to be zipped by position."""
         ...
 
 
@@ -136,128 +139,3 @@ def rdkit_version() -> str:
     except metadata.PackageNotFoundError:  # built from source or by conda, which leave no metadata
         from rdkit import __version__ as version
     return "rdkit-" + ".".join(part.lstrip("0") or "0" for part in version.split("."))
-
-
-def _load_profile(loading: Loading) -> Encoder:
-    if loading.recipe.modality == "molecule":
-        from embed.profile_molecule import MoleculeProfileEncoder
-
-        return MoleculeProfileEncoder()
-    from embed.profile import ProfileEncoder
-
-    return ProfileEncoder(loading.recipe.modality)
-
-
-def _language_model(module: str) -> Callable[[Loading], Encoder]:
-    """The loader of a language model: `embed/<module>.py` describes it, and imports torch."""
-
-    def load(loading: Loading) -> Encoder:
-        found: Encoder = importlib.import_module(f"embed.{module}").load(loading)
-        return found
-
-    return load
-
-
-def _load_gcn(loading: Loading) -> Encoder:
-    from embed.gnn import GcnEncoder
-
-    return GcnEncoder(loading)
-
-
-_NO_WEIGHTS = "none needed"
-_RNABERT_SOURCE = (
-    "RNABERT.pth of github.com/mana438/RNABERT at commit 8a3329ce9d091e76f3c0b389b53330b9b39f87c8 (pull request 3), "
-    "SHA-256 c124fbdb4a739065ee5ae1360a26e9da3408a738636d14777c1ca7c6822974d0"
-)
-_GCN_SOURCE = (
-    "chem/model_architecture/gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns at commit "
-    "8b20528a83b8869ce16451305b32c827258d19a3, "
-    "SHA-256 ff1d9c5e5c198b8faf8af576c303808853e3f55a52aed7ae27964e3c8635a81a"
-)
-_RNAFM_SOURCE = "RNA-FM_pretrained.pth of github.com/ml4bio/RNA-FM, or model.safetensors of multimolecule/rnafm"
-_RINALMO_SOURCE = (
-    "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
-    "multimolecule/rinalmo-{micro,mega,giga}"
-)
-
-
-def _esm2_source(name: str, layers: int) -> str:
-    size = name.removeprefix("esm2-").upper()
-    published = f"esm2_t{layers}_{size}_UR50D"
-    return f"{published}.pt of github.com/facebookresearch/esm, or the safetensors of facebook/{published}"
-
-
-_COMPUTES = ("float32", "bfloat16")
-ENCODERS: dict[tuple[str, str], EncoderInfo] = {
-    (info.modality, info.name): info
-    for info in (
-        EncoderInfo("profile", "rna", 57, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
-        EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
-        EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
-        EncoderInfo(
-            "rnabert", "rna", 120, "none stated in the repository", _language_model("rnabert"), limit=440, overlap=220,
-            options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
-            version=2,
-        ),
-        EncoderInfo(
-            "rnafm", "rna", 640, "MIT", _language_model("rnafm"), limit=1022, overlap=511, source=_RNAFM_SOURCE,
-            layers=12, computes=_COMPUTES,
-        ),
-        *(
-            EncoderInfo(
-                name, "rna", dim, "Apache-2.0 / CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
-                source=_RINALMO_SOURCE, layers=layers, computes=_COMPUTES, rotary=True,
-            )
-            for name, dim, layers in (
-                ("rinalmo-micro", 480, 12), ("rinalmo-mega", 640, 30), ("rinalmo-giga", 1280, 33)
-            )
-        ),
-        *(
-            EncoderInfo(
-                name, "protein", dim, "MIT", _language_model("esm2"), limit=1022, overlap=511,
-                source=_esm2_source(name, layers), layers=layers, computes=_COMPUTES, rotary=True,
-            )
-            for name, dim, layers in (
-                ("esm2-8m", 320, 6), ("esm2-35m", 480, 12), ("esm2-150m", 640, 30), ("esm2-650m", 1280, 33),
-                ("esm2-3b", 2560, 36), ("esm2-15b", 5120, 48),
-            )
-        ),
-        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer=RDKIT, source=_GCN_SOURCE),
-        EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer=RDKIT),
-    )
-}  # fmt: skip
-"""(modality, name) → how to make the encoder."""
-DEFAULT_ENCODER = {"rna": "rinalmo-giga", "protein": "esm2-650m", "molecule": "molebert"}
-"""The language model of each modality, taken when `--encoder` is not given."""
-
-
-def find_encoder(modality: str, name: str | None, weights: Path | None) -> EncoderInfo:
-    """The encoder of this name that can be run, or the modality's language model where none is named.
-
-    Raises:
-        InputError: there is no such encoder, it takes no weights, or its weights are not at hand.
-    """
-    chosen = name or DEFAULT_ENCODER[modality]
-    info = ENCODERS.get((modality, chosen))
-    if info is None:
-        names = ", ".join(n for m, n in ENCODERS if m == modality)
-        raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
-    default = "" if name else f", the default for {modality},"
-    if info.load is None:
-        raise InputError(f"--encoder: {chosen}{default} {cannot_run(modality)}")
-    if weights is not None and not info.source:
-        raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
-    if info.source and weights is None:
-        raise InputError(
-            f"--encoder: {chosen}{default} needs its weights; name them with `--weights PATH` (`embed pull {chosen}` "
-            "says which file), or use `--encoder profile`, which needs none"
-        )
-    return info
-
-
-def cannot_run(modality: str) -> str:
-    """What is said of an encoder that this version cannot run, and what does run for the modality."""
-    others = [i.name for i in ENCODERS.values() if i.modality == modality and i.load is not None and i.source]
-    ways = [f"`--encoder {other} --weights PATH` (`embed pull {other}` says which file)" for other in others]
-    runs = " or ".join(["`--encoder profile`, which needs no weights,", *ways]).removesuffix(",")
-    return f"cannot be run by this version yet (docs/known_issues.md); use {runs}"

@@ -19,7 +19,8 @@ from cache.recipe import Recipe
 from cache.records import UNITS, Record, Records, read_records
 from cache.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
 from embed.ack import Acknowledger
-from embed.encoder import Encoder, EncoderInfo, Loading, find_encoder
+from embed.encoder import Encoder, EncoderInfo, Loading, NotEncoded
+from embed.encoders import find_encoder
 from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
 
 BATCH = 64
@@ -132,6 +133,9 @@ def _embed(
             acknowledge.stopping = stopping
         pending = _not_done_by_others(options.cache_dir, recipe, plan.pending)
         for key, rows in _with_progress(encoder, pending, plan, options.quiet):
+            if isinstance(rows, NotEncoded):
+                outcome.failures[key] = rows.reason
+                continue
             expected = plan.distinct[key].length
             if rows.shape[0] != expected:
                 raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} {UNITS[options.modality]}")
@@ -155,14 +159,14 @@ def _not_done_by_others(cache_dir: Path, recipe: Recipe, pending: list[Record]) 
 
 def _with_progress(
     encoder: Encoder, pending: Iterable[Record], plan: Plan, quiet: bool
-) -> Iterator[tuple[bytes, np.ndarray]]:
+) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
     from tqdm import tqdm
 
     residues = sum(record.length for record in plan.pending)
     with tqdm(total=residues, unit="res", unit_scale=True, desc=encoder.name, disable=hidden(quiet)) as bar:
         for key, rows in encoder.encode(pending):
             yield key, rows
-            bar.update(rows.shape[0])
+            bar.update(plan.distinct[key].length)
 
 
 def _list_failures(path: Path, records: Records, failures: dict[bytes, str]) -> None:

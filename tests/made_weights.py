@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cache import Record
-from embed.encoder import ENCODERS, Encoder, Loading
+from embed.encoder import Encoder, Loading
+from embed.encoders import ENCODERS
 from embed.weights import weights_digest
 
 

@@ -11,7 +11,8 @@ import pytest
 from cache import CacheWriter, Conflict, InputError, Recipe, choose_recipe, key_of, list_recipes
 from cache.inspection import info
 from cache.recipe import parse_recipe, write_recipe
-from embed.encoder import ENCODERS, rdkit_version
+from embed.encoder import rdkit_version
+from embed.encoders import ENCODERS
 from embed.plan import RunOptions
 from embed.run import run
 

@@ -9,7 +9,7 @@ from rdkit import Chem, RDLogger
 from cache import record_of
 from cache.molecules import canonical_smiles
 from cache.rdkit_child import canonical
-from embed.encoder import ENCODERS
+from embed.encoders import ENCODERS
 from embed.molgraph import read_smiles
 from embed.profile import columns
 from embed.profile_molecule import SHELLS, MoleculeProfileEncoder, profile

@@ -16,7 +16,7 @@ from cache import CacheReader, Conflict, Record, choose_recipe, record_of
 from cache.idtable import read_table
 from cache.inspection import verify
 from cache.records import CERTAIN
-from embed.encoder import ENCODERS
+from embed.encoders import ENCODERS
 from embed.plan import RunOptions, default_cache
 from embed.profile import ProfileEncoder, columns
 from embed.run import run

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cache import InputError, Record, record_of
 from embed import esm2, fused_cpu, rinalmo
-from embed.encoder import ENCODERS
+from embed.encoders import ENCODERS
 from embed.language import Published
 from embed.transformer import Design, Norm, Transformer, expected_shapes, rotate
 from embed.weights import read_weights, weights_digest
