@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cache.reader import CacheReader
-from model.fusion import Batch, Moments
+from model.batch import Batch, Packed
+from model.standardise import Moments
 from model.tokens import window_mean
 from pipeline.dataset import Dataset
 
@@ -63,15 +64,16 @@ class Entities:
         if self._window == 1:
             self._reader.prefetch(self._keys[entity] for entity in np.unique(self.of_pair[pairs]).tolist())
 
-    def pack(self, pairs: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed tokens of these pairs' distinct entities, their offsets, and each pair's index into them."""
+    def pack(self, pairs: np.ndarray) -> tuple[Packed, Tensor]:
+        """The tokens of these pairs' distinct entities, and each pair's index into them."""
         distinct, index = np.unique(self.of_pair[pairs], return_inverse=True)
         if self._window == 1:
             rows, offsets = self._reader.gather([self._keys[entity] for entity in distinct.tolist()])
-            return torch.from_numpy(rows), torch.from_numpy(offsets), torch.from_numpy(index)
+            return Packed(torch.from_numpy(rows), torch.from_numpy(offsets)), torch.from_numpy(index)
         parts = [self.tokens(entity) for entity in distinct.tolist()]
         offsets = np.cumsum([0, *(len(part) for part in parts)])
-        return torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets), torch.from_numpy(index)
+        packed = Packed(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets))
+        return packed, torch.from_numpy(index)
 
 
 class PairBatches:
@@ -94,10 +96,9 @@ class PairBatches:
 
     def collate(self, pairs: np.ndarray) -> Batch:
         """The batch of these pairs, in this order."""
-        a_rows, a_offsets, a_index = self._a.pack(pairs)
-        b_rows, b_offsets, b_index = self._b.pack(pairs)
-        label = torch.from_numpy(self.labels[pairs].astype(np.float32))
-        return Batch(a_rows, a_offsets, b_rows, b_offsets, a_index, b_index, label)
+        a, a_index = self._a.pack(pairs)
+        b, b_index = self._b.pack(pairs)
+        return Batch(a, b, a_index, b_index, torch.from_numpy(self.labels[pairs].astype(np.float32)))
 
     def moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:
         """Mean and deviation of each column over the tokens of these pairs' distinct entities, of both sides."""

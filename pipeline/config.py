@@ -16,7 +16,7 @@ from typing import Any
 
 from cache.errors import InputError, printable
 from cache.textfile import read_lines
-from model.fusion import ModelConfig
+from model.interaction import ModelConfig
 from model.losses import MSE_WEIGHT
 
 RUN_TABLES = ("dataset", "recipe", "run")

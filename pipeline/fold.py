@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from cache.errors import InputError
-from model.fusion import CrossMamba, Standardise
+from model.interaction import InteractionModel
 from model.losses import affinity_loss, focal_loss
+from model.standardise import Standardise
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.metrics import METRICS, Scored, compute
@@ -142,9 +143,9 @@ def fit_fold(
     return FoldResult(score, threshold, target, best_epoch, history, {k: v.cpu() for k, v in state.items()})
 
 
-def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> CrossMamba:
+def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> InteractionModel:
     """A model of random weights that knows the moments of its training part's tokens."""
-    model = CrossMamba(*batches.dims, config.model)
+    model = InteractionModel(*batches.dims, config.model)
     sides = [layer for layer in (model.standardise_a, model.standardise_b) if isinstance(layer, Standardise)]
     if sides:
         for layer, moments in zip(sides, batches.moments(parts.train), strict=True):
@@ -152,7 +153,7 @@ def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> Cross
     return model
 
 
-def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:
+def _decay_groups(model: InteractionModel, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: not on biases, norms and D, nor on A_log, whose decay would move A towards −1."""
     matrices: list[Tensor] = []
     others: list[Tensor] = []
@@ -161,7 +162,9 @@ def _decay_groups(model: CrossMamba, decay: float) -> list[dict[str, Any]]:
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def predict(model: CrossMamba, batches: PairBatches, pairs: np.ndarray, size: int, device: torch.device) -> Tensor:
+def predict(
+    model: InteractionModel, batches: PairBatches, pairs: np.ndarray, size: int, device: torch.device
+) -> Tensor:
     """(P,) logits or scaled affinities of these pairs on the CPU, in their order; no noise, no dropout."""
     model.eval()
     with torch.inference_mode():
@@ -169,7 +172,7 @@ def predict(model: CrossMamba, batches: PairBatches, pairs: np.ndarray, size: in
 
 
 def _train_epoch(
-    model: CrossMamba,
+    model: InteractionModel,
     batches: PairBatches,
     target: Target,
     order: np.ndarray,

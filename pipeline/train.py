@@ -22,7 +22,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.splits import Parts, cut_parts
 from pipeline.tracking import FoldEvents
 
-VERSION = 2
+VERSION = 3
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
 
 

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from embed.run import RunOptions, run
-from model.fusion import ModelConfig
+from model.interaction import ModelConfig
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
 

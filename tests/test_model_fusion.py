@@ -3,75 +3,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made_batches import packed
 from tolerances import assert_close
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import Batch, BiMamba, CrossMamba, Mamba, ModelConfig, focal_loss
-from model.fusion import STANDARD_BOUND, Moments, Standardise, join_pairs, segment_mean
+from model import BiMamba, Mamba, focal_loss
+from model.batch import gather, join_pairs, segment_mean
+from model.standardise import STANDARD_BOUND, Moments, Standardise
 from model.tokens import AUTO_FUSED_TOKENS, POOLED, auto_window, parse_tokens, tokens_name, window_mean
-
-CONFIG = ModelConfig(d_model=16, d_state=4, dropout=0.0, noise=0.0)
-
-
-def packed(rng: np.random.Generator, lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
-    rows = torch.from_numpy(rng.normal(size=(sum(lengths), width)).astype(np.float32))
-    return rows, torch.tensor(np.cumsum([0, *lengths]))
-
-
-def make_batch(rng: np.random.Generator, pairs: int = 12) -> Batch:
-    a_rows, a_offsets = packed(rng, [4, 9, 1, 30], 7)
-    b_rows, b_offsets = packed(rng, [6, 2, 17], 5)
-    index = [torch.from_numpy(rng.integers(0, n, pairs)) for n in (4, 3)]
-    label = torch.from_numpy(rng.integers(0, 2, pairs).astype(np.float32))
-    return Batch(a_rows, a_offsets, b_rows, b_offsets, *index, label)
-
-
-def single(batch: Batch, pair: int) -> Batch:
-    """One pair of a batch as a batch of its own."""
-    sides = []
-    for rows, offsets, index in (
-        (batch.a_rows, batch.a_offsets, batch.a_index),
-        (batch.b_rows, batch.b_offsets, batch.b_index),
-    ):
-        own = rows[offsets[index[pair]] : offsets[index[pair] + 1]]
-        sides += [own, torch.tensor([0, len(own)])]
-    zero = torch.zeros(1, dtype=torch.int64)
-    return Batch(*sides, zero, zero, batch.label[pair : pair + 1])
-
-
-def test_a_pairs_logit_does_not_depend_on_its_batch(rng: np.random.Generator) -> None:
-    torch.manual_seed(1)
-    model = CrossMamba(7, 5, CONFIG).eval()
-    batch = make_batch(rng)
-    together = model(batch)
-    for pair in range(len(batch.label)):
-        # A logit passes LayerNorms and two scans in float32: measured 4e-6.
-        assert_close(model(single(batch, pair)), together[pair : pair + 1], f"pair {pair}", looser=5)
-    order = torch.from_numpy(rng.permutation(len(batch.label)))
-    shuffled = batch._replace(a_index=batch.a_index[order], b_index=batch.b_index[order])
-    assert_close(model(shuffled), together[order], "another order", looser=5)
-
-
-def test_sharing_entities_gives_the_gradients_of_encoding_every_pair_alone(rng: np.random.Generator) -> None:
-    torch.manual_seed(1)
-    model = CrossMamba(7, 5, CONFIG)
-    batch = make_batch(rng)
-    shared = torch.autograd.grad(model(batch).sum(), list(model.parameters()))
-    alone = torch.autograd.grad(
-        sum(model(single(batch, p)).sum() for p in range(len(batch.label))), list(model.parameters())
-    )
-    for (name, _), found, reference in zip(model.named_parameters(), shared, alone, strict=True):
-        assert_close(found, reference, name, looser=10)  # sums of 12 pairs in float32: measured 5e-6
 
 
 def test_join_pairs_puts_a_before_b(rng: np.random.Generator) -> None:
-    a, a_offsets = packed(rng, [2, 3], 4)
-    b, b_offsets = packed(rng, [1, 4], 4)
-    joined, offsets = join_pairs(a, a_offsets, torch.tensor([1, 0]), b, b_offsets, torch.tensor([0, 1]))
-    assert offsets.tolist() == [0, 4, 10]
-    assert torch.equal(joined, torch.cat([a[2:5], b[:1], a[:2], b[1:]]))
-    assert_close(segment_mean(joined, offsets)[0], joined[:4].mean(0), "mean")
+    a, b = packed(rng, [2, 3], 4), packed(rng, [1, 4], 4)
+    joined = join_pairs(a, b, torch.tensor([1, 0]), torch.tensor([0, 1]))
+    assert joined.offsets.tolist() == [0, 4, 10]
+    assert torch.equal(joined.tokens, torch.cat([a.tokens[2:5], b.tokens[:1], a.tokens[:2], b.tokens[1:]]))
+    assert_close(segment_mean(joined)[0], joined.tokens[:4].mean(0), "mean")
+    again = gather(a, torch.tensor([1, 1, 0]))
+    assert again.offsets.tolist() == [0, 3, 6, 8]
+    assert torch.equal(again.tokens, torch.cat([a.tokens[2:], a.tokens[2:], a.tokens[:2]]))
 
 
 def test_reversing_the_input_and_swapping_the_directions_reverses_the_output(rng: np.random.Generator) -> None:
@@ -111,29 +62,6 @@ def test_one_direction_equals_transformers_mamba_mixer(rng: np.random.Generator)
 def _named_gradients(module: torch.nn.Module, y: Tensor, dy: Tensor) -> tuple[list[str], list[Tensor]]:
     names, parameters = zip(*module.named_parameters(), strict=True)
     return list(names), list(torch.autograd.grad(y, parameters, dy))
-
-
-def test_sixteen_pairs_are_learnt_by_heart(rng: np.random.Generator) -> None:
-    torch.manual_seed(1)
-    model = CrossMamba(7, 5, ModelConfig(d_model=16, d_state=4))
-    batch = make_batch(rng, 16)
-    labels = (batch.a_index + batch.b_index) % 2
-    batch = batch._replace(label=labels.float())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(150):
-        optimiser.zero_grad()
-        loss = focal_loss(model(batch), batch.label)
-        loss.backward()
-        optimiser.step()
-    assert (model.eval()(batch) > 0).long().tolist() == labels.tolist()
-
-
-def test_noise_is_added_in_training_only(rng: np.random.Generator) -> None:
-    torch.manual_seed(1)
-    model = CrossMamba(7, 5, ModelConfig(d_model=16, d_state=4, noise=0.5, dropout=0.0))
-    batch = make_batch(rng)
-    assert not torch.equal(model.train()(batch), model(batch))
-    assert torch.equal(model.eval()(batch), model(batch))
 
 
 def test_forward_only_never_looks_ahead(rng: np.random.Generator) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from cache import CacheReader, CacheWriter, InputError, Recipe, record_of
-from model.fusion import CrossMamba, ModelConfig
+from model.interaction import InteractionModel, ModelConfig
 from model.losses import affinity_loss
 from pipeline.baselines import BASELINES, additive
 from pipeline.batches import PairBatches
@@ -148,7 +148,7 @@ def test_a_checkpoint_and_its_scaling_give_the_predictions_again(affinities: Pat
     options = TrainOptions(affinities, QUICK, quiet=True)
     done = train(options)
     inputs = open_inputs(options)
-    model = CrossMamba(8, 8, QUICK.model)
+    model = InteractionModel(8, 8, QUICK.model)
     model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-1.safetensors"))
     body = json.loads((done.folder / "checkpoints" / "fold-1.json").read_text())
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)

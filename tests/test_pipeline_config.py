@@ -9,7 +9,7 @@ import tomli_w
 from conftest import Program
 
 from cache import InputError
-from model.fusion import ModelConfig
+from model.interaction import ModelConfig
 from pipeline.cli_train import SETTINGS
 from pipeline.config import TrainConfig, resolve
 

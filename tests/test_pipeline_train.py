@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from cache import InputError
 from embed.run import RunOptions, run
-from model.fusion import CrossMamba, ModelConfig
+from model.interaction import InteractionModel, ModelConfig
 from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.demo import write_demo
@@ -60,7 +60,7 @@ def test_checkpoints_hold_the_weights_that_made_the_predictions(small: TrainOpti
     inputs = open_inputs(small)
     a, b = inputs.readers
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
-    model = CrossMamba(a.recipe.dim, b.recipe.dim, QUICK.model)
+    model = InteractionModel(a.recipe.dim, b.recipe.dim, QUICK.model)
     model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-0.safetensors"))
     test = np.flatnonzero(inputs.folds.of_pair == 0)
     score = predict(model, batches, test, QUICK.batch_pairs, torch.device("cpu")).sigmoid().numpy()
