@@ -67,6 +67,7 @@ def _gathered(tokens: Tensor, starts: Tensor, lengths: Tensor) -> Packed:
 
 
 def segment_mean(x: Packed) -> Tensor:
-    """Mean of each sequence's tokens: (T, M) → (S, M)."""
+    """Mean of each sequence's tokens, in float32 under autocast: (T, M) → (S, M)."""
     lengths = x.offsets.diff().to(x.tokens.device)
-    return torch.segment_reduce(x.tokens, "mean", lengths=lengths, axis=0, unsafe=True)
+    tokens = x.tokens.float() if x.tokens.dtype == torch.bfloat16 else x.tokens
+    return torch.segment_reduce(tokens, "mean", lengths=lengths, axis=0, unsafe=True)

@@ -112,8 +112,9 @@ class InteractionModel(nn.Module):
         """Parameters of each part, in the order of the path of data."""
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
 
-    def _encode(self, standardise: nn.Module, project: nn.Module, blocks: nn.ModuleList, rows: Packed) -> Packed:
-        x: Tensor = project(standardise(rows.tokens.float()))
+    def _encode(self, standardise: nn.Module, project: nn.Linear, blocks: nn.ModuleList, rows: Packed) -> Packed:
+        # The residual stream stays in float32 under autocast, as the parameters do.
+        x: Tensor = project(standardise(rows.tokens.float())).to(project.weight.dtype)
         if self.training and self.noise > 0:
             x = x + self.noise * torch.randn_like(x)
         for block in blocks:

@@ -16,7 +16,9 @@ from cache.reader import CacheReader
 from model.batch import Batch, Packed
 from model.standardise import Moments
 from model.tokens import window_mean
+from pipeline.ahead import Waiting, ahead
 from pipeline.dataset import Dataset
+from pipeline.sampler import Side
 
 CONSTANT = 1e-6
 """A column whose deviation is at most this, or this part of its mean, is constant but for the rounding of float32."""
@@ -33,6 +35,8 @@ class Entities:
         """(P,) number of each pair's entity."""
         self._reader, self._window = reader, window
         self._keys = list(numbers)
+        lengths = np.array([reader.length(key) for key in self._keys], np.int64)
+        self.side = Side(self.of_pair, -(-lengths // window))
         self._memo: dict[int, np.ndarray] = {}
         self._memo_bytes = 0
 
@@ -85,6 +89,8 @@ class PairBatches:
         self.task = dataset.task
         self.labels = dataset.labels
         """(P,) float64."""
+        self.sides = self._a.side, self._b.side
+        self.waiting = Waiting()
         self.dims = readers[0].recipe.dim, readers[1].recipe.dim
         """Width of the rows of A and of B."""
 
@@ -104,11 +110,13 @@ class PairBatches:
         """Mean and deviation of each column over the tokens of these pairs' distinct entities, of both sides."""
         return self._a.moments(pairs), self._b.moments(pairs)
 
-    def in_order(self, pairs: np.ndarray, size: int) -> Iterator[Batch]:
-        """Batches of `size` pairs in the order given: each pair once."""
-        for start in range(0, len(pairs), size):
-            batch = self.collate(pairs[start : start + size])
-            following = pairs[start + size : start + 2 * size]
-            self._a.prefetch(following)
-            self._b.prefetch(following)
-            yield batch
+    def stream(self, parts: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """The batch of each part, in order; the next one is read and packed while the last is used."""
+
+        def make(number: int) -> Batch:
+            if number + 1 < len(parts):
+                self._a.prefetch(parts[number + 1])
+                self._b.prefetch(parts[number + 1])
+            return self.collate(parts[number])
+
+        return ahead(make, range(len(parts)), self.waiting)

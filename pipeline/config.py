@@ -42,7 +42,14 @@ class TrainConfig:
     patience: int = field(default=8, metadata={"range": (1, 10**6)})
     """Epochs without a better validation loss before training stops."""
     batch_pairs: int = field(default=32, metadata={"range": (1, 10**6)})
-    """Pairs a step."""
+    """Most pairs a step."""
+    batch_tokens: int = field(default=1 << 16, metadata={"range": (1, 1 << 40)})
+    """Most tokens a step: those of its distinct entities, and those of its joined pairs."""
+    sharing: int = field(default=8, metadata={"range": (1, 10**6)})
+    """Batches' worth of shuffled pairs that are put in order of their entities together, so that a batch shares them;
+    1: batches of the plain shuffle."""
+    compute: str = field(default="float32", metadata={"one_of": ("float32", "bfloat16")})
+    """Type of the matrix products; parameters, scan and sums are in float32."""
     lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
     """AdamW's learning rate after `warmup_steps` of linear rise."""
     warmup_steps: int = field(default=20, metadata={"range": (1, 10**9)})
@@ -90,6 +97,8 @@ def resolve(
     if problems:
         raise InputError(problems)
     model = ModelConfig(**{key: value for (table, key), value in chosen.items() if table == "model"})
+    if model.fusion != "cross_mamba" and model.order != ModelConfig.order:
+        raise InputError(f"order '{model.order}': {model.fusion} has no order of the partners; leave it out")
     return TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
 
 

@@ -20,6 +20,7 @@ from pipeline.config import TrainConfig
 from pipeline.metrics import METRICS, Scored, compute
 from pipeline.metrics_classification import best_threshold
 from pipeline.pairs import Task
+from pipeline.sampler import Bounds, ordered_batches, shuffled_batches
 from pipeline.splits import Parts
 
 
@@ -120,9 +121,9 @@ def fit_fold(
     history: list[Epoch] = []
     best, best_epoch, state = math.inf, 0, copy.deepcopy(model.state_dict())
     for epoch in range(1, config.epochs + 1):
-        order = rng.permutation(parts.train)
-        train_loss = _train_epoch(model, batches, target, order, config, optimiser, warmup, device)
-        output = predict(model, batches, parts.validation, config.batch_pairs, device)
+        epoch_parts = shuffled_batches(parts.train, batches.sides, bounds(config), config.sharing, rng)
+        train_loss = _train_epoch(model, batches, target, epoch_parts, config, optimiser, warmup, device)
+        output = predict(model, batches, parts.validation, config, device)
         loss = float(target.loss(output, torch.from_numpy(scaled[parts.validation]).float()))
         if not math.isfinite(loss):
             raise InputError(
@@ -137,9 +138,9 @@ def fit_fold(
     model.load_state_dict(state)
     threshold = None
     if target.task == "classification":
-        validation = target.score(predict(model, batches, parts.validation, config.batch_pairs, device))
+        validation = target.score(predict(model, batches, parts.validation, config, device))
         threshold = best_threshold(labels[parts.validation], validation)
-    score = target.score(predict(model, batches, parts.test, config.batch_pairs, device))
+    score = target.score(predict(model, batches, parts.test, config, device))
     return FoldResult(score, threshold, target, best_epoch, history, {k: v.cpu() for k, v in state.items()})
 
 
@@ -163,30 +164,49 @@ def _decay_groups(model: InteractionModel, decay: float) -> list[dict[str, Any]]
 
 
 def predict(
-    model: InteractionModel, batches: PairBatches, pairs: np.ndarray, size: int, device: torch.device
+    model: InteractionModel, batches: PairBatches, pairs: np.ndarray, config: TrainConfig, device: torch.device
 ) -> Tensor:
     """(P,) logits or scaled affinities of these pairs on the CPU, in their order; no noise, no dropout."""
     model.eval()
+    places = ordered_batches(np.arange(len(pairs)), [side.at(pairs) for side in batches.sides], bounds(config))
+    outputs = torch.empty(len(pairs))
     with torch.inference_mode():
-        return torch.cat([model(batch.to(device)).cpu() for batch in batches.in_order(pairs, size)])
+        stream = batches.stream([pairs[part] for part in places])
+        for part, batch in zip(places, stream, strict=True):
+            with autocast(config, device):
+                output = model(batch.to(device))
+            outputs[torch.from_numpy(part)] = output.float().cpu()
+    return outputs
+
+
+def bounds(config: TrainConfig) -> Bounds:
+    """Of a batch."""
+    return Bounds(config.batch_pairs, config.batch_tokens)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Matrix products in the type of `compute`; parameters, scan and sums stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.compute == "bfloat16")
 
 
 def _train_epoch(
     model: InteractionModel,
     batches: PairBatches,
     target: Target,
-    order: np.ndarray,
+    parts: list[np.ndarray],
     config: TrainConfig,
     optimiser: torch.optim.Optimizer,
     warmup: torch.optim.lr_scheduler.LambdaLR,
     device: torch.device,
 ) -> float:
-    """One pass over the training pairs; their mean loss."""
+    """One pass over the training pairs, batch by batch; their mean loss."""
     model.train()
     total = 0.0
-    for batch in batches.in_order(order, config.batch_pairs):
+    for batch in batches.stream(parts):
         batch = batch.to(device)
-        loss = target.loss(model(batch), batch.label)
+        with autocast(config, device):
+            output = model(batch)
+        loss = target.loss(output.float(), batch.label)
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
@@ -195,7 +215,7 @@ def _train_epoch(
         optimiser.step()
         warmup.step()
         total += loss.item() * len(batch.label)
-    return total / len(order)
+    return total / sum(map(len, parts))
 
 
 def _quality(target: Target, label: np.ndarray, output: Tensor) -> float | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from model.interaction import InteractionModel
 from model.tokens import tokens_name
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset
@@ -69,12 +70,19 @@ def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]
         "pairs": len(inputs.dataset.labels),
         "seed": config.seed,
         "tokens": tokens_name(inputs.window),
+        "fusion": config.model.fusion,
+        "parameters": _parameters(inputs, config),
         "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},
         "shared_between_folds": inputs.folds.shared,
         "ids_are_sequences": _ids_are_sequences(inputs.dataset),
         "model": found.pop("model"),
         "baselines": found,
     }
+
+
+def _parameters(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
+    a, b = (reader.recipe.dim for reader in inputs.readers)
+    return InteractionModel(a, b, config.model).parameter_counts()
 
 
 def _by_group(

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from cache.console import note
+from model.interaction import InteractionModel
 from model.tokens import tokens_name
 from pipeline.baselines import BASELINES
 from pipeline.batches import PairBatches
@@ -80,6 +81,9 @@ def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
 def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder) -> list[FoldResult]:
     config = options.config
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    counts = InteractionModel(*batches.dims, config.model).parameter_counts()
+    named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters: {named}")
     results = []
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
     for number, part in enumerate(parts):
@@ -105,6 +109,8 @@ def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder
         bar.update((number + 1) * config.epochs - bar.n)  # early stopping leaves epochs out
         results.append(result)
     bar.close()
+    if waited := batches.waiting.total:
+        note(f"note: {batches.waiting.share:.1%} of {waited:.0f} s in training and scoring was waiting for data")
     return results
 
 

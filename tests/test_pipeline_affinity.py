@@ -153,7 +153,7 @@ def test_a_checkpoint_and_its_scaling_give_the_predictions_again(affinities: Pat
     body = json.loads((done.folder / "checkpoints" / "fold-1.json").read_text())
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     test = np.flatnonzero(inputs.folds.of_pair == 1)
-    output = predict(model, batches, test, QUICK.batch_pairs, torch.device("cpu")).numpy()
+    output = predict(model, batches, test, QUICK, torch.device("cpu")).numpy()
     saved = [float(r["score"]) for r in rows(done.folder / "predictions.tsv") if r["fold"] == "1"]
     np.testing.assert_allclose(output * body["target"]["std"] + body["target"]["mean"], saved, rtol=1e-6)
 
@@ -197,6 +197,9 @@ class _OtherRows:
     def __getitem__(self, key: bytes) -> np.ndarray:
         rows = self._reader[key]
         return rows if key in self._known else -100 * rows - 5
+
+    def length(self, key: bytes) -> int:
+        return self._reader.length(key)
 
 
 def test_what_is_fitted_sees_the_training_part_alone(affinities: Path) -> None:

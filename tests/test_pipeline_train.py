@@ -63,7 +63,7 @@ def test_checkpoints_hold_the_weights_that_made_the_predictions(small: TrainOpti
     model = InteractionModel(a.recipe.dim, b.recipe.dim, QUICK.model)
     model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-0.safetensors"))
     test = np.flatnonzero(inputs.folds.of_pair == 0)
-    score = predict(model, batches, test, QUICK.batch_pairs, torch.device("cpu")).sigmoid().numpy()
+    score = predict(model, batches, test, QUICK, torch.device("cpu")).sigmoid().numpy()
     saved = [float(r["score"]) for r in rows(done.folder / "predictions.tsv") if r["fold"] == "0"]
     np.testing.assert_array_equal(score, np.array(saved, np.float32))
 
@@ -164,7 +164,7 @@ def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
 
 def test_the_loss_trace_is_the_recorded_one(small: TrainOptions) -> None:
     """tests/data/loss_trace.csv: a change here is a change of the model, the data order or the optimiser."""
-    done = train(dataclasses.replace(small, config=dataclasses.replace(QUICK, epochs=3)))
+    done = train(dataclasses.replace(small, config=dataclasses.replace(QUICK, epochs=3, sharing=1)))
     recorded = rows(Path(__file__).parent / "data" / "loss_trace.csv", ",")
     found = rows(done.folder / "history.csv", ",")
     assert [(r["fold"], r["epoch"]) for r in found] == [(r["fold"], r["epoch"]) for r in recorded]
@@ -207,6 +207,9 @@ def test_a_constant_column_has_no_deviation_left(small: TrainOptions) -> None:
 
         def __getitem__(self, key: bytes) -> np.ndarray:
             return np.full((7, 57), 373.1, np.float32)
+
+        def length(self, key: bytes) -> int:
+            return 7
 
     batches = PairBatches(inputs.dataset, (Constant(), Constant()), 1)  # type: ignore[arg-type]
     for found in batches.moments(np.arange(100)):

@@ -1,0 +1,93 @@
+"""Which pairs make a step: batches within bounds of pairs and tokens, whose pairs share entities where they can.
+
+An entity is read, projected and encoded once a batch, so a batch whose pairs share entities is cheaper.  Pairs are
+shuffled; every `sharing` batches' worth of them is then put in the order of the side on which more is saved, and the
+batches are shuffled again.  `sharing = 1` leaves the plain shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Side(NamedTuple):
+    """One side of a dataset's pairs."""
+
+    of_pair: np.ndarray
+    """(P,) number of each pair's entity."""
+    tokens: np.ndarray
+    """(S,) int64 tokens of each entity."""
+
+    def at(self, pairs: np.ndarray) -> Side:
+        """The side of these pairs alone, in their order."""
+        return Side(self.of_pair[pairs], self.tokens)
+
+
+class Bounds(NamedTuple):
+    """Of a batch; a single pair beyond `tokens` is a batch of its own."""
+
+    pairs: int
+    tokens: int
+    """Of the distinct entities, which are encoded, and of the joined pairs, which are mixed."""
+
+
+def shuffled_batches(
+    pairs: np.ndarray, sides: Sequence[Side], bounds: Bounds, sharing: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """One epoch: each of `pairs` once, in batches, by chance.
+
+    Args:
+        pairs: pair numbers.
+        sides: A and B.
+        bounds: of a batch.
+        sharing: batches' worth of shuffled pairs that are put in order of their entities together.
+        rng: decides order and batches.
+    """
+    order = rng.permutation(pairs)
+    block = sharing * bounds.pairs
+    batches = []
+    for start in range(0, len(order), block):
+        part = order[start : start + block]
+        batches += cut(_by_entity(part, sides) if sharing > 1 else part, sides, bounds)
+    return [batches[n] for n in rng.permutation(len(batches))] if sharing > 1 else batches
+
+
+def ordered_batches(pairs: np.ndarray, sides: Sequence[Side], bounds: Bounds) -> list[np.ndarray]:
+    """Each of `pairs` once, in the order in which they share most: for prediction, where order means nothing."""
+    return cut(_by_entity(pairs, sides), sides, bounds)
+
+
+def cut(order: np.ndarray, sides: Sequence[Side], bounds: Bounds) -> list[np.ndarray]:
+    """Pairs in their order, in batches as large as the bounds allow."""
+    batches: list[np.ndarray] = []
+    start, total = 0, 0
+    seen: list[set[int]] = [set() for _side in sides]
+    entities = [side.of_pair[order].tolist() for side in sides]
+    sizes = [side.tokens[side.of_pair[order]].tolist() for side in sides]
+
+    for n in range(len(order)):
+        # Mixed once a pair, and encoded where the batch does not hold the entity yet.
+        new = sum(own[n] * (1 + (e[n] not in s)) for own, e, s in zip(sizes, entities, seen, strict=True))
+        if n > start and (n - start == bounds.pairs or total + new > bounds.tokens):
+            batches.append(order[start:n])
+            start, total = n, 0
+            seen = [set() for _side in sides]
+            new = 2 * sum(own[n] for own in sizes)
+        total += new
+        for e, s in zip(entities, seen, strict=True):
+            s.add(e[n])
+    return [*batches, order[start:]] if len(order) else batches
+
+
+def _by_entity(pairs: np.ndarray, sides: Sequence[Side]) -> np.ndarray:
+    """The pairs by the entity of the side on which sharing saves more tokens, entities in order of first appearance."""
+    saved = []
+    for side in sides:
+        entities = side.of_pair[pairs]
+        saved.append(int(side.tokens[entities].sum() - side.tokens[np.unique(entities)].sum()))
+    best = sides[int(np.argmax(saved))].of_pair[pairs]
+    _, first, inverse = np.unique(best, return_index=True, return_inverse=True)
+    return pairs[np.argsort(first[inverse], kind="stable")]

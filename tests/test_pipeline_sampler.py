@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from pipeline.ahead import Waiting, ahead
+from pipeline.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
+
+
+@pytest.fixture
+def sides(rng: np.random.Generator) -> tuple[Side, Side]:
+    """400 pairs of 12 long A entities and 90 short B entities."""
+    a, b = rng.integers(0, 12, 400), rng.integers(0, 90, 400)
+    return Side(a, rng.integers(100, 900, 12)), Side(b, rng.integers(1, 60, 90))
+
+
+def tokens_of(batch: np.ndarray, sides: tuple[Side, Side]) -> int:
+    """Encoded once a distinct entity, mixed once a pair."""
+    return sum(int(s.tokens[np.unique(s.of_pair[batch])].sum() + s.tokens[s.of_pair[batch]].sum()) for s in sides)
+
+
+@pytest.mark.parametrize("sharing", [1, 4])
+def test_an_epoch_has_every_pair_once_within_bounds(
+    rng: np.random.Generator, sides: tuple[Side, Side], sharing: int
+) -> None:
+    pairs, bounds = rng.choice(400, 300, replace=False), Bounds(16, 9_000)
+    batches = shuffled_batches(pairs, sides, bounds, sharing, rng)
+    assert sorted(np.concatenate(batches)) == sorted(pairs)
+    assert all(len(batch) <= 16 and tokens_of(batch, sides) <= 9_000 for batch in batches)
+    joined = [tokens_of(np.concatenate(two), sides) > 9_000 or len(two[0]) + len(two[1]) > 16 for two in pairwise(
+        cut(np.arange(400), sides, bounds))]  # fmt: skip
+    assert all(joined[:-1]), "batches are as large as they may be"
+
+
+def test_sharing_saves_tokens_and_loses_no_randomness(rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
+    pairs, bounds = np.arange(400), Bounds(16, 1 << 40)
+    plain = shuffled_batches(pairs, sides, bounds, 1, rng)
+    grouped = shuffled_batches(pairs, sides, bounds, 8, rng)
+    assert sum(tokens_of(b, sides) for b in grouped) < 0.8 * sum(tokens_of(b, sides) for b in plain)
+    again = shuffled_batches(pairs, sides, bounds, 8, rng)
+    assert {tuple(b) for b in again}.isdisjoint({tuple(b) for b in grouped}), "another epoch, other batches"
+    seeds = [shuffled_batches(pairs, sides, bounds, 8, np.random.default_rng(s)) for s in (5, 5)]
+    assert all(np.array_equal(x, y) for x, y in zip(*seeds, strict=True))
+
+
+def test_a_pair_beyond_the_bound_is_a_batch_of_its_own(sides: tuple[Side, Side]) -> None:
+    assert [len(batch) for batch in cut(np.arange(20), sides, Bounds(16, 1))] == [1] * 20
+    assert cut(np.arange(0), sides, Bounds(16, 1)) == []
+
+
+def test_prediction_goes_through_the_entities_one_after_the_other(sides: tuple[Side, Side]) -> None:
+    order = np.concatenate(ordered_batches(np.arange(400), sides, Bounds(16, 1 << 40)))
+    assert sorted(order) == list(range(400))
+    assert int((np.diff(sides[0].of_pair[order]) != 0).sum()) == 11, "each A entity's pairs lie together"
+
+
+def test_ahead_gives_all_in_order_and_measures_waiting() -> None:
+    waiting, threads = Waiting(), set()
+
+    def make(n: int) -> int:
+        threads.add(threading.get_ident())
+        time.sleep(0.02)
+        return n * n
+
+    assert list(ahead(make, range(6), waiting)) == [n * n for n in range(6)]
+    assert len(threads) == 1 and threads != {threading.get_ident()}  # noqa: PT018 - one thought
+    assert 0.06 < waiting.waited <= waiting.total
+    assert 0 < waiting.share <= 1
+    assert Waiting().share == 0
+
+
+def test_ahead_raises_at_the_item_and_stops() -> None:
+    made = []
+
+    def make(n: int) -> int:
+        made.append(n)
+        if n == 2:
+            raise OSError("no such file")
+        return n
+
+    found = []
+    with pytest.raises(OSError, match="no such file"):
+        found += [found.append(n) for n in ahead(make, range(1000), Waiting())]
+    assert found == [0, 1]
+    assert len(made) < 10
+    stream = ahead(make, range(3, 1000), Waiting())
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert threading.active_count() < 10
