@@ -2,8 +2,8 @@
 
     python benchmarks/bench_screen.py [--json FILE] [--entities 300] [--sampled 300] [--d-model 32] [--fusion NAME]
 
-The entities are the demo's: RNAs and proteins embedded by `profile`, at residue level.  One pair at a time is measured on
-`--sampled` pairs and scaled to all; the logits of both ways are compared.  Encoder runs are counted, not assumed.
+The entities are the demo's: RNAs and proteins embedded by `profile`, at residue level.  One pair at a time is measured
+on `--sampled` pairs and scaled to all; the logits of both ways are compared.  Encoder runs are counted, not assumed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "demo"
-        write_demo(cache, rnas=args.entities, proteins=args.entities, pairs=args.entities)
+        write_demo(cache, entities=args.entities, pairs=args.entities)
         a, b = (entities(cache, modality, args.entities) for modality in ("rna", "protein"))
     torch.manual_seed(0)
     model = InteractionModel(a.tokens.shape[1], b.tokens.shape[1], ModelConfig(args.d_model, fusion=args.fusion)).eval()
