@@ -21,7 +21,8 @@ from cache import InputError, Record, record_of
 from embed import esm2, fused_cpu, rinalmo
 from embed.encoders import ENCODERS
 from embed.language import Published
-from embed.transformer import Design, Norm, Transformer, expected_shapes, rotate
+from embed.elementwise import Norm, rotate
+from embed.transformer import Design, Transformer, expected_shapes
 from embed.weights import read_weights, weights_digest
 
 DESIGNS = {
@@ -34,7 +35,7 @@ LENGTHS = (1, 7, 7, 40, 2, 7)
 
 
 def model(tensors: dict[str, Tensor], design: Design, compute: str = "float32") -> Transformer:
-    return Transformer(tensors, design, getattr(torch, compute), torch.device("cpu"))
+    return Transformer(dict(tensors), design, getattr(torch, compute), torch.device("cpu"))
 
 
 def ids_of(rng: np.random.Generator, lengths: Sequence[int] = LENGTHS, letters: int = 9) -> list[list[int]]:
