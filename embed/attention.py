@@ -9,10 +9,11 @@ Shapes: T packed tokens, H heads, K width of a head, B sequences of a block, L i
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Block(NamedTuple):
     start: int
     """Its rows are `start` … `stop` − 1 of the batch."""
     stop: int
-    count: int
+    sequences: int
     length: int
     padded: tuple[Tensor, Tensor, Tensor] | None
     """None for equal lengths.  Else (B · L,) the row that fills each place, counted from `start`; (rows,) the place of
@@ -117,20 +118,21 @@ def by_blocks(qkv: Tensor, packing: Packing) -> Tensor:
             take, places, mask = block.padded
             own = own.index_select(0, take)
         # (B L, 3, H, K) → three of (B, H, L, K)
-        q, k, v = own.view(block.count, block.length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
+        q, k, v = own.view(block.sequences, block.length, *qkv.shape[1:]).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2)
-        mixed = mixed.reshape(block.count * block.length, *out.shape[1:])
+        mixed = mixed.reshape(block.sequences * block.length, *out.shape[1:])
         out[block.start : block.stop] = mixed if block.padded is None else mixed.index_select(0, places)
     return out
 
 
-def by_offsets(kernel: Callable[..., Tensor]) -> Callable[[Tensor, Packing], Tensor]:
+def by_offsets(kernel: Callable[..., Any]) -> Callable[[Tensor, Packing], Tensor]:
     """One call of a kernel that takes q, k, v (T, H, K), and twice the offsets and twice the greatest length."""
 
     def attend(qkv: Tensor, packing: Packing) -> Tensor:
         q, k, v = qkv.unbind(1)
         longest = max(packing.lengths)
-        return kernel(q, k, v, packing.offsets, packing.offsets, longest, longest)
+        mixed: Tensor = kernel(q, k, v, packing.offsets, packing.offsets, longest, longest)
+        return mixed
 
     return attend
 
@@ -151,10 +153,10 @@ def varlen_kernels() -> Iterator[Attention]:
             yield Attention("torch varlen_attn, one split", by_offsets(partial(varlen_attn, num_splits=1)), None)
         yield Attention("torch varlen_attn", by_offsets(varlen_attn), None)
     try:
-        from flash_attn import flash_attn_varlen_func
+        flash_attn = importlib.import_module("flash_attn")
     except (ImportError, OSError):  # not installed, or built for another torch
         return
-    yield Attention("flash-attn", by_offsets(flash_attn_varlen_func), None)
+    yield Attention("flash-attn", by_offsets(flash_attn.flash_attn_varlen_func), None)
 
 
 def choose(device: torch.device, compute: torch.dtype, heads: int, width: int) -> Attention:

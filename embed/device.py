@@ -12,7 +12,7 @@ from torch import Tensor
 from cache.errors import InputError, one_line
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "_ALLOC_FAILED")
-"""Torch's allocator on Linux and on Windows; MPS and drivers; C++; cuBLAS and its kin, which keep memory of their own."""
+"""Torch's allocator on Linux and on Windows; MPS and drivers; C++; cuBLAS and its kin, with memory of their own."""
 
 
 def device_of(name: str) -> torch.device:
@@ -36,7 +36,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes products of bfloat16 in hardware, not by float32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     if (capabilities := getattr(torch.cpu, "get_capabilities", None)) is None:  # torch 2.10 has no public way
@@ -85,7 +85,7 @@ def fetch(rows: Tensor, stored: torch.dtype) -> Callable[[], np.ndarray]:
     fits = torch.empty((), dtype=torch.bool, pin_memory=True)
     host.copy_(narrow, non_blocking=True)
     fits.copy_(sound, non_blocking=True)
-    done = torch.cuda.Event(blocking=True)
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
     done.record(torch.cuda.current_stream(rows.device))
 
     def arrived() -> np.ndarray:

@@ -7,6 +7,7 @@ Shapes: T packed tokens, D width, F inner width, H heads, K = D / H.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,9 +40,7 @@ def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> None:
     both[:] = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # a and b may be views of it
 
 
-def add_norm(
-    x: Tensor, added: Tensor | None, norm: Norm, onward: bool, compute: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def add_norm(x: Tensor, added: Tensor | None, norm: Norm, onward: bool, compute: torch.dtype) -> tuple[Tensor, Tensor]:
     """The sum x + added (T, D) float32, and its norm in the type `compute`; with `onward` the norm is the new sum."""
     x = x if added is None else x + added
     h = norm(x)
@@ -85,12 +84,16 @@ def compiled(compiler: Callable[..., Callable[..., Any]] = torch.compile) -> Ele
     works = [True]
 
     def attempt(plain: Callable[..., Any]) -> Callable[..., Any]:
-        fast = compiler(plain, dynamic=True)
+        fast: list[Callable[..., Any]] = []
 
         def run(*arguments: Any) -> Any:
             if works:
                 try:
-                    return fast(*arguments)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # the compiler's, of its own parts and of what it could do too
+                        if not fast:
+                            fast.append(compiler(plain, dynamic=True))
+                        return fast[0](*arguments)
                 except Exception as error:  # no compiler, no Triton, a fault of either: each has errors of its own
                     if is_out_of_memory(error):
                         raise

@@ -157,7 +157,7 @@ class Transformer:
                 return taken(names[0], compute)
             rows = [len(tensors[name]) for name in names]
             whole = torch.empty((sum(rows), *tensors[names[0]].shape[1:]), dtype=compute, device=device)
-            for name, part in zip(names, whole.split(rows), strict=True):
+            for name, part in zip(names, torch.split(whole, rows), strict=True):
                 part.copy_(tensors.pop(name))
             return whole
 
