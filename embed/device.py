@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -76,20 +76,32 @@ def fetch(rows: Tensor, stored: torch.dtype) -> Callable[[], np.ndarray]:
     From CUDA they come in the type in which they are stored, half the bytes where that is float16.  Where a value does
     not fit in it they come as they are, for the writer to see what it was.
     """
-    if rows.device.type != "cuda":
-        found = rows.cpu().numpy()
-        return lambda: found
+    if rows.device.type == "cuda":
+        return _fetch_ahead(rows, stored)
+    found = rows.cpu().numpy()
+    return lambda: found
+
+
+def _fetch_ahead(rows: Tensor, stored: torch.dtype) -> Callable[[], np.ndarray]:
     narrow = rows.to(stored)
-    sound = narrow.isfinite().all()
-    host = torch.empty(narrow.shape, dtype=stored, pin_memory=True)
-    fits = torch.empty((), dtype=torch.bool, pin_memory=True)
+    host, fits = _pinned(narrow.shape, stored), _pinned((), torch.bool)
     host.copy_(narrow, non_blocking=True)
-    fits.copy_(sound, non_blocking=True)
-    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    done.record(torch.cuda.current_stream(rows.device))
+    fits.copy_(narrow.isfinite().all(), non_blocking=True)
+    wait = _mark(rows.device)
 
     def arrived() -> np.ndarray:
-        done.synchronize()
+        wait()
         return host.numpy() if fits.item() else rows.cpu().numpy()
 
     return arrived
+
+
+def _pinned(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def _mark(device: torch.device) -> Callable[[], object]:
+    """Waits until a CUDA device has done all that it has been given so far."""
+    done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(device))
+    return done.synchronize

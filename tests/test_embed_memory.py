@@ -18,7 +18,7 @@ from tolerances import ROWS
 from torch import Tensor
 
 from cache import Record
-from embed import esm2
+from embed import device, esm2, language
 from embed.batches import Batches, Landing, Piece
 from embed.device import is_out_of_memory
 from embed.encoder import Encoder, NotEncoded
@@ -130,6 +130,51 @@ def test_what_torch_says_where_there_is_no_memory() -> None:
     assert is_out_of_memory(numpys.value)
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(OSError("out of memory"))
+
+
+@pytest.mark.parametrize("value", [1.0, 65504.0, 1e5, np.nan, np.inf])
+def test_rows_come_from_cuda_as_they_are_stored_unless_that_loses_them(
+    value: float, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    """The copy itself needs CUDA; pinned memory and the wait for the device are replaced here."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr(device, "_pinned", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    monkeypatch.setattr(device, "_mark", lambda of: lambda: waited.append(of))
+    rows = torch.tensor(rng.normal(size=(5, 3)), dtype=torch.float32)
+    rows[4, 1] = value
+    for stored in (torch.float16, torch.float32):
+        found = device._fetch_ahead(rows, stored)()
+        fits = stored == torch.float32 or abs(value) <= 65504
+        assert found.dtype == np.dtype("float16" if stored == torch.float16 and fits else "float32")
+        assert np.array_equal(found, rows.numpy().astype(found.dtype), equal_nan=True)
+    assert len(waited) == 2
+
+
+def test_windows_of_one_sequence_may_come_in_two_types(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one batch holds a value beyond float16, its rows come as float32; none of the others may lose by it."""
+    made = records(["MKTAYIAKQR" * 40, "LAGV"], "protein")
+    policy = {"dim": 32, "long": "window:100:50", "batch_tokens": 250}
+    expected = encoded(load("protein", "esm2-8m", weights, **policy), made)  # type: ignore[arg-type]
+    encoder = load("protein", "esm2-8m", weights, **policy)  # type: ignore[arg-type]
+    count = 0
+
+    def fetch(rows: Tensor, stored: torch.dtype) -> Callable[[], np.ndarray]:
+        nonlocal count
+        count += 1
+        assert stored == torch.float16
+        large = rows.float() * (1e5 if count % 2 else 1)
+        return lambda: (large if count % 2 else large.half()).numpy()
+
+    monkeypatch.setattr(language, "fetch", fetch)
+    found = encoded(encoder, made)
+    assert count > 2
+    for record in made:
+        rows, wanted = found[record.key], expected[record.key]
+        assert isinstance(rows, np.ndarray)
+        assert isinstance(wanted, np.ndarray)
+        assert np.isfinite(rows).all()
+        scale = np.where(np.abs(rows).max(1) > 1000, 1e5, 1)[:, None]
+        assert far(rows / scale, wanted) < 1e-3
 
 
 def pieces(tokens: Sequence[int]) -> list[Piece]:
