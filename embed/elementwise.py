@@ -1,4 +1,4 @@
-"""What lies between the matrix products and the attention: rotation, sum and norm, activation.
+"""What lies between the matrix products and the attention: rotation, sum and norm, gate.
 
 Here they stand plainly, once.  On a CPU the passes of `embed.fused_cpu` take their place, on CUDA these same functions
 compiled by torch, one kernel each; where that fails they run as they stand.  Tests hold either to the plain ones.
@@ -47,10 +47,8 @@ def add_norm(x: Tensor, added: Tensor | None, norm: Norm, onward: bool, compute:
     return h if onward else x, h.to(compute)
 
 
-def activate(u: Tensor, beta: float | None) -> Tensor:
-    """(T, F): GELU of u, or without it u · σ(βu) · g of the halves u and g of (T, 2 F)."""
-    if beta is None:
-        return F.gelu(u)
+def gate(u: Tensor, beta: float) -> Tensor:
+    """SwiGLU, (T, F): u · σ(βu) · g of the halves u and g of (T, 2 F)."""
     u, g = u.chunk(2, dim=-1)
     swish = F.silu(u) if beta == 1.0 else u * torch.sigmoid(beta * u)
     return swish * g
@@ -61,7 +59,7 @@ class Elementwise(NamedTuple):
 
     rotate: Callable[[Tensor, Tensor, Tensor], None] = rotate
     add_norm: Callable[[Tensor, Tensor | None, Norm, bool, torch.dtype], tuple[Tensor, Tensor]] = add_norm
-    activate: Callable[[Tensor, float | None], Tensor] = activate
+    gate: Callable[[Tensor, float], Tensor] = gate
 
 
 def _add_norm_cpu(
@@ -104,4 +102,4 @@ def compiled(compiler: Callable[..., Callable[..., Any]] = torch.compile) -> Ele
 
         return run
 
-    return Elementwise(attempt(rotate), attempt(add_norm), attempt(activate))
+    return Elementwise(attempt(rotate), attempt(add_norm), attempt(gate))

@@ -19,12 +19,12 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from embed import fused_cpu
 from embed.attention import Attention, Packing, choose
 from embed.elementwise import Norm, elementwise_of
+from embed.products import Linear, Packed, packed
 
 Order = Literal["pre", "post", "normed"]
 
@@ -92,26 +92,16 @@ def expected_shapes(design: Design) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-class Linear(NamedTuple):
-    """A matrix in the type it is computed in, and its bias."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
 class Layer(NamedTuple):
     """One layer's tensors, the three of q, k, v and the two of a gate joined into one matrix each."""
 
     attention_norm: Norm
-    qkv: Linear
-    out: Linear
+    qkv: Linear | Packed
+    out: Linear | Packed
     inner_norm: Norm
-    up: Linear
+    up: Linear | Packed
     """Of a gate: u, then g."""
-    down: Linear
+    down: Linear | Packed
     beta: float | None
     """None without a gate."""
 
@@ -145,8 +135,8 @@ class Transformer:
         def taken(name: str, kind: torch.dtype) -> Tensor:
             return tensors.pop(name).to(device, kind, copy=True)
 
-        def joined(*names: str) -> Linear:
-            return Linear(stacked([f"{name}.weight" for name in names]), bias_of(names))
+        def joined(*names: str) -> Linear | Packed:
+            return packed(Linear(stacked([f"{name}.weight" for name in names]), bias_of(names)))
 
         def bias_of(names: Sequence[str]) -> Tensor | None:
             return stacked([f"{name}.bias" for name in names]) if f"{names[0]}.bias" in tensors else None
@@ -208,7 +198,7 @@ class Transformer:
     def _through(self, x: Tensor, layers: Sequence[Layer], packing: Packing) -> Tensor:
         """(T, D) → (T, D): `h`, what the next matrix reads, is in the type of the products; the sum `x` is float32."""
         order, compute, added = self.design.order, self._compute, None
-        _, add_norm, activate = self._elementwise
+        _, add_norm, gate = self._elementwise
         h = x.to(compute)
         for layer in layers:
             if order != "post":
@@ -218,7 +208,8 @@ class Transformer:
                 x, h = add_norm(x, added, layer.attention_norm, True, compute)
             else:
                 x, h = add_norm(x, added, layer.inner_norm, False, compute)
-            added = layer.down(activate(layer.up(h), layer.beta))
+            inner = layer.up.gelu(h) if layer.beta is None else gate(layer.up(h), layer.beta)
+            added = layer.down(inner)
             if order == "post":
                 x, h = add_norm(x, added, layer.inner_norm, True, compute)
                 added = None

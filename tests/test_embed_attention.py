@@ -17,7 +17,7 @@ from test_embed_transformer import DESIGNS, LENGTHS, far, ids_of, packed
 from tolerances import ROWS, assert_close
 from torch import Tensor
 
-from embed import attention, elementwise
+from embed import attention, elementwise, products
 from embed.attention import CPU, PADDED, Attention, Packing, by_offsets, first_that_agrees
 from embed.transformer import Transformer, expected_shapes
 
@@ -57,6 +57,52 @@ def test_every_way_to_attend_gives_the_equations(way: str, name: str, compute: s
     ids = ids_of(rng, (*LENGTHS, 41, 43, 42))
     for own, rows in zip(ids, packed(found, ids), strict=True):
         assert far(rows, plain_rows(own, tensors, design)) < ROWS[compute]
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_without_onednn_the_products_are_the_plain_ones(
+    name: str, compute: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    design = DESIGNS[name]
+    tensors = random_tensors(expected_shapes(design), rng)
+    ids = ids_of(rng)
+    there = packed(Transformer(dict(tensors), design, getattr(torch, compute), HERE), ids)
+    monkeypatch.setattr(products, "_agrees", lambda *_: False)
+    plain = Transformer(dict(tensors), design, getattr(torch, compute), HERE)
+    assert all(isinstance(p, products.Linear) for p in (plain._layers[0].qkv, plain._layers[-1].down))
+    for own, rows, others in zip(ids, packed(plain, ids), there, strict=True):
+        assert far(rows, plain_rows(own, tensors, design)) < ROWS[compute]
+        assert far(others, rows) < ROWS[compute]
+
+
+@pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
+def test_a_product_by_onednn_is_the_plain_one(compute: torch.dtype, rng: np.random.Generator) -> None:
+    shape = (96, 40)
+    weight, bias = (torch.tensor(rng.normal(size=size), dtype=compute) for size in (shape, shape[:1]))
+    for linear in (products.Linear(weight, bias), products.Linear(weight, None)):
+        fast = products.packed(linear)
+        if isinstance(fast, products.Linear):
+            pytest.skip("this torch or this processor has no such product")
+        for rows in (1, 2, 33, 700):
+            x = torch.tensor(rng.normal(size=(rows, 40)), dtype=compute)
+            assert_close(fast(x), linear(x), f"{rows} rows")
+            assert_close(fast.gelu(x), linear.gelu(x), f"GELU of {rows} rows")
+
+
+def test_a_product_that_is_not_the_plain_one_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = products._laid_out
+    products._agrees.cache_clear()
+    linear = products.Linear(torch.ones(6, 4), torch.ones(6))
+    for wrong_way in (
+        lambda given: real(products.Linear(given.weight.flip(0), given.bias)),
+        lambda given: real(products.Linear(given.weight, None)),
+        lambda given: real(products.Linear(given.weight * torch.nan, given.bias)),
+        lambda _given: torch.ops.mkldnn.there_is_no_such_function(),
+    ):
+        monkeypatch.setattr(products, "_laid_out", wrong_way)
+        assert products.packed(linear) is linear
+        products._agrees.cache_clear()
 
 
 @pytest.mark.parametrize("padding", [0.0, 0.125, 1e9])
@@ -148,8 +194,8 @@ def arguments(rng: np.random.Generator, compute: torch.dtype) -> list[tuple[str,
         found += [("rotate", (made(tokens, 3, 3, 8, kind=compute), angle.cos(), angle.sin()))]
         for added in (None, made(tokens, 24, kind=compute)):
             found += [("add_norm", (made(tokens, 24), added, norm, onward, compute)) for onward in (True, False)]
-        for beta in (None, 1.0, *rng.uniform(0.5, 2, 12).tolist()):
-            found += [("activate", (made(tokens, 48, kind=compute), beta))]
+        for beta in (1.0, *rng.uniform(0.5, 2, 12).tolist()):
+            found += [("gate", (made(tokens, 48, kind=compute), beta))]
     return found
 
 
@@ -216,7 +262,7 @@ def test_out_of_memory_in_a_compiled_pass_is_not_taken_for_a_missing_compiler() 
         return fails
 
     with pytest.raises(torch.OutOfMemoryError):
-        elementwise.compiled(compiler).activate(torch.ones(2, 2), None)
+        elementwise.compiled(compiler).gate(torch.ones(2, 2), 1.0)
 
 
 def test_a_loaded_model_holds_no_source(rng: np.random.Generator) -> None:
