@@ -126,7 +126,7 @@ class Transformer:
         device: torch.device,
         attention: Attention | None = None,
     ) -> None:
-        self.design, self._compute, self._device = design, compute, device
+        self.design, self._compute = design, compute
         width = design.width // design.heads
         self.attention = attention or choose(device, compute, design.heads, width)
         self._rotary = width if design.positions is None else None
