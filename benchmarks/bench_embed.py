@@ -66,7 +66,7 @@ Peer = Callable[[], object]
 
 def engine(published: object, tensors: dict[str, Tensor], texts: list[str], tokens: int, compute: torch.dtype) -> Peer:
     form = published.forms[0]  # type: ignore[attr-defined]
-    model = Transformer(tensors, published.design, compute, torch.device("cpu"))  # type: ignore[attr-defined]
+    model = Transformer(dict(tensors), published.design, compute, torch.device("cpu"))  # type: ignore[attr-defined]
     table, alphabet = form.alphabet.table(), form.alphabet
     packed = []
     for batch in batches(texts, tokens, padded=False):

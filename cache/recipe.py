@@ -232,9 +232,9 @@ def held_like(cache_dir: Path, asked: Recipe, *same: str) -> list[Recipe]:
 def refuse_other(cache_dir: Path, asked: Recipe, held: Sequence[Recipe], what: str, fix: str) -> None:
     """Raise `Conflict`, with the fields that differ, where a cache holds recipes like the one asked for but not it."""
     if held and asked not in held:
-        differences = "; ".join(asked.differences(held[0]))
-        differs = f"which differs from this {what} in {differences}"
-        raise Conflict(f"{cache_dir}: already holds {held[0].folder_name}, {differs}; {fix}")
+        nearest = min(held, key=lambda other: len(asked.differences(other)))
+        differs = f"which differs from this {what} in {'; '.join(asked.differences(nearest))}"
+        raise Conflict(f"{cache_dir}: already holds {nearest.folder_name}, {differs}; {fix}")
 
 
 def choose_recipe(cache_dir: Path, modality: str, named: str | None = None) -> Recipe:

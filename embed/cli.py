@@ -71,9 +71,10 @@ def embed() -> None:
 @click.option("--layer", type=click.IntRange(1), default=None, help="Layer whose output is stored. Default: the last.")
 @click.option(
     "--compute",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(["float32", "bfloat16", "auto"]),
     default=None,
-    help="Type of the matrix products. Default: as the cache has it, float32 for a new recipe.",
+    help="Type of the matrix products. Default: as the cache has it, float32 for a new recipe. auto: as the cache has "
+    "it; for a new recipe bfloat16 where the device computes in it.",
 )
 @click.option(
     "--option",

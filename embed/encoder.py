@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -11,15 +11,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from cache.errors import InputError, printable
+from cache.errors import Conflict, InputError, printable
 from cache.recipe import Recipe
 from cache.records import Record
 
 BATCH_TOKENS = 16384
 """Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
 
-
 RDKIT = "rdkit"
+BFLOAT16 = "bfloat16"
+AUTO = "auto"
+"""Value of `--compute`; a recipe never holds it."""
 
 
 class NotEncoded(NamedTuple):
@@ -96,15 +98,41 @@ class EncoderInfo:
         named = None if layer in (None, self.layers) else str(layer)
         return Recipe(self.modality, self.name, self.version, self.dim, weights, named, tokenizer=tokenizer)
 
-    def compute(self, asked: str) -> str:
-        """The recipe's `compute`.
+    def compute(self, asked: str | None, held: Sequence[Recipe], device: str) -> str:
+        """The recipe's `compute`: as asked for, else as the cache has it, else the encoder's default.
+
+        `auto` is bfloat16 where the device has it in hardware, but it too follows the cache: the same command on
+        another machine must not start another recipe.
+
+        Args:
+            asked: the flag.
+            held: recipes of the cache, one of which may be followed.
+            device: where the encoder will run.
 
         Raises:
-            InputError: the encoder does not compute in that type.
+            InputError: the encoder does not compute in that type, or there is no such device.
+            Conflict: the recipes held differ in it, and the flag does not say which.
         """
-        if asked not in self.computes:
-            raise InputError(f"--compute {asked}: {self.name} computes in {' or '.join(self.computes)}; name that")
-        return asked
+        found = {recipe.compute: recipe.folder_name for recipe in held}
+        if asked not in (None, AUTO):
+            chosen = str(asked)
+        elif len(found) > 1:
+            names = " and ".join(f"{folder} ({compute})" for compute, folder in sorted(found.items()))
+            raise Conflict(f"--compute: the cache holds {names}; say which by --compute {' or '.join(sorted(found))}")
+        elif found:
+            chosen = next(iter(found))
+        else:
+            chosen = BFLOAT16 if asked == AUTO and self._is_bfloat16_fast(device) else self.computes[0]
+        if chosen not in self.computes:
+            raise InputError(f"--compute {chosen}: {self.name} computes in {' or '.join(self.computes)}; name that")
+        return chosen
+
+    def _is_bfloat16_fast(self, device: str) -> bool:
+        if BFLOAT16 not in self.computes:
+            return False
+        from embed.device import device_of, has_bfloat16
+
+        return has_bfloat16(device_of(device))
 
     def policies(self) -> tuple[str, ...]:
         """Values of a recipe's `long` that this encoder can follow."""

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.records import Record
-from embed.device import device_of
-from embed.encoder import Loading
+from cache.records import UNITS, Record
+from embed.batches import Batches, Landing, Piece
+from embed.device import device_of, fetch, to_device
+from embed.encoder import Loading, NotEncoded
 from embed.transformer import Design, Transformer, expected_shapes
 from embed.weights import pick_tensors, read_settled
 from embed.windows import Window, by_budget, windows
@@ -100,50 +101,64 @@ class LanguageModel:
         design = published.design._replace(letters=form.alphabet.size)
         assert loading.weights is not None  # find_encoder asked for it
         tensors = pick_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)
+        del found  # the model takes each tensor out of `tensors` as it loads it, and nothing else is to hold it
         self._alphabet, self._tokens = form.alphabet, form.alphabet.table()
         self._specials = (form.alphabet.start is not None) + (form.alphabet.end is not None)
+        self._compute, self._stored = recipe.compute, getattr(torch, recipe.dtype)
         self._model = Transformer(tensors, design, getattr(torch, recipe.compute), self._device)
+        self._batches = Batches(self._launch, loading.batch_tokens, self._device)
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        """`(key, rows)`, rows (L, D) float32."""
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
+        """`(key, rows)`, rows (L, D) float32, or from CUDA in the type in which they are stored where that holds them.
+
+        A sequence that does not fit into memory, or one of its windows, is `NotEncoded`.
+        """
         known = set(self._alphabet.letters)
         for group in by_budget(records, SORTED_BATCHES * self._batch_tokens):
             if unknown := sum(not set(record.sequence) <= known for record in group):
                 self.notes[f"with letters that have no token, encoded as {self._alphabet.unknown_name}"] += unknown
             cut = [windows(record.length, self._policy) for record in group]
             waiting = [len(own) for own in cut]
+            pieces = (self._piece(n, group[n], window) for n, own in enumerate(cut) for window in own)
             rows: dict[int, np.ndarray] = {}
-            for batch in self._batches([(n, w) for n, own in enumerate(cut) for w in own]):
-                parts = self._run([group[n].sequence[w.start : w.stop] for n, w in batch])
-                for (n, w), part in zip(batch, parts, strict=True):
-                    own = rows.setdefault(n, np.empty((group[n].length, self.dim), np.float32))
-                    own[w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
-                    waiting[n] -= 1
+            for (n, w, text, _), part in self._batches.run(pieces):
+                record = group[n]
+                if part is None:
+                    rows.pop(n, None)
+                    yield record.key, NotEncoded(self._does_not_fit(len(text)))
+                    continue
+                own = rows.get(n)
+                if own is None or own.dtype != part.dtype:  # float16 from CUDA does not hold every value
+                    own = np.empty((record.length, self.dim), part.dtype) if own is None else own.astype(np.float32)
+                    rows[n] = own
+                own[w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
+                waiting[n] -= 1
                 # At once, so that a stop loses no more than a batch, and the longest do not hold up the others.
-                for n in [n for n in rows if not waiting[n]]:
-                    yield group[n].key, rows.pop(n)
+                if not waiting[n]:
+                    yield record.key, rows.pop(n)
 
-    def _batches(self, pieces: list[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
-        """The windows by length, in batches of at most `batch_tokens`."""
-        batch: list[tuple[int, Window]] = []
-        total = 0
-        for piece in sorted(pieces, key=lambda piece: piece[1].stop - piece[1].start):
-            length = self._padded_to or piece[1].stop - piece[1].start + self._specials
-            if batch and total + length > self._batch_tokens:
-                yield batch
-                batch, total = [], 0
-            batch.append(piece)
-            total += length
-        yield batch
+    def _piece(self, n: int, record: Record, window: Window) -> Piece:
+        text = record.sequence[window.start : window.stop]
+        return Piece(n, window, text, self._padded_to or len(text) + self._specials)
 
-    def _run(self, sequences: Sequence[str]) -> list[np.ndarray]:
-        """(L, D) rows of each sequence, without those of special tokens."""
-        ids = [self._ids(sequence) for sequence in sequences]
+    def _launch(self, pieces: Sequence[Piece]) -> Landing:
+        """Start the pieces as one batch; what is returned gives the (L, D) rows of each, without special tokens'."""
+        ids = [self._ids(piece.text) for piece in pieces]
         lengths = [len(i) for i in ids]
-        packed = torch.from_numpy(np.concatenate(ids)).to(self._device)
-        rows = self._model.rows(packed, lengths, self._layer).cpu().numpy()
+        packed = to_device(np.concatenate(ids), self._device)
+        arrived = fetch(self._model.rows(packed, lengths, self._layer), self._stored)
         starts = np.cumsum([self._alphabet.start is not None, *lengths])
-        return [rows[start : start + len(s)] for start, s in zip(starts, sequences, strict=False)]
+
+        def land() -> list[np.ndarray]:
+            rows = arrived()
+            return [rows[s : s + len(piece.text)] for s, piece in zip(starts, pieces, strict=False)]
+
+        return land
+
+    def _does_not_fit(self, letters: int) -> str:
+        ways = ["--long window"] * (self._policy == "whole") + ["--compute bfloat16"] * (self._compute != "bfloat16")
+        what = f"{letters:,} {UNITS[self.modality]} at once do not fit on {self._device}"
+        return f"out of memory: {what}; use {' or '.join([*ways, 'a device with more memory'])}"
 
     def _ids(self, sequence: str) -> np.ndarray:
         """Tokens of a sequence, those before and after it too."""

@@ -36,7 +36,8 @@ class RunOptions:
     layer: int | None = None
     """Layer whose output is wanted, counted from 1; None: the last."""
     compute: str | None = None
-    """Type of the matrix products.  None: as the cache's recipe has it, else the encoder's default."""
+    """Type of the matrix products.  None: as the cache's recipe has it, else the encoder's default; `auto`: else what
+    the device is made for."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Switches of the encoder; those not named are as the cache's recipe has them."""
     device: str = "cpu"
@@ -83,7 +84,9 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
     asked = dataclasses.replace(
         asked,
         dtype=options.dtype or base.dtype,
-        compute=info.compute(options.compute or base.compute),
+        compute=info.compute(options.compute, same, options.device)
+        if not options.new_recipe
+        else info.compute(options.compute or base.compute, (), options.device),
         long=held if options.long is None else info.policy(options.long),
         options=info.settled_options(options.options, base.options),
     )

@@ -15,15 +15,16 @@ Shazeer 2020, SwiGLU (arXiv 2002.05202).  Shapes: T packed tokens, D width, H he
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from embed import fused_cpu
+from embed.attention import Attention, Packing, choose
+from embed.elementwise import Norm, elementwise_of
+from embed.products import Linear, Packed, packed
 
 Order = Literal["pre", "post", "normed"]
 
@@ -91,37 +92,16 @@ def expected_shapes(design: Design) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-class Linear(NamedTuple):
-    """A matrix in the type it is computed in, and its bias."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-class Norm(NamedTuple):
-    """A layer norm, in float32."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
 class Layer(NamedTuple):
     """One layer's tensors, the three of q, k, v and the two of a gate joined into one matrix each."""
 
     attention_norm: Norm
-    qkv: Linear
-    out: Linear
+    qkv: Linear | Packed
+    out: Linear | Packed
     inner_norm: Norm
-    up: Linear
+    up: Linear | Packed
     """Of a gate: u, then g."""
-    down: Linear
+    down: Linear | Packed
     beta: float | None
     """None without a gate."""
 
@@ -130,25 +110,49 @@ class Transformer:
     """A model ready to run.
 
     Args:
-        tensors: as `expected_shapes` names them.
+        tensors: as `expected_shapes` names them.  They are taken out one after the other, each converted and let go, so
+            that no second copy of the model lies in memory beside the first.
         design: of the model.
         compute: type of the matrix products, float32 or bfloat16.
         device: where it runs.
+        attention: None: the fastest there.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], design: Design, compute: torch.dtype, device: torch.device
+        self,
+        tensors: dict[str, Tensor],
+        design: Design,
+        compute: torch.dtype,
+        device: torch.device,
+        attention: Attention | None = None,
     ) -> None:
-        self.design, self._compute, self._device = design, compute, device
+        self.design, self._compute = design, compute
+        width = design.width // design.heads
+        self.attention = attention or choose(device, compute, design.heads, width)
+        self._rotary = width if design.positions is None else None
+        self._elementwise = elementwise_of(device)
 
-        def joined(*names: str) -> Linear:
-            kinds = [kind for kind in ("weight", "bias") if f"{names[0]}.{kind}" in tensors]
-            parts = [[tensors[f"{name}.{kind}"] for name in names] for kind in kinds]
-            weight, *bias = (torch.cat(part).to(device, compute) for part in parts)
-            return Linear(weight, bias[0] if bias else None)
+        def taken(name: str, kind: torch.dtype) -> Tensor:
+            return tensors.pop(name).to(device, kind, copy=True)
+
+        def joined(*names: str) -> Linear | Packed:
+            return packed(Linear(stacked([f"{name}.weight" for name in names]), bias_of(names)))
+
+        def bias_of(names: Sequence[str]) -> Tensor | None:
+            return stacked([f"{name}.bias" for name in names]) if f"{names[0]}.bias" in tensors else None
+
+        def stacked(names: Sequence[str]) -> Tensor:
+            """One matrix of several, each converted on its way into it."""
+            if len(names) == 1:
+                return taken(names[0], compute)
+            rows = [len(tensors[name]) for name in names]
+            whole = torch.empty((sum(rows), *tensors[names[0]].shape[1:]), dtype=compute, device=device)
+            for name, part in zip(names, torch.split(whole, rows), strict=True):
+                part.copy_(tensors.pop(name))
+            return whole
 
         def norm(name: str) -> Norm:
-            weight, bias = (tensors[f"{name}.{kind}"].to(device, torch.float32) for kind in ("weight", "bias"))
+            weight, bias = (taken(f"{name}.{kind}", torch.float32) for kind in ("weight", "bias"))
             return Norm(weight, bias, design.eps)
 
         def layer(name: str) -> Layer:
@@ -160,13 +164,12 @@ class Transformer:
                 norm(f"{name}.inner_norm"),
                 joined(*up),
                 joined(f"{name}.down"),
-                float(tensors[f"{name}.beta"]) if design.gated else None,
+                float(tensors.pop(f"{name}.beta")) if design.gated else None,
             )
 
-        tokens = tensors["tokens.weight"].to(device, torch.float32) * design.token_factor
-        self._tokens = tokens + tensors["kinds.weight"][0].to(tokens) if design.kinds else tokens
-        learned = tensors.get("positions.weight")
-        self._positions = None if learned is None else learned.to(device, torch.float32)
+        tokens = taken("tokens.weight", torch.float32) * design.token_factor
+        self._tokens = tokens + taken("kinds.weight", torch.float32)[0] if design.kinds else tokens
+        self._positions = None if design.positions is None else taken("positions.weight", torch.float32)
         self._embed_norm = norm("embed_norm") if design.embed_norm else None
         self._layers = [layer(f"layers.{n}") for n in range(design.layers)]
         self._final_norm = norm("final_norm") if design.final_norm else None
@@ -176,13 +179,13 @@ class Transformer:
         """(T, D) float32: the output for packed tokens `ids` (T,), the sequences of these lengths one after the other.
 
         Args:
-            ids: int64, specials included.
+            ids: int64, specials included, on the model's device.
             lengths: of the sequences; each at least 1.
             layer: output of this layer, counted from 1, before the final norm unless it is the last; None: the last.
         """
         if ids.device.type == "cpu":
             fused_cpu.use_threads()
-        packing = Packing.of(lengths, self.design, ids.device)
+        packing = Packing.of(lengths, ids.device, self._rotary, self.attention.padding)
         x = self._tokens[ids]
         if self._positions is not None:
             x = x + self._positions[packing.places + self.design.first_position]
@@ -194,82 +197,27 @@ class Transformer:
 
     def _through(self, x: Tensor, layers: Sequence[Layer], packing: Packing) -> Tensor:
         """(T, D) → (T, D): `h`, what the next matrix reads, is in the type of the products; the sum `x` is float32."""
-        order, added = self.design.order, None
-        h = x.to(self._compute)
+        order, compute, added = self.design.order, self._compute, None
+        _, add_norm, gate = self._elementwise
+        h = x.to(compute)
         for layer in layers:
             if order != "post":
-                x, h = self._add_norm(x, added, layer.attention_norm, order == "normed")
-            added = layer.out(packing.attend(layer.qkv(h), self.design.heads))
+                x, h = add_norm(x, added, layer.attention_norm, order == "normed", compute)
+            added = layer.out(self._attend(layer.qkv(h), packing))
             if order == "post":
-                x, h = self._add_norm(x, added, layer.attention_norm, True)
+                x, h = add_norm(x, added, layer.attention_norm, True, compute)
             else:
-                x, h = self._add_norm(x, added, layer.inner_norm, False)
-            added = layer.down(_activated(layer.up(h), layer.beta))
+                x, h = add_norm(x, added, layer.inner_norm, False, compute)
+            inner = layer.up.gelu(h) if layer.beta is None else gate(layer.up(h), layer.beta)
+            added = layer.down(inner)
             if order == "post":
-                x, h = self._add_norm(x, added, layer.inner_norm, True)
+                x, h = add_norm(x, added, layer.inner_norm, True, compute)
                 added = None
         return x if added is None else x + added
 
-    def _add_norm(self, x: Tensor, added: Tensor | None, norm: Norm, onward: bool) -> tuple[Tensor, Tensor]:
-        """The new sum, and its norm in the type of the products; with `onward` the norm is the new sum."""
-        if added is not None and added.dtype == torch.bfloat16 and added.device.type == "cpu":
-            return x, fused_cpu.add_norm(x, added, norm.weight, norm.bias, norm.eps, onward)
-        x = x if added is None else x + added
-        h = norm(x)
-        return h if onward else x, h.to(self._compute)
-
-
-def _activated(u: Tensor, beta: float | None) -> Tensor:
-    """(T, F): GELU of u, or the gated half of (T, 2 F)."""
-    if beta is None:
-        return F.gelu(u)
-    u, g = u.chunk(2, dim=-1)
-    swish = F.silu(u) if beta == 1.0 else u * torch.sigmoid(beta * u)
-    return swish * g
-
-
-class Packing(NamedTuple):
-    """Where the sequences of a batch lie."""
-
-    lengths: tuple[int, ...]
-    places: Tensor
-    """(T,) each token's place in its sequence, from 0."""
-    rotation: tuple[Tensor, Tensor] | None
-    """Cosine and sine, (T, K / 2), of rotary positions."""
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], design: Design, device: torch.device) -> Packing:
-        """The packing of sequences of these lengths."""
-        places = torch.cat([torch.arange(n, device=device) for n in lengths])
-        rotation = None
-        if design.positions is None:
-            width = design.width // design.heads
-            speeds = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-            angles = places[:, None] * speeds
-            rotation = angles.cos(), angles.sin()
-        return cls(tuple(lengths), places, rotation)
-
-    def attend(self, qkv: Tensor, heads: int) -> Tensor:
-        """(T, 3 D) → (T, D): attention inside each sequence; neighbours of equal length are computed in one call."""
-        qkv = qkv.view(len(qkv), 3, heads, -1)
-        if self.rotation is not None:
-            (fused_cpu.rotate if qkv.device.type == "cpu" else rotate)(qkv, *self.rotation)
-        out = torch.empty_like(qkv[:, 0])
-        start = 0
-        for length, run in groupby(self.lengths):
-            count = len(list(run))
-            stop = start + count * length
-            # (T, 3, H, K) → three of (sequences, H, L, K)
-            q, k, v = qkv[start:stop].view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            mixed = F.scaled_dot_product_attention(q, k, v)
-            out[start:stop] = mixed.transpose(1, 2).reshape(stop - start, heads, -1)
-            start = stop
-        return out.view(len(out), -1)
-
-
-def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Turn q and k of (T, 3, H, K) in place: each pair (x[i], x[i + K/2]) by its angle; `cos` and `sin` (T, K / 2)."""
-    both, half = qkv[:, :2], qkv.shape[-1] // 2
-    a, b = both[..., :half].float(), both[..., half:].float()
-    cos, sin = cos[:, None, None], sin[:, None, None]
-    both[:] = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # a and b may be views of it
+    def _attend(self, qkv: Tensor, packing: Packing) -> Tensor:
+        """(T, 3 D) → (T, D): attention inside each sequence."""
+        qkv = qkv.view(len(qkv), 3, self.design.heads, -1)
+        if packing.rotation is not None:
+            self._elementwise.rotate(qkv, *packing.rotation)
+        return self.attention.attend(qkv, packing).flatten(1)

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from cache import InputError, Record, record_of
 from embed import esm2, fused_cpu, rinalmo
+from embed.elementwise import Norm, rotate
 from embed.encoders import ENCODERS
 from embed.language import Published
-from embed.transformer import Design, Norm, Transformer, expected_shapes, rotate
+from embed.transformer import Design, Transformer, expected_shapes
 from embed.weights import read_weights, weights_digest
 
 DESIGNS = {
@@ -34,7 +35,7 @@ LENGTHS = (1, 7, 7, 40, 2, 7)
 
 
 def model(tensors: dict[str, Tensor], design: Design, compute: str = "float32") -> Transformer:
-    return Transformer(tensors, design, getattr(torch, compute), torch.device("cpu"))
+    return Transformer(dict(tensors), design, getattr(torch, compute), torch.device("cpu"))
 
 
 def ids_of(rng: np.random.Generator, lengths: Sequence[int] = LENGTHS, letters: int = 9) -> list[list[int]]:
@@ -348,8 +349,10 @@ def test_rows_come_as_they_are_made(tmp_path: Path, rng: np.random.Generator, mo
     encoder = load("protein", "esm2-8m", tmp_path / "w.safetensors", batch_tokens=64, dim=32, long="window:100:50")
     made = records(["M" * 300, *("MK" * n for n in range(1, 30))], "protein")
     batches: list[int] = []
-    real = type(encoder)._run  # type: ignore[attr-defined]
-    monkeypatch.setattr(type(encoder), "_run", lambda self, texts: batches.append(len(texts)) or real(self, texts))
+    real = Transformer.rows
+    monkeypatch.setattr(
+        Transformer, "rows", lambda self, ids, lengths, layer: batches.append(len(lengths)) or real(self, ids, lengths)
+    )
     first = next(iter(encoder.encode(made)))
     assert len(batches) == 1
     assert first[0] != made[0].key
