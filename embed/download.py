@@ -83,7 +83,7 @@ def opened(url: str, advice: str) -> Iterator[Source]:
         InputError: no https or file URL, one with a user or password in it, a redirect elsewhere, no answer after
             `TRIES`, or an answer that refuses.
     """
-    _refuse_scheme(url)
+    check_url(url)
     with closing(_answer(url, advice)) as body:
         length = body.headers.get("Content-Length")
         yield Source(url, int(length) if length and length.isdecimal() else None, body, advice)
@@ -99,7 +99,8 @@ def shown(url: str) -> str:
     return printable(f"{parts.scheme}://{host}{port}{parts.path}{'?…' if parts.query else ''}", 200)
 
 
-def _refuse_scheme(url: str) -> None:
+def check_url(url: str) -> None:
+    """Raise `InputError` for what is no https or file URL, or one with a user or password in it."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -122,7 +123,9 @@ def _answer(url: str, advice: str) -> Any:
             return OPENER.open(urllib.request.Request(url, headers=_HEADERS), timeout=TIMEOUT)
         except urllib.error.HTTPError as error:
             error.close()
-            why, final = f"answers {error.code} {printable(str(error.reason))}", error.code not in _BUSY
+            # A redirect that urllib itself refuses tells the whole URL, which may hold a signature.
+            reason = "with a redirect that is not followed" if error.code < 400 else printable(str(error.reason))
+            why, final = f"answers {error.code} {reason}", error.code not in _BUSY
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             why = f"cannot be reached ({_said(error)})"
             final = isinstance(getattr(error, "reason", error), (ssl.SSLCertVerificationError, FileNotFoundError))

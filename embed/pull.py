@@ -21,7 +21,7 @@ from cache.errors import CacheCorrupt, Conflict, InputError
 from cache.progress import byte_progress
 from cache.trust import refuse_shared
 from embed.digests import file_digest, kept_digest, kept_line, kept_path
-from embed.download import Source, opened, shown
+from embed.download import Source, check_url, opened, shown
 from embed.published import PUBLISHED, WeightsFile, pulled_path
 
 _AGAIN = "delete it and run the same command again"
@@ -59,8 +59,10 @@ def ask(name: str, url: str | None, folder: Path | None, sha256: str | None) -> 
     """What `embed pull` is asked for; `url` a mirror, `folder` to put the file in, `sha256` given by the user.
 
     Raises:
-        InputError: the encoder has no published weights, or the digest contradicts the pinned one.
+        InputError: the encoder has no published weights, the digest contradicts the pinned one, or the URL is none
+            to be opened.
     """
+    check_url(url or "https://")
     file = PUBLISHED.get(name)
     if file is None:
         raise InputError(f"embed pull: {name} has no published weights; one of: {', '.join(PUBLISHED)}")
