@@ -65,6 +65,7 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
         "licence": info.licence,
         "bytes": file.size if file else None,
         "bytes_exact": file.exact if file else None,
+        "source": info.source or None,
         "url": file.url if file else None,
         "pin": file.pin if file else None,
         "needs_weights": bool(info.source) or info.load is None,

@@ -43,16 +43,11 @@ def _load_gcn(loading: Loading) -> Encoder:
 
 
 _NO_WEIGHTS = "none needed"
-_RNABERT_SOURCE = (
-    "RNABERT.pth of github.com/mana438/RNABERT at commit 8a3329ce9d091e76f3c0b389b53330b9b39f87c8 (pull request 3), "
-    "SHA-256 c124fbdb4a739065ee5ae1360a26e9da3408a738636d14777c1ca7c6822974d0"
+_RNABERT_SOURCE = "RNABERT.pth of github.com/mana438/RNABERT (pull request 3)"
+_GCN_SOURCE = "gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns"
+_RNAFM_SOURCE = (
+    "RNA-FM_pretrained.pth of cuhkaih/rnafm (github.com/ml4bio/RNA-FM), or model.safetensors of multimolecule/rnafm"
 )
-_GCN_SOURCE = (
-    "chem/model_architecture/gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns at commit "
-    "8b20528a83b8869ce16451305b32c827258d19a3, "
-    "SHA-256 ff1d9c5e5c198b8faf8af576c303808853e3f55a52aed7ae27964e3c8635a81a"
-)
-_RNAFM_SOURCE = "RNA-FM_pretrained.pth of github.com/ml4bio/RNA-FM, or model.safetensors of multimolecule/rnafm"
 _RINALMO_SOURCE = (
     "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
     "multimolecule/rinalmo-{micro,mega,giga}"

@@ -111,7 +111,7 @@ PUBLISHED: dict[str, WeightsFile] = {
     ),
     "molebert": _github(
         "junxia97/Mole-BERT/2feff8a33e3634b66b7408e2e2780fc9d960909f/model_gin/Mole-BERT.pth",
-        "git:1f8de843feb5b51e73488a95096283028820583e", 7_400_000, 1_857_900, exact=False,
+        "git:1f8de843feb5b51e73488a95096283028820583e", 7_470_000, 1_857_900, exact=False,
     ),
 }  # fmt: skip
 """Encoder → its file of weights."""

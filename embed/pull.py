@@ -62,7 +62,8 @@ def ask(name: str, url: str | None, folder: Path | None, sha256: str | None) -> 
         InputError: the encoder has no published weights, the digest contradicts the pinned one, or the URL is none
             to be opened.
     """
-    check_url(url or "https://")
+    if url is not None:
+        check_url(url)
     file = PUBLISHED.get(name)
     if file is None:
         raise InputError(f"embed pull: {name} has no published weights; one of: {', '.join(PUBLISHED)}")

@@ -224,7 +224,8 @@ def _pytorch(path: Path, file: BufferedReader | BytesIO) -> Any:
     if is_zip and (problem := zip_problem(file)) is not None:
         raise InputError(f"--weights {path}: {_NEITHER}: it {problem}")
     file.seek(0)
-    mapped = is_zip and not isinstance(file, BytesIO)
+    # torch takes what is called .safetensors for that, whatever it holds.
+    mapped = is_zip and not isinstance(file, BytesIO) and path.suffix != ".safetensors"
     try:
         return load_tensors_only(path if mapped else file, allowed=[argparse.Namespace], mmap=mapped)
     except NotTensors as error:
