@@ -35,7 +35,7 @@ def refuse_links(*folders: Path) -> None:
             raise CacheCorrupt(f"{folder}: is a link, none is followed here; put the folder itself in its place")
 
 
-def refuse_shared(cache_dir: Path) -> None:
+def refuse_shared(cache_dir: Path, flag: str = "--cache") -> None:
     """Raise `InputError` before writing into somebody else's folder in which anybody may replace what is written.
 
     One's own folder may be open to all, as umask 000 makes it.  Reading needs no such rule: every byte is checked.
@@ -45,5 +45,5 @@ def refuse_shared(cache_dir: Path) -> None:
     if open_to_all and not fsio.WINDOWS and found.st_uid not in (os.geteuid(), 0):
         raise InputError(
             f"{cache_dir}: belongs to user {found.st_uid}, and anybody may replace files in it; "
-            f"have its owner run `chmod o-w` or `chmod +t` on it, or use another --cache"
+            f"have its owner run `chmod o-w` or `chmod +t` on it, or use another {flag}"
         )

@@ -1,4 +1,4 @@
-"""`embed run|models|pull`: parsing and printing only."""
+"""`embed run`: parsing and printing only; `models` and `pull` are in `embed.cli_weights`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from cache.console import run as run_program
-from cache.errors import InputError, PartlyDone, printable
+from cache.errors import InputError, PartlyDone
 from cache.flags import ByteSize, on_bad_option, store_options
 from cache.records import MODALITIES, UNITS
+from embed.cli_weights import models_command, pull_command
 from embed.encoder import BATCH_TOKENS
-from embed.encoders import DEFAULT_ENCODER, ENCODERS, cannot_run
 
 if TYPE_CHECKING:
     from embed.run import RunSummary
@@ -145,48 +145,8 @@ def _in_words(done: RunSummary, unit: str) -> str:
     return f"{read}: nothing to embed, {done.already} are in {done.cache} ({done.recipe})"
 
 
-@embed.command("models")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def models_command(as_json: bool) -> None:
-    """List the encoders: modality, width, licence, and whether this version runs them."""
-    rows = [
-        {
-            "modality": i.modality,
-            "encoder": i.name,
-            "dim": i.dim,
-            "licence": i.licence,
-            "runs": i.load is not None,
-            "default": DEFAULT_ENCODER[i.modality] == i.name,
-        }
-        for i in ENCODERS.values()
-    ]
-    if as_json:
-        click.echo(json.dumps({"encoders": rows}, indent=1))
-        return
-    click.echo(f"{'modality':9} {'encoder':14} {'dim':>5}  {'runs':5} weights' licence")
-    for r in rows:
-        star = "  (default)" if r["default"] else ""
-        click.echo(
-            f"{r['modality']:9} {r['encoder']:14} {r['dim']:5}  {'yes' if r['runs'] else 'no':5} {r['licence']}{star}"
-        )
-
-
-@embed.command("pull")
-@click.argument("name")
-def pull_command(name: str) -> NoReturn:
-    """Fetch an encoder's published weights."""
-    known = {info.name: info for info in ENCODERS.values()}
-    if name not in known:
-        raise InputError(f"embed pull: '{printable(name)}' is not an encoder; one of: {', '.join(known)}")
-    info = known[name]
-    if info.load is None:
-        raise InputError(f"embed pull: {name} {cannot_run(info.modality)}")
-    if not info.source:
-        raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
-    raise InputError(
-        f"embed pull: this version fetches nothing; download {info.source}, check it, and name it: "
-        f"`embed run --modality {info.modality} --encoder {name} --weights FILE`"
-    )
+embed.add_command(models_command)
+embed.add_command(pull_command)
 
 
 def main() -> NoReturn:

@@ -10,6 +10,7 @@ from cache.errors import InputError, printable
 from embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
 from embed.profile import VERSION as PROFILE_VERSION
 from embed.profile_molecule import VERSION as MOLECULE_VERSION
+from embed.published import PUBLISHED, pulled_path, weights_at_hand
 
 
 def _load_profile(loading: Loading) -> Encoder:
@@ -26,7 +27,10 @@ def _language_model(module: str) -> Callable[[Loading], Encoder]:
     """The loader of a language model: `embed/<module>.py` describes it, and imports torch."""
 
     def load(loading: Loading) -> Encoder:
+        from embed.weights import check_settled
+
         found: Encoder = importlib.import_module(f"embed.{module}").load(loading)
+        check_settled(loading)
         return found
 
     return load
@@ -39,16 +43,11 @@ def _load_gcn(loading: Loading) -> Encoder:
 
 
 _NO_WEIGHTS = "none needed"
-_RNABERT_SOURCE = (
-    "RNABERT.pth of github.com/mana438/RNABERT at commit 8a3329ce9d091e76f3c0b389b53330b9b39f87c8 (pull request 3), "
-    "SHA-256 c124fbdb4a739065ee5ae1360a26e9da3408a738636d14777c1ca7c6822974d0"
+_RNABERT_SOURCE = "RNABERT.pth of github.com/mana438/RNABERT (pull request 3)"
+_GCN_SOURCE = "gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns"
+_RNAFM_SOURCE = (
+    "RNA-FM_pretrained.pth of cuhkaih/rnafm (github.com/ml4bio/RNA-FM), or model.safetensors of multimolecule/rnafm"
 )
-_GCN_SOURCE = (
-    "chem/model_architecture/gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns at commit "
-    "8b20528a83b8869ce16451305b32c827258d19a3, "
-    "SHA-256 ff1d9c5e5c198b8faf8af576c303808853e3f55a52aed7ae27964e3c8635a81a"
-)
-_RNAFM_SOURCE = "RNA-FM_pretrained.pth of github.com/ml4bio/RNA-FM, or model.safetensors of multimolecule/rnafm"
 _RINALMO_SOURCE = (
     "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
     "multimolecule/rinalmo-{micro,mega,giga}"
@@ -79,7 +78,7 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         ),
         *(
             EncoderInfo(
-                name, "rna", dim, "Apache-2.0 / CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
+                name, "rna", dim, "CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
                 source=_RINALMO_SOURCE, layers=layers, computes=_COMPUTES, rotary=True,
             )
             for name, dim, layers in (
@@ -121,17 +120,23 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
         raise InputError(f"--encoder: {chosen}{default} {cannot_run(modality)}")
     if weights is not None and not info.source:
         raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
-    if info.source and weights is None:
+    if info.source and weights is None and weights_at_hand(chosen) is None:
         raise InputError(
-            f"--encoder: {chosen}{default} needs its weights; name them with `--weights PATH` (`embed pull {chosen}` "
-            "says which file), or use `--encoder profile`, which needs none"
+            f"--encoder: {chosen}{default} needs its weights; {_how_to_pull(chosen)}, name them with `--weights PATH`, "
+            "or use `--encoder profile`, which needs none"
         )
     return info
+
+
+def _how_to_pull(name: str) -> str:
+    if name in PUBLISHED and pulled_path(name).exists():
+        return f"check those at {pulled_path(name)} with `embed pull {name}`"
+    return f"fetch them with `embed pull {name}`"
 
 
 def cannot_run(modality: str) -> str:
     """What is said of an encoder that this version cannot run, and what does run for the modality."""
     others = [i.name for i in ENCODERS.values() if i.modality == modality and i.load is not None and i.source]
-    ways = [f"`--encoder {other} --weights PATH` (`embed pull {other}` says which file)" for other in others]
+    ways = [f"`--encoder {other} --weights PATH` (`embed pull {other}` fetches them)" for other in others]
     runs = " or ".join(["`--encoder profile`, which needs no weights,", *ways]).removesuffix(",")
     return f"cannot be run by this version yet (docs/known_issues.md); use {runs}"

@@ -77,7 +77,9 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
         InputError: the weights cannot be read, or the encoder has no such option.
         Conflict: the cache's differs in a field, which is named.
     """
-    asked = info.recipe(None if options.weights is None else weights_digest(options.weights), options.layer)
+    asked = info.recipe(
+        None if options.weights is None else weights_digest(options.weights, options.quiet), options.layer
+    )
     same = held_like(options.cache_dir, asked, "weights", "layer")
     base = same[0] if len(same) == 1 else asked
     held = base.long if base.long in info.policies() else asked.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from embed.ack import Acknowledger
 from embed.encoder import Encoder, EncoderInfo, Loading, NotEncoded
 from embed.encoders import find_encoder
 from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
+from embed.published import weights_at_hand
 
 BATCH = 64
 """Records between two looks at what other writers have committed."""
@@ -68,6 +70,7 @@ def run(options: RunOptions) -> RunSummary:
     refuse_compressed_h5(options.store, options.compressor)
     acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
     info = find_encoder(options.modality, options.encoder, options.weights)
+    options = dataclasses.replace(options, weights=options.weights or weights_at_hand(info.name))
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
     recipe = settle_recipe(options, info)

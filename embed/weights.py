@@ -2,21 +2,29 @@
 
 A `.pth` is a pickle, and a pickle is a program.  Here it is only ever opened with `weights_only=True`, which builds
 tensors and plain containers, and one further class, `argparse.Namespace`, which official ESM-2 files hold.  What does
-not open that way is refused; there is no second attempt.  Nothing else beside the file (config.json, code) is read.
+not open that way is refused; there is no second attempt.  Nothing else beside the file (config.json, code) is read
+but the digest that `embed pull` keeps there.
+
+A large file is mapped, so that its tensors take no memory of their own; a small one is read whole, and what was
+digested is what is opened.  A mapping is by name: `check_settled` says afterwards that the file stayed what it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import re
-from collections.abc import Mapping
-from io import BufferedReader
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import InputError, one_line, printable
+from embed.digests import changed_while_read, file_digest, refuse_changed
 from embed.encoder import Loading
+from embed.lookalike import refuse_other_size
 from embed.shards import MAX_HEADER, weight_map
 from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
@@ -27,30 +35,51 @@ _NEITHER = "neither safetensors nor a PyTorch file that opens with weights_only=
 _ZIP = b"PK\x03\x04"
 _SHOWN = 3
 """Tensors named in an error, then the count of the rest."""
+_MAPPED_FROM = 64 << 20
+"""Bytes from which a file is mapped."""
+_COPIED_TO = 4 << 20
+"""Bytes up to which a tensor is copied out of a mapped file: norms, biases and tables of positions are used as they
+are stored; larger ones are joined and converted by whoever asked for them."""
+_LFS_POINTER = b"version https://git-lfs"
+_ONE_FILE = ("model.safetensors", "pytorch_model.bin")
 
 
-def weights_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, 64 hex digits; of a folder see `_joined`.  Nothing is opened as weights."""
-    return _joined({file: _file_digest(file) for file in weight_files(path)})
+def weights_digest(path: Path, quiet: bool = False) -> str:
+    """The SHA-256 of a file's bytes, 64 hex digits; of a folder see `_joined`.  Nothing is opened as weights.
+
+    Raises:
+        InputError: no such file.
+        CacheCorrupt: the file is not what the digest kept beside it says.
+    """
+    digests = {}
+    for file in weight_files(path):
+        with open_weights(file) as opened:
+            digests[file] = file_digest(opened, file, quiet)
+        refuse_changed(file, digests[file])
+    return _joined(digests)
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The file itself, or the safetensors of a Hugging Face folder: one, or the shards that its index names.
+    """The file itself, or those of a Hugging Face folder: one, or the shards that its index names.
+
+    Safetensors come before `pytorch_model.bin`, which is a `.pt` by another name and opened as one.
 
     Raises:
-        InputError: there is no such file, or the folder holds no safetensors.
+        InputError: the folder holds neither.
     """
     if not path.is_dir():
         return [path]
-    if (path / "model.safetensors").exists():
-        return [path / "model.safetensors"]
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
-        raise InputError(
-            f"--weights {path}: a folder without model.safetensors or model.safetensors.index.json; name the file that "
-            "holds the tensors"
-        )
-    return [path / name for name in sorted(set(weight_map(index).values()))]
+    for name in _ONE_FILE:
+        if (path / name).exists():
+            return [path / name]
+        if (index := path / f"{name}.index.json").exists():
+            return [path / shard for shard in sorted(set(weight_map(index).values()))]
+    if snapshots := sorted((path / "snapshots").glob("*/")):
+        raise InputError(f"--weights {path}: a model in the Hugging Face hub's cache; name a snapshot: {snapshots[0]}")
+    raise InputError(
+        f"--weights {path}: a folder without model.safetensors or pytorch_model.bin, or the index of their shards; "
+        "name the file that holds the tensors"
+    )
 
 
 def _joined(digests: Mapping[Path, str]) -> str:
@@ -58,11 +87,6 @@ def _joined(digests: Mapping[Path, str]) -> str:
     if len(digests) == 1:
         return next(iter(digests.values()))
     return hashlib.sha256("".join(f"{p.name} {digest}\n" for p, digest in digests.items()).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with open_weights(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -87,29 +111,47 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
     with open_weights(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        head = file.read(9)
-        file.seek(0)
-        if len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
-            found = _safetensors(path)
+        if os.fstat(file.fileno()).st_size >= _MAPPED_FROM:
+            digest, data = file_digest(file, path), None
+            file.seek(0)
         else:
-            found = _pytorch(path, file)
+            data = file.read()
+            digest = hashlib.sha256(data).hexdigest()
+        opened = file if data is None else BytesIO(data)
+        head = opened.read(len(_LFS_POINTER))
+        opened.seek(0)
+        if head == _LFS_POINTER:
+            raise InputError(f"--weights {path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
+        if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
+            found = _safetensors(path, data)
+        else:
+            found = _pytorch(path, opened)
     return _state_dict(path, found), digest
 
 
 def read_settled(loading: Loading) -> dict[str, Tensor]:
-    """The tensors of the file that an encoder's recipe was made for.
+    """The tensors of the file that an encoder's recipe was made for; call `check_settled` when they are consumed.
 
     Raises:
-        InputError: the file cannot be read, or is not what the recipe says.
+        InputError: the file cannot be read, is not what the recipe says, or holds another size of the encoder.
     """
     path = loading.weights
     assert path is not None  # find_encoder asked for it
     found, digest = read_weights(path)
     if digest != loading.recipe.weights:
-        raise InputError(f"--weights {path}: was changed while it was read; run the same command again")
+        raise InputError(changed_while_read(path))
+    refuse_other_size(loading, found)
     return found
+
+
+def check_settled(loading: Loading) -> None:
+    """Raise `InputError` where the file is no longer the one that the recipe was made for.
+
+    After tensors of a mapped file have been copied: what was copied is then what was digested.
+    """
+    assert loading.weights is not None
+    if weights_digest(loading.weights) != loading.recipe.weights:
+        raise InputError(changed_while_read(loading.weights))
 
 
 def open_weights(path: Path) -> BufferedReader:
@@ -124,7 +166,7 @@ def open_weights(path: Path) -> BufferedReader:
 def pick_tensors(
     path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], ignored: str
 ) -> dict[str, Tensor]:
-    """The expected tensors, as they are stored.
+    """The expected tensors, in the type they are stored in; small ones are copies, others may be views of a file.
 
     Args:
         path: the file, for messages.
@@ -136,8 +178,8 @@ def pick_tensors(
         InputError: names that are missing or too many, tensors that are not plain, of another shape or not of a
             floating type.
     """
-    faults = [f"{name} is missing" for name in expected if name not in found]
     extra = [name for name in found if name not in expected and not re.fullmatch(ignored, name)]
+    faults = [f"{name} is missing{_nearest(name, extra)}" for name in expected if name not in found]
     faults += [f"{printable(name)} is not one of its tensors" for name in extra]
     for name, shape in expected.items():
         if name in found and (odd := tensor_problem(found[name])) is not None:
@@ -149,14 +191,25 @@ def pick_tensors(
     if faults:
         more = f"; and {len(faults) - _SHOWN} more like these" if len(faults) > _SHOWN else ""
         raise InputError(f"--weights {path}: not the weights of this encoder: {'; '.join(faults[:_SHOWN])}{more}")
-    return {name: plain(found[name]) for name in expected}
+    return {name: _copied(plain(found[name])) for name in expected}
 
 
-def _safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
+def _nearest(name: str, others: Iterable[str]) -> str:
+    """` (the nearest here is NAME)`, or nothing where no other name is like it."""
+    near = get_close_matches(name, others, 1)
+    return f" (the nearest here is {printable(near[0])})" if near else ""
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.nbytes <= _COPIED_TO else tensor
+
+
+def _safetensors(path: Path, data: bytes | None) -> Any:
+    """The tensors of `data`, or where that is None of the file, mapped."""
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path, device="cpu")
+        return load_file(path, device="cpu") if data is None else load(data)
     except OSError:
         raise
     except Exception as error:  # safetensors raises a class of its own from Rust, and what torch raises on its types
@@ -165,12 +218,16 @@ def _safetensors(path: Path) -> Any:
         ) from None
 
 
-def _pytorch(path: Path, file: BufferedReader) -> Any:
-    if file.read(4) == _ZIP and (problem := zip_problem(file)) is not None:
+def _pytorch(path: Path, file: BufferedReader | BytesIO) -> Any:
+    """What a torch file holds; that of a zip on disk is mapped, torch's form before 1.6 cannot be."""
+    is_zip = file.read(4) == _ZIP
+    if is_zip and (problem := zip_problem(file)) is not None:
         raise InputError(f"--weights {path}: {_NEITHER}: it {problem}")
     file.seek(0)
+    # torch takes what is called .safetensors for that, whatever it holds.
+    mapped = is_zip and not isinstance(file, BytesIO) and path.suffix != ".safetensors"
     try:
-        return load_tensors_only(file, allowed=[argparse.Namespace])
+        return load_tensors_only(path if mapped else file, allowed=[argparse.Namespace], mmap=mapped)
     except NotTensors as error:
         held = f" (it holds {error.held})" if error.held else ""
         raise InputError(

@@ -27,6 +27,9 @@ from pipeline.inputs import TrainOptions
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
+USERS_WEIGHTS = os.environ.get("CROSSLLM_WEIGHTS")
+os.environ["CROSSLLM_WEIGHTS"] = os.devnull + "/none"  # no test finds weights that its user has pulled
+
 torch.set_num_threads(1)
 numba.set_num_threads(1)
 

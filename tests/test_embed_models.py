@@ -1,0 +1,97 @@
+"""`embed models`: its plain numbers are those of the designs, its text that of the table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Program
+
+from embed import esm2, gnn, rinalmo, rnabert, rnafm
+from embed.encoders import DEFAULT_ENCODER, ENCODERS
+from embed.language import Published
+from embed.published import PUBLISHED
+from embed.transformer import expected_shapes
+
+
+def count(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Numbers that are learned; running statistics are not."""
+    return sum(prod(shape) for name, shape in shapes.items() if "running_" not in name)
+
+
+def of(published: Published) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model in the first form in which it is published."""
+    return expected_shapes(published.design._replace(letters=published.forms[0].alphabet.size))
+
+
+def gin() -> dict[str, tuple[int, ...]]:
+    """Mole-BERT's graph isomorphism network: five layers of an MLP 300 → 600 → 300, and Hu et al.'s embeddings."""
+    shapes: dict[str, tuple[int, ...]] = {"atoms": (120, 300), "chirality": (3, 300)}
+    for n in range(5):
+        shapes |= {f"{n}.up": (600, 300), f"{n}.up.bias": (600,), f"{n}.down": (300, 600), f"{n}.down.bias": (300,)}
+        shapes |= {f"{n}.bonds": (6, 300), f"{n}.directions": (3, 300), f"{n}.norm": (2, 300)}
+    return shapes
+
+
+SHAPES = {
+    **{name: of(esm2.published(*size)) for name, size in esm2.SIZES.items()},
+    **{name: of(rinalmo.published(*size)) for name, size in rinalmo.SIZES.items()},
+    "rnafm": of(rnafm.published()),
+    "rnabert": of(rnabert.published()),
+    "gnn-gcn": gnn.expected_shapes(300, 5),
+    "molebert": gin(),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_those_of_the_design(name: str) -> None:
+    assert PUBLISHED[name].parameters == count(SHAPES[name])
+
+
+@pytest.mark.parametrize("module", [esm2, rinalmo])
+def test_widths_and_layers_are_those_of_the_design(module: object) -> None:
+    for name, (width, layers, _) in module.SIZES.items():  # type: ignore[attr-defined]
+        (info,) = (info for info in ENCODERS.values() if info.name == name)
+        assert (info.dim, info.layers) == (width, layers)
+
+
+def test_an_estimated_size_is_that_of_the_parameters() -> None:
+    """Where no source states the bytes: float32, or float16 for the two largest; the heads are a percent or two."""
+    for name, file in PUBLISHED.items():
+        if not file.exact:
+            assert 1 <= file.size / (file.parameters * (2 if name in ("esm2-3b", "esm2-15b") else 4)) < 1.03, name
+
+
+def test_every_encoder_is_listed(program: Program, tmp_path: Path) -> None:
+    told = program("embed", "models", "--json")
+    rows = json.loads(told.stdout)["encoders"]
+    assert [(row["modality"], row["encoder"]) for row in rows] == list(ENCODERS)
+    assert {row["modality"]: row["encoder"] for row in rows if row["default"]} == DEFAULT_ENCODER
+    shown = program("embed", "models").stdout.splitlines()
+    assert len(shown) == 1 + len(rows) + 1
+    for row, line in zip(rows, shown[1:], strict=False):
+        info = ENCODERS[row["modality"], row["encoder"]]
+        assert line.split()[:2] == [info.modality, info.name + "*" * row["default"]]
+        assert (row["dim"], row["limit"], row["licence"]) == (info.dim, info.limit, info.licence)
+        assert info.licence in line
+        if info.source:
+            assert (row["url"], row["pin"]) == (PUBLISHED[info.name].url, PUBLISHED[info.name].pin)
+            assert f"{PUBLISHED[info.name].parameters:,}" in line.split()
+            assert line.endswith("needs weights")
+        elif info.load is not None:
+            assert line.endswith("none needed")
+
+
+def test_models_and_pull_import_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom embed.cli import embed\nembed(['models'], standalone_mode=False)\n"
+        "import embed.pull\n"
+        "print('LOADED', *sorted(set(sys.modules) & set('torch transformers rdkit dask zarr h5py tqdm'.split())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "LOADED"
