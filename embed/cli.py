@@ -13,7 +13,7 @@ from cache.errors import InputError, PartlyDone, printable
 from cache.flags import ByteSize, on_bad_option, store_options
 from cache.records import MODALITIES, UNITS
 from embed.encoder import BATCH_TOKENS
-from embed.encoders import DEFAULT_ENCODER, ENCODERS, cannot_run
+from embed.encoders import DEFAULT_ENCODER, ENCODERS
 
 if TYPE_CHECKING:
     from embed.run import RunSummary
@@ -178,8 +178,6 @@ def pull_command(name: str) -> NoReturn:
     if name not in known:
         raise InputError(f"embed pull: '{printable(name)}' is not an encoder; one of: {', '.join(known)}")
     info = known[name]
-    if info.load is None:
-        raise InputError(f"embed pull: {name} {cannot_run(info.modality)}")
     if not info.source:
         raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
     raise InputError(

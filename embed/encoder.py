@@ -63,8 +63,8 @@ class EncoderInfo:
     dim: int
     licence: str
     """Of the weights."""
-    load: Callable[[Loading], Encoder] | None
-    """Makes the encoder; None where this version cannot run it yet."""
+    load: Callable[[Loading], Encoder]
+    """Makes the encoder."""
     version: int = 1
     """Raised whenever the encoder's own code changes a number."""
     tokenizer: str = "letters"

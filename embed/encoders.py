@@ -32,10 +32,10 @@ def _language_model(module: str) -> Callable[[Loading], Encoder]:
     return load
 
 
-def _load_gcn(loading: Loading) -> Encoder:
-    from embed.gnn import GcnEncoder
+def _load_graph(loading: Loading) -> Encoder:
+    from embed.gnn import GraphEncoder
 
-    return GcnEncoder(loading)
+    return GraphEncoder(loading)
 
 
 _NO_WEIGHTS = "none needed"
@@ -47,6 +47,12 @@ _GCN_SOURCE = (
     "chem/model_architecture/gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns at commit "
     "8b20528a83b8869ce16451305b32c827258d19a3, "
     "SHA-256 ff1d9c5e5c198b8faf8af576c303808853e3f55a52aed7ae27964e3c8635a81a"
+)
+# The two files are the same bytes: git names both by one blob, which is the SHA-1 of the content.
+_MOLEBERT_SOURCE = (
+    "model_gin/Mole-BERT.pth of github.com/junxia97/Mole-BERT at commit 2feff8a33e3634b66b7408e2e2780fc9d960909f, the "
+    "same file as chem/model_gin/supervised_masking.pth of github.com/snap-stanford/pretrain-gnns at commit "
+    "8b20528a83b8869ce16451305b32c827258d19a3 (git blob 1f8de843feb5b51e73488a95096283028820583e)"
 )
 _RNAFM_SOURCE = "RNA-FM_pretrained.pth of github.com/ml4bio/RNA-FM, or model.safetensors of multimolecule/rnafm"
 _RINALMO_SOURCE = (
@@ -96,8 +102,11 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
                 ("esm2-3b", 2560, 36), ("esm2-15b", 5120, 48),
             )
         ),
-        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer=RDKIT, source=_GCN_SOURCE),
-        EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer=RDKIT),
+        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
+        EncoderInfo(
+            "molebert", "molecule", 300, "none stated in the repository; MIT in pretrain-gnns", _load_graph,
+            tokenizer=RDKIT, source=_MOLEBERT_SOURCE,
+        ),
     )
 }  # fmt: skip
 """(modality, name) → how to make the encoder."""
@@ -117,8 +126,6 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
         names = ", ".join(n for m, n in ENCODERS if m == modality)
         raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
     default = "" if name else f", the default for {modality},"
-    if info.load is None:
-        raise InputError(f"--encoder: {chosen}{default} {cannot_run(modality)}")
     if weights is not None and not info.source:
         raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
     if info.source and weights is None:
@@ -127,11 +134,3 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
             "says which file), or use `--encoder profile`, which needs none"
         )
     return info
-
-
-def cannot_run(modality: str) -> str:
-    """What is said of an encoder that this version cannot run, and what does run for the modality."""
-    others = [i.name for i in ENCODERS.values() if i.modality == modality and i.load is not None and i.source]
-    ways = [f"`--encoder {other} --weights PATH` (`embed pull {other}` says which file)" for other in others]
-    runs = " or ".join(["`--encoder profile`, which needs no weights,", *ways]).removesuffix(",")
-    return f"cannot be run by this version yet (docs/known_issues.md); use {runs}"

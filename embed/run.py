@@ -105,7 +105,6 @@ def run(options: RunOptions) -> RunSummary:
 
 
 def _load(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> Encoder:
-    assert info.load is not None  # find_encoder refused the others
     return info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
 
 

@@ -33,7 +33,6 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generat
 def load(modality: str, name: str, weights: Path, batch_tokens: int = 16384, **recipe: object) -> Encoder:
     """The encoder over a file of weights."""
     info = ENCODERS[modality, name]
-    assert info.load is not None
     settled = dataclasses.replace(info.recipe(weights_digest(weights)), **recipe)  # type: ignore[arg-type]
     return info.load(Loading(settled, weights, batch_tokens=batch_tokens))
 
