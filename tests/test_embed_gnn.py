@@ -271,14 +271,14 @@ def test_rows_equal_torch_geometrics(name: str, rng: np.random.Generator) -> Non
         graph = graph_of(canonical_smiles(smiles))
         x = tensors["x_embedding1.weight"][graph.atoms[:, 0]] + tensors["x_embedding2.weight"][graph.atoms[:, 1]]
         if name == "gnn-gcn":
-            theirs = nn.GCNConv(16, 16)
-            state = {"lin.weight": tensors["gnns.0.linear.weight"], "bias": tensors["gnns.0.linear.bias"] * 0}
             tensors["gnns.0.linear.bias"].zero_()  # theirs is added after the sum
+            theirs = nn.GCNConv(16, 16, bias=False)
+            theirs.lin.load_state_dict({"weight": tensors["gnns.0.linear.weight"]})
         else:
-            theirs = nn.GINConv(torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16)))
-            state = {key[len("gnns.0.mlp") :]: t for key, t in tensors.items() if ".mlp." in key}
-            state = {f"nn{key}": tensor for key, tensor in state.items()}
-        theirs.load_state_dict(state)
+            mlp = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16))
+            own = "gnns.0.mlp."
+            mlp.load_state_dict({key.removeprefix(own): t for key, t in tensors.items() if key.startswith(own)})
+            theirs = nn.GINConv(mlp)
         norm = (tensors[f"batch_norms.0.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
         with torch.inference_mode():
             expected = F.batch_norm(theirs(x, torch.from_numpy(graph.edges)), *norm)
