@@ -276,9 +276,9 @@ def test_rows_equal_torch_geometrics(name: str, rng: np.random.Generator) -> Non
             theirs.lin.load_state_dict({"weight": tensors["gnns.0.linear.weight"]})
         else:
             mlp = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 16))
+            theirs = nn.GINConv(mlp)  # which starts the mlp anew
             own = "gnns.0.mlp."
             mlp.load_state_dict({key.removeprefix(own): t for key, t in tensors.items() if key.startswith(own)})
-            theirs = nn.GINConv(mlp)
         norm = (tensors[f"batch_norms.0.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
         with torch.inference_mode():
             expected = F.batch_norm(theirs(x, torch.from_numpy(graph.edges)), *norm)
