@@ -116,7 +116,7 @@ class LanguageModel:
             for batch in self._batches([(n, w) for n, own in enumerate(cut) for w in own]):
                 parts = self._run([group[n].sequence[w.start : w.stop] for n, w in batch])
                 for (n, w), part in zip(batch, parts, strict=True):
-                    own = rows.setdefault(n, np.empty((group[n].length, self.dim), np.float32))
+                    own = rows.setdefault(n, np.empty((cut[n][-1].keep_to, self.dim), np.float32))
                     own[w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
                     waiting[n] -= 1
                 # At once, so that a stop loses no more than a batch, and the longest do not hold up the others.

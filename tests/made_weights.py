@@ -13,6 +13,8 @@ from torch import Tensor
 from cache import Record
 from embed.encoder import Encoder, Loading
 from embed.encoders import ENCODERS
+from embed.language import Published
+from embed.transformer import expected_shapes
 from embed.weights import weights_digest
 
 
@@ -28,6 +30,11 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generat
             values += 1
         found[name] = torch.tensor(values, dtype=torch.float32)
     return found
+
+
+def design_tensors(published: Published, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Random weights of a language model, in our own names, which every conversion leaves as they are."""
+    return random_tensors(expected_shapes(published.design), rng)
 
 
 def load(modality: str, name: str, weights: Path, batch_tokens: int = 16384, **recipe: object) -> Encoder:
