@@ -78,7 +78,7 @@ def run(options: RunOptions) -> RunSummary:
     recipe = settle_recipe(options, info)
     plan = make_plan(options.cache_dir, recipe, records)
     refuse_too_long(options, info, recipe, plan.pending)
-    cut = left_out(recipe, (record.length for record in plan.distinct.values()))
+    cut = left_out(recipe, [record.length for record in plan.distinct.values()])
     if cut.sequences:
         note(f"note: {options.input}: {cut_note(recipe, cut)}")
     encoder = _load(options, info, recipe) if plan.pending else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from cache.recipe import Recipe
 from cache.records import UNITS, Record
@@ -29,10 +33,11 @@ class Cut(NamedTuple):
     """Residues or nucleotides that have no row because of it."""
 
 
-def left_out(recipe: Recipe, lengths: Iterable[int]) -> Cut:
-    """What a recipe leaves out of sequences of these lengths; nothing unless it truncates."""
-    lost = [length - kept for length in lengths if (kept := recipe.rows_of(length)) < length]
-    return Cut(len(lost), sum(lost))
+def left_out(recipe: Recipe, lengths: ArrayLike) -> Cut:
+    """What a recipe leaves out of sequences of these lengths, (n,) integers; nothing unless it truncates."""
+    found, most = np.asarray(lengths, np.int64), recipe.rows_of(sys.maxsize)
+    lost = found[found > most] - most
+    return Cut(len(lost), int(lost.sum()))
 
 
 def cut_note(recipe: Recipe, cut: Cut) -> str:
