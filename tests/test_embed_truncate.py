@@ -246,6 +246,21 @@ def rewrite(cache: Path, recipe: Recipe, changed: bytes, rows: int) -> None:
             writer.add(key, values)
 
 
+def test_an_export_says_what_is_cut_and_is_not_taken_for_whole(program: Program, tmp_path: Path, weights: Path) -> None:
+    write(tmp_path / "a.fasta", x="ACGU", y=HEAD + "GG")
+    options = RunOptions("rna", tmp_path / "a.fasta", tmp_path / "c", "rnabert", weights, long="truncate", quiet=True)
+    run(options)
+    export = ("crossllm", "cache", "export", "--modality", "rna", "--cache", "c", "--format", "npy", "--output", "out")
+    done = program(*export)
+    assert done.returncode == 0, done.stderr
+    said = "note: c: 1 sequence cut to the first 440 nucleotides (--long truncate), 2 nucleotides have no row"
+    assert said in done.stderr.splitlines()
+    back = ("crossllm", "cache", "import", "--modality", "rna", "--input", "out", "--fasta", "a.fasta", "--cache", "d")
+    refused = program(*back)
+    assert refused.returncode == 2
+    assert "440 rows where its sequence has 442 (record y); was the model's input cut?" in refused.stderr
+
+
 def test_repair_proves_cut_records_by_their_cut_length(cut_set: TrainOptions) -> None:
     """Where the commit record is lost, the records table and the recipe together say how many rows a key has."""
     cache, recipe = cut_set.cache_dir, choose_recipe(cut_set.cache_dir, "rna")
