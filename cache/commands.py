@@ -23,6 +23,6 @@ def command_for(cache_dir: Path, recipe: Recipe) -> str:
     if recipe.layer is not None:
         parts.append(f"--layer {recipe.layer}")
     if recipe.long != "whole":
-        parts.append("--long window")
+        parts.append(f"--long {recipe.long.partition(':')[0]}")
     parts += [f"--option {shlex.quote(f'{key}={value}')}" for key, value in recipe.options.items()]
     return " ".join(parts)

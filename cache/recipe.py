@@ -20,6 +20,7 @@ FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _FOLDER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}-[0-9a-f]{16}")
+_TRUNCATE = re.compile(r"truncate:([1-9][0-9]{0,9})")
 _MAX_JSON = 1 << 20
 _MAX_DEPTH = 32
 _MAX_PARTS, _MAX_VALUES = 100_000, 400_000
@@ -52,7 +53,7 @@ class Recipe:
     tokenizer: str = "none"
     """Letters → tokens, as the encoder names it."""
     long: str = "whole"
-    """Policy for sequences beyond the encoder's limit: whole or window:N:OVERLAP."""
+    """Policy for sequences beyond the encoder's limit: whole, window:N:OVERLAP or truncate:N."""
     normaliser: int = NORMALISER
     """Version of the sequence normaliser the keys were made with."""
     options: dict[str, str] = field(default_factory=dict)
@@ -76,6 +77,11 @@ class Recipe:
     def folder(self, cache_dir: Path) -> Path:
         """Where this recipe's segments and commits live in a cache."""
         return cache_dir / "embeddings" / self.modality / self.folder_name
+
+    def rows_of(self, length: int) -> int:
+        """Rows of a sequence of so many residues, nucleotides or atoms: as many, or at most N under truncate:N."""
+        cut = _TRUNCATE.fullmatch(self.long)
+        return length if cut is None else min(length, int(cut[1]))
 
     def differences(self, other: Recipe) -> list[str]:
         """One `field: mine, not theirs` for every field in which the two differ."""
@@ -106,6 +112,8 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
         raise CacheCorrupt(f"{where}: a text of the recipe is none; the recipe is damaged")
     if recipe.dim < 1 or recipe.dtype not in ("float16", "float32") or not _NAME.fullmatch(str(recipe.encoder)):
         raise CacheCorrupt(f"{where}: dim, dtype or encoder out of range; the recipe is damaged")
+    if recipe.long.startswith("truncate") and not _TRUNCATE.fullmatch(recipe.long):
+        raise CacheCorrupt(f"{where}: long '{printable(recipe.long)}' is not truncate:N; the recipe is damaged")
     return recipe
 
 

@@ -121,7 +121,7 @@ def _repair_recipe(cache_dir: Path, recipe: Recipe, work: _Work, *, dry_run: boo
                 found = check_segment(folder, recipe, commit, data=True, subset=None, names=work.names, seen=seen)
                 todo += [(commit.segment, commit)] if found else []
                 whole.update(() if found else (commit.segment,))
-        lengths = _lengths(cache_dir, recipe.modality) if todo else {}
+        lengths = _lengths(cache_dir, recipe) if todo else {}
         replaced = {name for commit in listing.commits for name in commit.supersedes}
         for segment, old in todo:
             done = _Kept(0, 0, []) if segment in replaced else _keep(cache_dir, recipe, segment, old, lengths, dry_run)
@@ -235,9 +235,9 @@ def _not_elsewhere(folder: Path, recipe: Recipe, lost: list[Dropped]) -> list[Dr
     return list(gone.values())
 
 
-def _lengths(cache_dir: Path, modality: str) -> dict[bytes, int]:
-    """Key → rows, as the records table says; nothing where it is damaged itself."""
+def _lengths(cache_dir: Path, recipe: Recipe) -> dict[bytes, int]:
+    """Key → rows, as the records table and the recipe say; nothing where the table is damaged itself."""
     try:
-        return {entry.key: entry.length for entry in read_table(cache_dir, modality).values()}
+        return {e.key: recipe.rows_of(e.length) for e in read_table(cache_dir, recipe.modality).values()}
     except CacheCorrupt:
         return {}

@@ -63,10 +63,10 @@ def embed() -> None:
 )
 @click.option(
     "--long",
-    type=click.Choice(["error", "window", "whole"]),
+    type=click.Choice(["error", "window", "truncate", "whole"]),
     default=None,
-    help="Sequences beyond the encoder's limit: stop and list them, embed overlapping windows, or, where positions are "
-    "rotary, embed them whole. Default: error; window where the cache's recipe has windows.",
+    help="Sequences beyond the encoder's limit: stop and list them, embed overlapping windows, embed the start alone, "
+    "or, where positions are rotary, embed them whole. Default: error; what the cache's recipe does where it has one.",
 )
 @click.option("--layer", type=click.IntRange(1), default=None, help="Layer whose output is stored. Default: the last.")
 @click.option(

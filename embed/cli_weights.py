@@ -14,7 +14,7 @@ from cache.errors import InputError, printable
 from cache.flags import json_option, quiet_option
 from cache.records import UNITS
 from embed.encoder import EncoderInfo
-from embed.encoders import DEFAULT_ENCODER, ENCODERS, cannot_run
+from embed.encoders import DEFAULT_ENCODER, ENCODERS
 from embed.published import PUBLISHED, weights_at_hand
 
 
@@ -56,7 +56,6 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
         "modality": info.modality,
         "encoder": info.name,
         "default": DEFAULT_ENCODER[info.modality] == info.name,
-        "runs": info.load is not None,
         "parameters": file.parameters if file else None,
         "dim": info.dim,
         "layers": info.layers or None,
@@ -68,19 +67,14 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
         "source": info.source or None,
         "url": file.url if file else None,
         "pin": file.pin if file else None,
-        "needs_weights": bool(info.source) or info.load is None,
+        "needs_weights": bool(info.source),
         "weights": str(at_hand) if at_hand else None,
     }
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     """The same as text; `weights` says where they are, or what is to be done."""
-    if not row["runs"]:
-        weights = "not run by this version yet"
-    elif not row["needs_weights"]:
-        weights = "none needed"
-    else:
-        weights = row["weights"] or "needs weights"
+    weights = "none needed" if not row["needs_weights"] else row["weights"] or "needs weights"
     about = "" if row["bytes_exact"] else "~"
     return (
         row["modality"],
@@ -121,8 +115,6 @@ def pull_command(
     if name not in known:
         raise InputError(f"embed pull: '{printable(name)}' is not an encoder; one of: {', '.join(known)}")
     info = known[name]
-    if info.load is None:
-        raise InputError(f"embed pull: {name} {cannot_run(info.modality)}")
     if not info.source:
         raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
     from embed.pull import ask, pull

@@ -43,7 +43,10 @@ class Encoder(Protocol):
     """What its input lost on the way in → how many records; filled while it encodes."""
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
-        """`(key, rows)` of each record, rows of shape (length, D); in any order, never to be zipped by position."""
+        """`(key, rows)` of each record, in any order, never to be zipped by position.
+
+        Rows have the shape (L, D), L the length of the sequence, or what `Recipe.rows_of` says of it.
+        """
         ...
 
 
@@ -65,8 +68,8 @@ class EncoderInfo:
     dim: int
     licence: str
     """Of the weights."""
-    load: Callable[[Loading], Encoder] | None
-    """Makes the encoder; None where this version cannot run it yet."""
+    load: Callable[[Loading], Encoder]
+    """Makes the encoder."""
     version: int = 1
     """Raised whenever the encoder's own code changes a number."""
     tokenizer: str = "letters"
@@ -136,15 +139,29 @@ class EncoderInfo:
 
     def policies(self) -> tuple[str, ...]:
         """Values of a recipe's `long` that this encoder can follow."""
-        return ("whole",) if self.limit is None else ("whole", f"window:{self.limit}:{self.overlap}")
+        return tuple(self._policies().values())
+
+    def _policies(self) -> dict[str, str]:
+        """`--long` → the recipe's `long`."""
+        if self.limit is None:
+            return {"whole": "whole"}
+        return {
+            "whole": "whole",
+            "window": f"window:{self.limit}:{self.overlap}",
+            "truncate": f"truncate:{self.limit}",
+        }
 
     def policy(self, long: str) -> str:
-        """The recipe's `long` for `--long error`, `window` or `whole`."""
+        """The recipe's `long` for `--long error`, `window`, `truncate` or `whole`.
+
+        Raises:
+            InputError: the encoder cannot follow it, or has no need to.
+        """
         if long == "whole" and not (self.rotary or self.limit is None):
             raise InputError(f"--long whole: {self.name} has no positions beyond {self.limit}; use --long window")
-        if long == "window" and self.limit is None:
-            raise InputError(f"--long window: {self.name} takes sequences of any length whole; leave the flag out")
-        return self.policies()[long == "window"]
+        if long in ("window", "truncate") and self.limit is None:
+            raise InputError(f"--long {long}: {self.name} takes sequences of any length whole; leave the flag out")
+        return self._policies()["whole" if long == "error" else long]
 
     def settled_options(self, asked: Mapping[str, str], held: Mapping[str, str]) -> dict[str, str]:
         """The recipe's `options`: what is asked for, else what the cache holds, else the default, which is left out.

@@ -36,10 +36,10 @@ def _language_model(module: str) -> Callable[[Loading], Encoder]:
     return load
 
 
-def _load_gcn(loading: Loading) -> Encoder:
-    from embed.gnn import GcnEncoder
+def _load_graph(loading: Loading) -> Encoder:
+    from embed.gnn import GraphEncoder
 
-    return GcnEncoder(loading)
+    return GraphEncoder(loading)
 
 
 _NO_WEIGHTS = "none needed"
@@ -47,6 +47,10 @@ _RNABERT_SOURCE = "RNABERT.pth of github.com/mana438/RNABERT (pull request 3)"
 _GCN_SOURCE = "gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns"
 _RNAFM_SOURCE = (
     "RNA-FM_pretrained.pth of cuhkaih/rnafm (github.com/ml4bio/RNA-FM), or model.safetensors of multimolecule/rnafm"
+)
+_MOLEBERT_SOURCE = (
+    "Mole-BERT.pth of github.com/junxia97/Mole-BERT, the same bytes as supervised_masking.pth of "
+    "github.com/snap-stanford/pretrain-gnns"
 )
 _RINALMO_SOURCE = (
     "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
@@ -95,8 +99,11 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
                 ("esm2-3b", 2560, 36), ("esm2-15b", 5120, 48),
             )
         ),
-        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_gcn, tokenizer=RDKIT, source=_GCN_SOURCE),
-        EncoderInfo("molebert", "molecule", 300, "none stated in the repository", None, tokenizer=RDKIT),
+        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
+        EncoderInfo(
+            "molebert", "molecule", 300, "none stated in the repository; MIT in pretrain-gnns", _load_graph,
+            tokenizer=RDKIT, source=_MOLEBERT_SOURCE,
+        ),
     )
 }  # fmt: skip
 """(modality, name) → how to make the encoder."""
@@ -116,8 +123,6 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
         names = ", ".join(n for m, n in ENCODERS if m == modality)
         raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
     default = "" if name else f", the default for {modality},"
-    if info.load is None:
-        raise InputError(f"--encoder: {chosen}{default} {cannot_run(modality)}")
     if weights is not None and not info.source:
         raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
     if info.source and weights is None and weights_at_hand(chosen) is None:
@@ -132,11 +137,3 @@ def _how_to_pull(name: str) -> str:
     if name in PUBLISHED and pulled_path(name).exists():
         return f"check those at {pulled_path(name)} with `embed pull {name}`"
     return f"fetch them with `embed pull {name}`"
-
-
-def cannot_run(modality: str) -> str:
-    """What is said of an encoder that this version cannot run, and what does run for the modality."""
-    others = [i.name for i in ENCODERS.values() if i.modality == modality and i.load is not None and i.source]
-    ways = [f"`--encoder {other} --weights PATH` (`embed pull {other}` fetches them)" for other in others]
-    runs = " or ".join(["`--encoder profile`, which needs no weights,", *ways]).removesuffix(",")
-    return f"cannot be run by this version yet (docs/known_issues.md); use {runs}"

@@ -24,6 +24,7 @@ from cache.reader import CacheReader
 from cache.recipe import choose_recipe
 from embed.export_layouts import FOLDERS, POOLED, WRITERS, Item
 from embed.foreign_names import MAPPING_HEADER
+from embed.windows import cut_note, left_out
 
 _SAFE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -125,10 +126,12 @@ def _mapping_path(options: ExportOptions) -> Path:
 def _ids_by_key(options: ExportOptions, reader: CacheReader) -> dict[bytes, list[str]]:
     """Key → its ids, of all that the recipe holds; what is left out is said."""
     found: dict[bytes, list[str]] = {}
+    lengths: dict[bytes, int] = {}
     without = 0
     for id_, entry in read_table(options.cache_dir, options.modality).items():
         if entry.key in reader:
             found.setdefault(entry.key, []).append(id_)
+            lengths[entry.key] = entry.length
         else:
             without += 1
     if not found:
@@ -138,6 +141,8 @@ def _ids_by_key(options: ExportOptions, reader: CacheReader) -> dict[bytes, list
         )
     if without:
         note(f"note: {options.cache_dir}: {without} ids have no rows in this recipe, not exported")
+    if (cut := left_out(reader.recipe, list(lengths.values()))).sequences:
+        note(f"note: {options.cache_dir}: {cut_note(reader.recipe, cut)}")
     if nameless := len(reader) - len(found):
         note(f"note: {options.cache_dir}: {nameless} sequences of this recipe have no id, not exported")
     return found

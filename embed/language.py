@@ -129,8 +129,8 @@ class LanguageModel:
                     continue
                 own = rows.get(n)
                 if own is None or own.dtype != part.dtype:  # float16 from CUDA does not hold every value
-                    own = np.empty((record.length, self.dim), part.dtype) if own is None else own.astype(np.float32)
-                    rows[n] = own
+                    shape = (cut[n][-1].keep_to, self.dim)
+                    own = rows[n] = np.empty(shape, part.dtype) if own is None else own.astype(np.float32)
                 own[w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
                 waiting[n] -= 1
                 # At once, so that a stop loses no more than a batch, and the longest do not hold up the others.

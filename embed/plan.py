@@ -31,7 +31,7 @@ class RunOptions:
     weights: Path | None = None
     dtype: StorageType | None = None
     """None: as the cache's recipe has it, float16 for a new one."""
-    long: Literal["error", "window", "whole"] | None = None
+    long: Literal["error", "window", "truncate", "whole"] | None = None
     """What to do with sequences beyond the encoder's limit.  None: as the cache's recipe has it, else an error."""
     layer: int | None = None
     """Layer whose output is wanted, counted from 1; None: the last."""
@@ -99,7 +99,11 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
             in same
         )
         fix = "start another recipe with --new-recipe"
-        fix = f"leave the flag out to follow it, or {fix}" if by_flags and options.long != "window" else fix
+        fix = (
+            f"leave the flag out to follow it, or {fix}"
+            if by_flags and options.long not in ("window", "truncate")
+            else fix
+        )
         refuse_other(options.cache_dir, asked, same, "run", fix)
     return asked
 
@@ -113,8 +117,9 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pend
         return
     ways = "embed it in overlapping windows with --long window"
     ways += ", or whole with --long whole" * info.rotary
+    ways += f", or its first {info.limit} alone with --long truncate"
     if held_like(options.cache_dir, recipe, "weights", "layer"):
-        ways += "; windows are another recipe than this cache's, and need --new-recipe too"
+        ways += "; windows and truncate are other recipes than this cache's, and need --new-recipe too"
     takes = f"{info.name} takes {info.limit}"
     raise InputError(
         f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); {ways}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from cache import fsio
 from cache.commit import commit_paths
-from cache.console import say_notes, stop_between_records, write_skipped
+from cache.console import note, say_notes, stop_between_records, write_skipped
 from cache.errors import RowsRefused
 from cache.idtable import publish_table
 from cache.progress import hidden
@@ -24,6 +24,7 @@ from embed.encoder import Encoder, EncoderInfo, Loading, NotEncoded
 from embed.encoders import find_encoder
 from embed.plan import Plan, RunOptions, make_plan, refuse_too_long, settle_recipe
 from embed.published import weights_at_hand
+from embed.windows import cut_note, left_out
 
 BATCH = 64
 """Records between two looks at what other writers have committed."""
@@ -49,6 +50,10 @@ class RunSummary(NamedTuple):
     """Bad records left out under `--on-bad skip`."""
     failed_list: str | None
     """File that lists what failed, with reasons."""
+    cut: int
+    """Distinct sequences that are longer than the recipe's truncate:N, whose first N rows are stored."""
+    cut_residues: int
+    """What of them has no row."""
 
 
 class Outcome(NamedTuple):
@@ -76,6 +81,9 @@ def run(options: RunOptions) -> RunSummary:
     recipe = settle_recipe(options, info)
     plan = make_plan(options.cache_dir, recipe, records)
     refuse_too_long(options, info, recipe, plan.pending)
+    cut = left_out(recipe, [record.length for record in plan.distinct.values()])
+    if cut.sequences:
+        note(f"note: {options.input}: {cut_note(recipe, cut)}")
     encoder = _load(options, info, recipe) if plan.pending else None
     publish_table(options.cache_dir, options.modality, records.records)
     write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
@@ -104,11 +112,11 @@ def run(options: RunOptions) -> RunSummary:
         len(outcome.failures),
         len(records.skipped),
         str(failed_list) if outcome.failures else None,
+        *cut,
     )
 
 
 def _load(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> Encoder:
-    assert info.load is not None  # find_encoder refused the others
     return info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
 
 
@@ -139,7 +147,7 @@ def _embed(
             if isinstance(rows, NotEncoded):
                 outcome.failures[key] = rows.reason
                 continue
-            expected = plan.distinct[key].length
+            expected = recipe.rows_of(plan.distinct[key].length)
             if rows.shape[0] != expected:
                 raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} {UNITS[options.modality]}")
             try:

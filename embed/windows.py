@@ -1,12 +1,17 @@
-"""Sequences longer than a model takes: overlapping windows, and which rows of each are kept."""
+"""Sequences longer than a model takes: overlapping windows and which rows of each are kept, or the start alone."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from cache.records import Record
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cache.recipe import Recipe
+from cache.records import UNITS, Record
 
 
 class Window(NamedTuple):
@@ -19,15 +24,41 @@ class Window(NamedTuple):
     keep_to: int
 
 
+class Cut(NamedTuple):
+    """What a recipe that truncates leaves out."""
+
+    sequences: int
+    """How many are cut."""
+    rows: int
+    """Residues or nucleotides that have no row because of it."""
+
+
+def left_out(recipe: Recipe, lengths: ArrayLike) -> Cut:
+    """What a recipe leaves out of sequences of these lengths, (n,) integers; nothing unless it truncates."""
+    found, most = np.asarray(lengths, np.int64), recipe.rows_of(sys.maxsize)
+    lost = found[found > most] - most
+    return Cut(len(lost), int(lost.sum()))
+
+
+def cut_note(recipe: Recipe, cut: Cut) -> str:
+    """The line that tells the user of it."""
+    noun = "sequence" if cut.sequences == 1 else "sequences"
+    size, unit = recipe.long.partition(":")[2], UNITS[recipe.modality]
+    return f"{cut.sequences} {noun} cut to the first {size} {unit} (--long truncate), {cut.rows} {unit} have no row"
+
+
 def windows(length: int, policy: str) -> list[Window]:
-    """The windows of a sequence under a recipe's `long`: `whole`, or `window:N:OVERLAP`.
+    """The windows of a sequence under a recipe's `long`: `whole`, `window:N:OVERLAP` or `truncate:N`.
 
     All are N long where the sequence is, the last moved back to the end.  Two neighbours are cut at the middle of
-    their overlap, so every row comes from the window in which it stands furthest from a border.
+    their overlap, so every row comes from the window in which it stands furthest from a border.  Under `truncate`
+    there is the first alone, and so fewer rows than the sequence is long.
     """
-    size, overlap = (length, 0) if policy == "whole" else map(int, policy.split(":")[1:])
-    if length <= size:
-        return [Window(0, length, 0, length)]
+    name, *numbers = policy.split(":")
+    size = int(numbers[0]) if numbers else length
+    if length <= size or name == "truncate":
+        return [Window(0, min(length, size), 0, min(length, size))]
+    overlap = int(numbers[1])
     starts = [*range(0, length - size, size - overlap), length - size]
     cuts = [0, *((before + size + after) // 2 for before, after in pairwise(starts)), length]
     return [Window(start, start + size, cuts[n], cuts[n + 1]) for n, start in enumerate(starts)]

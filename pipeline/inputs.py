@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from cache.commands import command_for
 from cache.console import note, say_notes
-from cache.errors import InputError, printable
+from cache.errors import CacheCorrupt, InputError, printable
+from cache.idtable import read_table
 from cache.reader import CacheReader
 from cache.recipe import choose_recipe
-from cache.records import OnBad
+from cache.records import UNITS, OnBad
 from cache.rowfile import IO
 from model.tokens import auto_window, parse_tokens, tokens_name
 from pipeline.config import TrainConfig
@@ -57,6 +58,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
 
     Raises:
         InputError: a pair has no embedding (with `on_bad="error"`), or there is nothing to train on.
+        CacheCorrupt: a sequence has other rows than its length and its recipe ask for.
     """
     dataset, found = load_dataset(options.cache_dir, options.on_bad)
     say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
@@ -67,6 +69,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
     )
     reader_a, reader_b = readers
     dataset = _embedded_only(options, _in_the_split(options, dataset), reader_a, reader_b)
+    _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
+    _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
     try:
         window = parse_tokens(options.config.tokens)
     except ValueError as error:
@@ -121,6 +125,22 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: C
         raise InputError(f"{options.cache_dir}: no pair has embeddings on both sides; run `embed run` first")
 
     return dataset.subset(keep)
+
+
+def _check_rows(cache_dir: Path, reader: CacheReader, keys: set[bytes]) -> None:
+    """Raise `CacheCorrupt` for rows that are not one a residue, or the first N under truncate:N; say what is cut."""
+    recipe = reader.recipe
+    unit = UNITS[recipe.modality]
+    lengths = {entry.key: entry.length for entry in read_table(cache_dir, recipe.modality).values()}
+    wrong = [key for key in keys if reader.length(key) != recipe.rows_of(lengths[key])]
+    if wrong:
+        raise CacheCorrupt(
+            f"{reader.folder}: record {key.hex()} has {reader.length(key)} rows, its sequence has {lengths[key]} "
+            f"{unit} and the recipe's long is {recipe.long}; whatever wrote it is wrong: embed into another --cache"
+            for key in wrong
+        )
+    if cut := sum(recipe.rows_of(lengths[key]) < lengths[key] for key in keys):
+        note(f"note: {recipe.folder_name}: {cut} of {len(keys)} sequences are cut, {recipe.long}")
 
 
 def _check_groups(dataset: Dataset, column: str | None) -> None:

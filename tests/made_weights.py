@@ -13,6 +13,8 @@ from torch import Tensor
 from cache import Record
 from embed.encoder import Encoder, Loading
 from embed.encoders import ENCODERS
+from embed.language import Published
+from embed.transformer import expected_shapes
 from embed.weights import weights_digest
 
 
@@ -30,10 +32,14 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generat
     return found
 
 
+def design_tensors(published: Published, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Random weights of a language model, in our own names, which every conversion leaves as they are."""
+    return random_tensors(expected_shapes(published.design), rng)
+
+
 def load(modality: str, name: str, weights: Path, batch_tokens: int = 16384, **recipe: object) -> Encoder:
     """The encoder over a file of weights."""
     info = ENCODERS[modality, name]
-    assert info.load is not None
     settled = dataclasses.replace(info.recipe(weights_digest(weights)), **recipe)  # type: ignore[arg-type]
     return info.load(Loading(settled, weights, batch_tokens=batch_tokens))
 

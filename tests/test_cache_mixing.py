@@ -11,8 +11,18 @@ from fault_operations import write_input
 from made_weights import random_tensors, rnabert_shapes
 from safetensors.torch import save_file
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, Recipe, key_of, list_recipes
+from cache import (
+    CacheCorrupt,
+    CacheReader,
+    CacheWriter,
+    Conflict,
+    Recipe,
+    choose_recipe,
+    key_of,
+    list_recipes,
+)
 from cache.commit import commit_paths, publish_commit, read_commit
+from cache.idtable import read_table
 from cache.recipe import write_recipe
 from embed.run import RunOptions, run
 
@@ -90,6 +100,8 @@ def test_one_changed_byte_of_the_weights_is_another_recipe(tmp_path: Path, rng: 
     ("change", "field"),
     [
         ({"dtype": "float32"}, "dtype: float32, not float16"),
+        ({"compute": "bfloat16"}, "compute: bfloat16, not float32"),
+        ({"long": "truncate"}, "long: truncate:440, not whole"),
         ({"long": "window"}, "long: window:440:220, not whole"),
         ({"options": {"attention": "padded-440"}}, "options: .*padded-440"),
     ],
@@ -106,3 +118,55 @@ def test_a_flag_that_changes_numbers_is_refused_where_the_cache_holds_others(
     new = run(dataclasses.replace(options, new_recipe=True, **change))  # type: ignore[arg-type]
     assert (new.embedded, new.already) == (1, 0)
     assert len(list_recipes(tmp_path / "cache", "rna")) == 2
+
+
+def test_another_layer_is_another_recipe_beside_the_first(tmp_path: Path, rng: np.random.Generator) -> None:
+    fasta, weights = write_input(tmp_path / "cache", 2), tmp_path / "made.safetensors"
+    save_file(random_tensors(rnabert_shapes(), rng), weights)
+    options = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, quiet=True)
+    assert run(options).embedded == 2
+    for layer in (5, 1):
+        done = run(dataclasses.replace(options, layer=layer))
+        assert (done.embedded, done.already) == (2, 0)
+    assert run(dataclasses.replace(options, layer=6)).already == 2, "the last, by its number"
+    found = [CacheReader(tmp_path / "cache", recipe) for recipe in list_recipes(tmp_path / "cache", "rna")]
+    assert {reader.recipe.layer for reader in found} == {None, "5", "1"}
+    assert len({reader[next(iter(found[0]))].tobytes() for reader in found}) == 3
+
+
+def test_no_two_ways_of_making_rows_share_any(tmp_path: Path, rng: np.random.Generator) -> None:
+    """A language model asked for in every way at once: each run computes, and finds its own rows afterwards."""
+    fasta, weights = tmp_path / "cache" / "rna.fasta", tmp_path / "made.safetensors"
+    fasta.parent.mkdir()
+    fasta.write_text(">x\n" + "ACGUU" * 100 + "\n")
+    save_file(random_tensors(rnabert_shapes(), rng), weights)
+    plain = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, long="window", new_recipe=True, quiet=True)
+    changes: tuple[dict[str, object], ...] = (
+        {}, {"layer": 3}, {"dtype": "float32"}, {"compute": "bfloat16"}, {"long": "truncate"},
+        {"compute": "bfloat16", "long": "truncate"},
+    )  # fmt: skip
+    asked = [dataclasses.replace(plain, **change) for change in changes]  # type: ignore[arg-type]
+    assert [run(options).embedded for options in asked] == [1] * len(asked)
+    assert [run(options).already for options in asked] == [1] * len(asked)
+    held = [CacheReader(tmp_path / "cache", recipe) for recipe in list_recipes(tmp_path / "cache", "rna")]
+    assert len(held) == len(asked)
+    assert sorted(reader.residues for reader in held) == [440] * 2 + [500] * (len(asked) - 2)
+    assert len({reader[next(iter(reader))].tobytes() for reader in held}) == len(held), "no two hold the same rows"
+
+
+def test_every_spelling_of_a_sequence_is_one_key_and_the_same_rows(tmp_path: Path, rng: np.random.Generator) -> None:
+    """T for U, lower case, a wrapped line: embedded once, by a language model, and read under every id."""
+    spelled = ("GGAUCACGNU", "GGATCACGNT", "ggaucacgnu", "ggatcacgnt", "GgAtCaCgNu", "GGAUC\nACGNU")
+    fasta, weights = tmp_path / "rna.fasta", tmp_path / "made.safetensors"
+    fasta.write_text("".join(f">s{n}\n{text}\n" for n, text in enumerate(spelled)))
+    save_file(random_tensors(rnabert_shapes(), rng), weights)
+    done = run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights, quiet=True))
+    assert (done.records, done.distinct, done.embedded) == (len(spelled), 1, 1)
+    assert len({entry.key for entry in read_table(tmp_path / "c", "rna").values()}) == 1
+    reader = CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna"))
+    rows = reader[key_of("rna", "GGAUCACGNU")].tobytes()
+    for n, text in enumerate(spelled):  # and each by itself
+        fasta.write_text(f">x\n{text}\n")
+        run(RunOptions("rna", fasta, tmp_path / str(n), "rnabert", weights, quiet=True))
+        alone = CacheReader(tmp_path / str(n), choose_recipe(tmp_path / str(n), "rna"))
+        assert {key: alone[key].tobytes() for key in alone} == {key_of("rna", "GGAUCACGNU"): rows}

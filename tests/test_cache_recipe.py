@@ -45,6 +45,10 @@ UNREADABLE: dict[str, tuple[dict[str, object], str]] = {
     "too large": ({"options": {"x": "y" * (1 << 20)}}, "a recipe of 10[0-9]{5} bytes, at most 1048576"),
     "no width": ({"dim": 0}, "dim, dtype or encoder out of range; nothing was written"),
     "name of a folder elsewhere": ({"encoder": "../x"}, "dim, dtype or encoder out of range"),
+    "truncate without a number": ({"long": "truncate"}, "long 'truncate' is not truncate:N; nothing was written"),
+    "truncate to nothing": ({"long": "truncate:0"}, "long 'truncate:0' is not truncate:N"),
+    "truncate to no number": ({"long": "truncate:1e3"}, "long 'truncate:1e3' is not truncate:N"),
+    "truncate as if it were a window": ({"long": "truncate:440:220"}, "is not truncate:N"),
     "option that is no text": ({"options": {"x": 1}}, "a text of the recipe is none"),
 }
 
@@ -56,6 +60,13 @@ def test_a_recipe_that_could_not_be_read_is_not_written(name: str, tmp_path: Pat
         write_recipe(tmp_path / "c", dataclasses.replace(recipe, **changed))  # type: ignore[arg-type]
     assert len(refused.value.lines) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("long", ["whole", "window:1022:511"])
+def test_a_record_has_a_row_a_residue_unless_the_recipe_cuts(long: str, recipe: Recipe) -> None:
+    assert [dataclasses.replace(recipe, long=long).rows_of(n) for n in (1, 1022, 1023, 9999)] == [1, 1022, 1023, 9999]
+    cut = dataclasses.replace(recipe, long="truncate:1022")
+    assert [cut.rows_of(n) for n in (1, 1022, 1023, 9999)] == [1, 1022, 1022, 1022]
 
 
 def test_what_is_written_is_read_again(tmp_path: Path, recipe: Recipe) -> None:

@@ -28,22 +28,12 @@ def of(published: Published) -> dict[str, tuple[int, ...]]:
     return expected_shapes(published.design._replace(letters=published.forms[0].alphabet.size))
 
 
-def gin() -> dict[str, tuple[int, ...]]:
-    """Mole-BERT's graph isomorphism network: five layers of an MLP 300 → 600 → 300, and Hu et al.'s embeddings."""
-    shapes: dict[str, tuple[int, ...]] = {"atoms": (120, 300), "chirality": (3, 300)}
-    for n in range(5):
-        shapes |= {f"{n}.up": (600, 300), f"{n}.up.bias": (600,), f"{n}.down": (300, 600), f"{n}.down.bias": (300,)}
-        shapes |= {f"{n}.bonds": (6, 300), f"{n}.directions": (3, 300), f"{n}.norm": (2, 300)}
-    return shapes
-
-
 SHAPES = {
     **{name: of(esm2.published(*size)) for name, size in esm2.SIZES.items()},
     **{name: of(rinalmo.published(*size)) for name, size in rinalmo.SIZES.items()},
     "rnafm": of(rnafm.published()),
     "rnabert": of(rnabert.published()),
-    "gnn-gcn": gnn.expected_shapes(300, 5),
-    "molebert": gin(),
+    **{name: gnn.expected_shapes(kind, gnn.DIM, gnn.LAYERS) for name, kind in gnn.CONVOLUTIONS.items()},
 }
 
 

@@ -139,9 +139,9 @@ def test_too_long_is_one_line_each_before_anything_is_written(program: Program, 
         assert done.returncode == 2
         assert done.stderr.splitlines() == [
             "error: a.fasta: 441 nucleotides, rnabert takes 440 (record x); "
-            "embed it in overlapping windows with --long window",
+            "embed it in overlapping windows with --long window, or its first 440 alone with --long truncate",
             "error: a.fasta: 4000 nucleotides, rnabert takes 440 (record y); "
-            "embed it in overlapping windows with --long window",
+            "embed it in overlapping windows with --long window, or its first 440 alone with --long truncate",
         ]
         assert not (tmp_path / "cache").exists()
     done = program(*command, "--long", "window", "--batch-tokens", "700")
@@ -203,7 +203,7 @@ BAD_FLAGS = {
     "--device meta": "--device meta",
     "--device hpu": "--device hpu",
     "--batch-tokens 0": "--batch-tokens",
-    "--long truncate": "'truncate' is not one of",
+    "--long shorten": "'shorten' is not one of",
 }
 
 

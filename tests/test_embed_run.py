@@ -187,7 +187,7 @@ def test_default_cache_is_the_dataset_or_named_after_the_input(tmp_path: Path) -
         ("rna", ("rinalmo-giga, the default for rna, needs its weights", "--weights PATH", "embed pull rinalmo-giga")),
         (
             "molecule",
-            ("molebert, the default for molecule, cannot be run by this version yet", "gnn-gcn --weights PATH"),
+            ("molebert, the default for molecule, needs its weights", "--weights PATH", "embed pull molebert"),
         ),
     ],
 )

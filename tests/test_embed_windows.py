@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,12 @@ def test_windows_cover_every_row_once_from_where_it_stands_furthest_inside(lengt
 
 def test_whole_and_short_sequences_are_one_window() -> None:
     assert windows(900, "whole") == windows(900, "window:900:100") == [(0, 900, 0, 900)]
+
+
+@pytest.mark.parametrize("length", [1, 899, 900, 901, 5000])
+def test_truncate_is_the_first_window_alone(length: int) -> None:
+    kept = min(length, 900)
+    assert windows(length, "truncate:900") == [(0, kept, 0, kept)]
 
 
 def test_budget_groups_keep_order_and_size() -> None:
