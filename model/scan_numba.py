@@ -91,34 +91,62 @@ def _forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, y, k
 
 
 @njit(error_model="numpy")
-def _rerun_state(a, before, steps, dt, du, bs, n, decay, states_before):
-    """One state of a tile through a chunk again: its decays, the states before each step, and the last state."""
-    now = before
+def _load_back(dy, u, delta, dd, column, channels, first, step, steps, scratch):
+    """A chunk's rows of one tile into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
+    dt, du, slope, to_input, to_delta = scratch[:5]
+    skipped, none = load(dd, column), spread(np.float32(0.0))
     for k in range(steps):
-        e = exp2(load(dt, k * WIDTH) * a)
-        store(decay, k * WIDTH, e)
-        store(states_before, k * WIDTH, now)
-        now = fma(e, now, load(du, k * WIDTH) * spread(bs[n * EVERY + k]))
-    return now
+        t, lane = (first + k * step) * channels + column, k * WIDTH
+        x, size, back = load(u, t), load(delta, t), load(dy, t)
+        store(dt, lane, size)
+        store(du, lane, size * x)
+        store(slope, lane, back)
+        store(to_input, lane, none)
+        store(to_delta, lane, none)
+        skipped = fma(back, x, skipped)
+    store(dd, column, skipped)
 
 
 @njit(error_model="numpy")
-def _back_state(a, last, g, steps, dt, du, dy, bs, cs, n, decay, states_before, to_input, to_delta, sums_b, sums_c):
-    """One state of a tile back through a chunk; returns the gradients of the state before the chunk and of A."""
-    now, da = last, spread(np.float32(0.0))
-    for k in range(steps - 1, -1, -1):
-        lane, own = k * WIDTH, (n * EVERY + k) * WIDTH
-        slope, before = load(dy, lane), load(states_before, lane)
-        store(sums_c, own, fma(slope, now, load(sums_c, own)))
-        g = fma(spread(cs[n * EVERY + k]), slope, g)  # of the state after this step
-        store(sums_b, own, fma(g, load(du, lane), load(sums_b, own)))
-        store(to_input, lane, fma(g, spread(bs[n * EVERY + k]), load(to_input, lane)))
-        g = g * load(decay, lane)  # of the state before it
-        through = g * before
-        store(to_delta, lane, fma(through, a, load(to_delta, lane)))
-        da = fma(through, load(dt, lane), da)
-        now = before
-    return g, da
+def _back_states(at, column, channels, states, steps, scratch, kept, chunk, g, da):
+    """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to."""
+    dt, du, slope, to_input, to_delta, decay, before, bs, cs, sums_b, sums_c = scratch
+    for n in range(states):
+        a, now = load(at, n * channels + column), load(kept, (chunk * channels + column) * states + n * WIDTH)
+        for k in range(steps):  # the chunk's states again
+            lane = k * WIDTH
+            e = exp2(load(dt, lane) * a)
+            store(decay, lane, e)
+            store(before, lane, now)
+            now = fma(e, now, load(du, lane) * spread(bs[n * EVERY + k]))
+        to_state, to_a = load(g, n * WIDTH), spread(np.float32(0.0))
+        for k in range(steps - 1, -1, -1):
+            lane, own = k * WIDTH, (n * EVERY + k) * WIDTH
+            dy, earlier = load(slope, lane), load(before, lane)
+            store(sums_c, own, fma(dy, now, load(sums_c, own)))
+            to_state = fma(spread(cs[n * EVERY + k]), dy, to_state)
+            store(sums_b, own, fma(to_state, load(du, lane), load(sums_b, own)))
+            store(to_input, lane, fma(to_state, spread(bs[n * EVERY + k]), load(to_input, lane)))
+            to_state = to_state * load(decay, lane)  # from here on of the state before this step
+            through = to_state * earlier
+            store(to_delta, lane, fma(through, a, load(to_delta, lane)))
+            to_a = fma(through, load(dt, lane), to_a)
+            now = earlier
+        store(g, n * WIDTH, to_state)
+        own = column * states + n * WIDTH
+        store(da, own, load(da, own) + to_a)
+
+
+@njit(error_model="numpy")
+def _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch):
+    """Rows of the gradients of u and Δ of one tile and chunk."""
+    dt, _, slope, to_input, to_delta = scratch[:5]
+    skip, ln2 = load(d, column), spread(np.float32(LN2))
+    for k in range(steps):
+        t, lane = (first + k * step) * channels + column, k * WIDTH
+        x, through = load(u, t), load(to_input, lane)
+        store(du, t, fma(skip, load(slope, lane), load(dt, lane) * through))
+        store(ddelta, t, fma(ln2, load(to_delta, lane), x * through))
 
 
 @njit(error_model="numpy")
@@ -134,18 +162,33 @@ def _backward(dy, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse,
     """Gradients; da (G, C/16, N, 16), dd (G, C), db and dc (blocks, T·N) are partial sums, added up by the caller."""
     channels, states = len(d), len(at) // len(d)
     blocks = -(-channels // BLOCK)
-    none = spread(np.float32(0.0))
     for task in prange(blocks * (len(groups) - 1)):
         block, group = task % blocks, task // blocks
         tiles = range(block * BLOCK, min((block + 1) * BLOCK, channels), WIDTH)
-        size_of, driven, slope = aligned(EVERY * WIDTH), aligned(EVERY * WIDTH), aligned(EVERY * WIDTH)
-        to_input, to_delta = aligned(EVERY * WIDTH), aligned(EVERY * WIDTH)
-        decay, before = aligned(EVERY * WIDTH), aligned(EVERY * WIDTH)
-        bs, cs = aligned(EVERY * states), aligned(EVERY * states)
-        sums_b, sums_c = aligned(EVERY * states * WIDTH), aligned(EVERY * states * WIDTH)
-        g = aligned(BLOCK * states)
+        tile, chunk_rows = EVERY * WIDTH, EVERY * states
+        bs, cs, sums_b, sums_c = (
+            aligned(chunk_rows),
+            aligned(chunk_rows),
+            aligned(chunk_rows * WIDTH),
+            aligned(chunk_rows * WIDTH),
+        )
+        scratch = (
+            aligned(tile),
+            aligned(tile),
+            aligned(tile),
+            aligned(tile),
+            aligned(tile),
+            aligned(tile),
+            aligned(tile),
+            bs,
+            cs,
+            sums_b,
+            sums_c,
+        )
+        held = aligned(BLOCK * states)
+        own_da, own_dd = da[group], dd[group]
         for s in range(groups[group], groups[group + 1]):
-            g[:] = np.float32(0.0)
+            held[:] = np.float32(0.0)
             length = offsets[s + 1] - offsets[s]
             for chunk in range((length - 1) // EVERY, -1, -1):
                 start = chunk * EVERY
@@ -157,37 +200,10 @@ def _backward(dy, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse,
                 sums_b[:] = np.float32(0.0)
                 sums_c[:] = np.float32(0.0)
                 for column in tiles:
-                    skipped = load(dd[group], column)
-                    for k in range(steps):
-                        t = (first + k * step) * channels + column
-                        x, size, back = load(u, t), load(delta, t), load(dy, t)
-                        store(size_of, k * WIDTH, size)
-                        store(driven, k * WIDTH, size * x)
-                        store(slope, k * WIDTH, back)
-                        store(to_input, k * WIDTH, none)
-                        store(to_delta, k * WIDTH, none)
-                        skipped = fma(back, x, skipped)
-                    store(dd[group], column, skipped)
-                    at_chunk = ((kept_offsets[s] + chunk) * channels + column) * states
-                    own = (column - block * BLOCK) * states
-                    for n in range(states):
-                        a = load(at, n * channels + column)
-                        last = _rerun_state(
-                            a, load(kept, at_chunk + n * WIDTH), steps, size_of, driven, bs, n, decay, before
-                        )
-                        to_state, to_a = _back_state(
-                            a, last, load(g, own + n * WIDTH), steps, size_of, driven, slope, bs, cs, n, decay, before,
-                            to_input, to_delta, sums_b, sums_c,
-                        )  # fmt: skip
-                        store(g, own + n * WIDTH, to_state)
-                        lane = column * states + n * WIDTH
-                        store(da[group], lane, load(da[group], lane) + to_a)
-                    skip, ln2 = load(d, column), spread(np.float32(LN2))
-                    for k in range(steps):
-                        t, lane = (first + k * step) * channels + column, k * WIDTH
-                        x, through = load(u, t), load(to_input, lane)
-                        store(du, t, fma(skip, load(slope, lane), load(size_of, lane) * through))
-                        store(ddelta, t, fma(ln2, load(to_delta, lane), x * through))
+                    g = held[(column - block * BLOCK) * states :]
+                    _load_back(dy, u, delta, own_dd, column, channels, first, step, steps, scratch)
+                    _back_states(at, column, channels, states, steps, scratch, kept, kept_offsets[s] + chunk, g, own_da)
+                    _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch)
                 _add_lanes(sums_b, db[block], first, step, steps, states)
                 _add_lanes(sums_c, dc[block], first, step, steps, states)
 
