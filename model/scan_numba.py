@@ -27,6 +27,8 @@ BLOCK = 128
 """Channels of a task: 512 bytes of a row at once, which the memory's prefetching wants."""
 EVERY = 32
 """Steps of a chunk: what backward keeps of one state, 2 · 32 registers, stays in the first-level cache."""
+TILE = (EVERY + 1) * WIDTH
+"""Floats from a tile of a chunk's rows to the next; one more step than needed, or all tiles would share cache sets."""
 GROUPS = 16
 """Groups of sequences: the most tasks a channel block is split into; constant, so that sums never depend on threads."""
 
@@ -59,8 +61,9 @@ def _forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, y, k
     blocks = -(-channels // BLOCK)
     for task in prange(blocks * (len(groups) - 1)):
         block, group = task % blocks, task // blocks
-        tiles = range(block * BLOCK, min((block + 1) * BLOCK, channels), WIDTH)
-        dt, du, out = aligned(EVERY * WIDTH), aligned(EVERY * WIDTH), aligned(EVERY * WIDTH)
+        left = block * BLOCK
+        tiles = min(BLOCK, channels - left) // WIDTH
+        dt, du, out = aligned(tiles * TILE), aligned(tiles * TILE), aligned(tiles * TILE)
         bs, cs = aligned(EVERY * states), aligned(EVERY * states)
         held = aligned(BLOCK * states)
         for s in range(groups[group], groups[group + 1]):
@@ -72,62 +75,76 @@ def _forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, y, k
                 first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
                 _turn(b, first, step, steps, states, bs)
                 _turn(c, first, step, steps, states, cs)
-                for column in tiles:
-                    h = held[(column - block * BLOCK) * states :]
-                    if len(kept):
-                        at_chunk = ((kept_offsets[s] + start // EVERY) * channels + column) * states
-                        for n in range(states):
-                            store(kept, at_chunk + n * WIDTH, load(h, n * WIDTH))
-                    skip = load(d, column)
-                    for k in range(steps):
-                        t = (first + k * step) * channels + column
-                        x, size = load(u, t), load(delta, t)
-                        store(dt, k * WIDTH, size)
-                        store(du, k * WIDTH, size * x)
-                        store(out, k * WIDTH, skip * x)
-                    _run_states(at, column, channels, states, steps, dt, du, bs, cs, h, out)
-                    for k in range(steps):
-                        store(y, (first + k * step) * channels + column, load(out, k * WIDTH))
+                for k in range(steps):
+                    t = (first + k * step) * channels + left
+                    for i in range(tiles):
+                        lane = i * TILE + k * WIDTH
+                        x, size = load(u, t + i * WIDTH), load(delta, t + i * WIDTH)
+                        store(dt, lane, size)
+                        store(du, lane, size * x)
+                        store(out, lane, load(d, left + i * WIDTH) * x)
+                if len(kept):
+                    at_chunk = ((kept_offsets[s] + start // EVERY) * channels + left) * states
+                    kept[at_chunk : at_chunk + tiles * WIDTH * states] = held[: tiles * WIDTH * states]
+                for i in range(tiles):
+                    _run_states(
+                        at,
+                        left + i * WIDTH,
+                        channels,
+                        states,
+                        steps,
+                        dt[i * TILE :],
+                        du[i * TILE :],
+                        bs,
+                        cs,
+                        held[i * WIDTH * states :],
+                        out[i * TILE :],
+                    )
+                for k in range(steps):
+                    t = (first + k * step) * channels + left
+                    for i in range(tiles):
+                        store(y, t + i * WIDTH, load(out, i * TILE + k * WIDTH))
 
 
 @njit(error_model="numpy")
-def _load_back(dy, u, delta, dd, column, channels, first, step, steps, scratch):
-    """A chunk's rows of one tile into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
+def _load_back(dy, u, delta, dd, left, tiles, channels, first, step, steps, scratch):
+    """A chunk's rows into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
     dt, du, slope, to_input, to_delta = scratch[:5]
-    skipped, none = load(dd, column), spread(np.float32(0.0))
+    none = spread(np.float32(0.0))
     for k in range(steps):
-        t, lane = (first + k * step) * channels + column, k * WIDTH
-        x, size, back = load(u, t), load(delta, t), load(dy, t)
-        store(dt, lane, size)
-        store(du, lane, size * x)
-        store(slope, lane, back)
-        store(to_input, lane, none)
-        store(to_delta, lane, none)
-        skipped = fma(back, x, skipped)
-    store(dd, column, skipped)
+        t = (first + k * step) * channels + left
+        for i in range(tiles):
+            lane, column = i * TILE + k * WIDTH, i * WIDTH
+            x, size, back = load(u, t + column), load(delta, t + column), load(dy, t + column)
+            store(dt, lane, size)
+            store(du, lane, size * x)
+            store(slope, lane, back)
+            store(to_input, lane, none)
+            store(to_delta, lane, none)
+            store(dd, left + column, fma(back, x, load(dd, left + column)))
 
 
 @njit(error_model="numpy")
-def _back_states(at, column, channels, states, steps, scratch, kept, chunk, g, da):
+def _back_states(at, column, tile, channels, states, steps, scratch, kept, chunk, g, da):
     """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to."""
     dt, du, slope, to_input, to_delta, decay, before, bs, cs, sums_b, sums_c = scratch
     for n in range(states):
         a, now = load(at, n * channels + column), load(kept, (chunk * channels + column) * states + n * WIDTH)
         for k in range(steps):  # the chunk's states again
-            lane = k * WIDTH
+            lane = tile + k * WIDTH
             e = exp2(load(dt, lane) * a)
-            store(decay, lane, e)
-            store(before, lane, now)
+            store(decay, k * WIDTH, e)
+            store(before, k * WIDTH, now)
             now = fma(e, now, load(du, lane) * spread(bs[n * EVERY + k]))
         to_state, to_a = load(g, n * WIDTH), spread(np.float32(0.0))
         for k in range(steps - 1, -1, -1):
-            lane, own = k * WIDTH, (n * EVERY + k) * WIDTH
-            dy, earlier = load(slope, lane), load(before, lane)
+            lane, own = tile + k * WIDTH, (n * EVERY + k) * WIDTH
+            dy, earlier = load(slope, lane), load(before, k * WIDTH)
             store(sums_c, own, fma(dy, now, load(sums_c, own)))
             to_state = fma(spread(cs[n * EVERY + k]), dy, to_state)
             store(sums_b, own, fma(to_state, load(du, lane), load(sums_b, own)))
             store(to_input, lane, fma(to_state, spread(bs[n * EVERY + k]), load(to_input, lane)))
-            to_state = to_state * load(decay, lane)  # from here on of the state before this step
+            to_state = to_state * load(decay, k * WIDTH)  # from here on of the state before this step
             through = to_state * earlier
             store(to_delta, lane, fma(through, a, load(to_delta, lane)))
             to_a = fma(through, load(dt, lane), to_a)
@@ -138,15 +155,17 @@ def _back_states(at, column, channels, states, steps, scratch, kept, chunk, g, d
 
 
 @njit(error_model="numpy")
-def _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch):
-    """Rows of the gradients of u and Δ of one tile and chunk."""
+def _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch):
+    """Rows of the gradients of u and Δ of one chunk."""
     dt, _, slope, to_input, to_delta = scratch[:5]
-    skip, ln2 = load(d, column), spread(np.float32(LN2))
+    ln2 = spread(np.float32(LN2))
     for k in range(steps):
-        t, lane = (first + k * step) * channels + column, k * WIDTH
-        x, through = load(u, t), load(to_input, lane)
-        store(du, t, fma(skip, load(slope, lane), load(dt, lane) * through))
-        store(ddelta, t, fma(ln2, load(to_delta, lane), x * through))
+        t = (first + k * step) * channels + left
+        for i in range(tiles):
+            lane, column = i * TILE + k * WIDTH, i * WIDTH
+            through = load(to_input, lane)
+            store(du, t + column, fma(load(d, left + column), load(slope, lane), load(dt, lane) * through))
+            store(ddelta, t + column, fma(ln2, load(to_delta, lane), load(u, t + column) * through))
 
 
 @njit(error_model="numpy")
@@ -164,27 +183,12 @@ def _backward(dy, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse,
     blocks = -(-channels // BLOCK)
     for task in prange(blocks * (len(groups) - 1)):
         block, group = task % blocks, task // blocks
-        tiles = range(block * BLOCK, min((block + 1) * BLOCK, channels), WIDTH)
-        tile, chunk_rows = EVERY * WIDTH, EVERY * states
-        bs, cs, sums_b, sums_c = (
-            aligned(chunk_rows),
-            aligned(chunk_rows),
-            aligned(chunk_rows * WIDTH),
-            aligned(chunk_rows * WIDTH),
-        )
-        scratch = (
-            aligned(tile),
-            aligned(tile),
-            aligned(tile),
-            aligned(tile),
-            aligned(tile),
-            aligned(tile),
-            aligned(tile),
-            bs,
-            cs,
-            sums_b,
-            sums_c,
-        )
+        left = block * BLOCK
+        tiles = min(BLOCK, channels - left) // WIDTH
+        rows, values = tiles * TILE, EVERY * states
+        bs, cs, sums_b, sums_c = aligned(values), aligned(values), aligned(values * WIDTH), aligned(values * WIDTH)
+        inputs = (aligned(rows), aligned(rows), aligned(rows), aligned(rows), aligned(rows))
+        scratch = (*inputs, aligned(TILE), aligned(TILE), bs, cs, sums_b, sums_c)
         held = aligned(BLOCK * states)
         own_da, own_dd = da[group], dd[group]
         for s in range(groups[group], groups[group + 1]):
@@ -199,11 +203,23 @@ def _backward(dy, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse,
                 _turn(c, first, step, steps, states, cs)
                 sums_b[:] = np.float32(0.0)
                 sums_c[:] = np.float32(0.0)
-                for column in tiles:
-                    g = held[(column - block * BLOCK) * states :]
-                    _load_back(dy, u, delta, own_dd, column, channels, first, step, steps, scratch)
-                    _back_states(at, column, channels, states, steps, scratch, kept, kept_offsets[s] + chunk, g, own_da)
-                    _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch)
+                _load_back(dy, u, delta, own_dd, left, tiles, channels, first, step, steps, scratch)
+                for i in range(tiles):
+                    g = held[i * WIDTH * states :]
+                    _back_states(
+                        at,
+                        left + i * WIDTH,
+                        i * TILE,
+                        channels,
+                        states,
+                        steps,
+                        scratch,
+                        kept,
+                        kept_offsets[s] + chunk,
+                        g,
+                        own_da,
+                    )
+                _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch)
                 _add_lanes(sums_b, db[block], first, step, steps, states)
                 _add_lanes(sums_c, dc[block], first, step, steps, states)
 
