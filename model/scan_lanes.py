@@ -4,6 +4,8 @@ LLVM vectorises a loop only after it has proved, or checks at run time, that no 
 scan have too many for that and fell back to one lane.  A `Lanes` value is LLVM's `<16 x float>`: one register with
 AVX-512, two with AVX2, four with NEON.  It lives in registers; `load` and `store` move it from and to a C-contiguous
 one-dimensional float32 array, at any alignment.
+
+Numba's cache on disk does not see what a kernel takes from here: after an edit of this file, touch the kernels' files.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ def spread(typing_context: Any, value: Any) -> Any:
 
 @intrinsic
 def fma(typing_context: Any, left: Any, right: Any, added: Any) -> Any:
-    """left · right + added, the product fused with the sum where the machine can."""
+    """One lane after the other left · right + added, the product fused with the sum where the machine can."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
