@@ -222,6 +222,18 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
         assert_close(found, expected[name], f"case {name}")
 
 
+def test_triton_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
+    if find_spec("triton") is None:
+        pytest.skip("triton is not installed (the extra `dev` has it on Linux)")
+    root = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root), "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    command = [sys.executable, str(root / "tests" / "triton_compile.py")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("\n") == 6 * 2 + 3 * 2  # six kernels for two types; three of them have two forms
+
+
 def test_auto_takes_the_fastest_backend_at_hand() -> None:
     assert default_backend(torch.device("cpu")) == "numba"
     assert default_backend(torch.device("cpu"), torch.float64) == "reference"
