@@ -120,7 +120,7 @@ def _gradients(dy, u, delta, a, b, c_rows, d, coming, going, first, steps, sign,
     chunk, block = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     c = tl.program_id(1) * W + tl.arange(0, W)
     at, t, in_time, inside = _tile(chunk, first, steps, sign, 0, C, L, W)
-    at_next, t_next, next_in_time, next_inside = _tile(chunk, first, steps, sign, 1, C, L, W)
+    at_next, _, _, next_inside = _tile(chunk, first, steps, sign, 1, C, L, W)
     at_last, t_last, last_in_time, last_inside = _tile(chunk, first, steps, sign, -1, C, L, W)
     slope_y = tl.load(dy + at, inside, 0.0).to(tl.float32)
     x = tl.load(u + at, inside, 0.0).to(tl.float32)
@@ -137,11 +137,11 @@ def _gradients(dy, u, delta, a, b, c_rows, d, coming, going, first, steps, sign,
         row_last = tl.load(b + t_last * N + n, last_in_time, 0.0).to(tl.float32)[:, None]
         read = tl.load(c_rows + t * N + n, in_time, 0.0).to(tl.float32)[:, None]
         driven = size_last * x_last * row_last
-        passed, before = tl.associative_scan(
+        _passed, before = tl.associative_scan(
             (tl.exp2(size_last * slope), driven), 0, _compose
         )  # states before each step
         before += tl.exp2(travelled * slope) * tl.load(coming + own, c < C, 0.0)[None, :]
-        passed, g = tl.associative_scan((tl.exp2(size_next * slope), read * slope_y), 0, _compose, reverse=True)
+        _passed, g = tl.associative_scan((tl.exp2(size_next * slope), read * slope_y), 0, _compose, reverse=True)
         g += tl.exp2(to_come * slope) * tl.load(going + own, c < C, 0.0)[None, :]  # of the state after each step
         kept = tl.exp2(size * slope) * before
         rows = (block * T + t) * N + n
