@@ -54,7 +54,7 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
         """X (T, M), offsets (S+1,) → (T, M); `reverse` runs convolution and scan from each sequence's end."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (T, C) each
-        u = F.silu(causal_conv(u, self.conv1d.weight[:, 0], self._conv_bias(), offsets, reverse))
+        u = F.silu(causal_conv(u, self.conv1d.weight[:, 0], self._conv_bias(), offsets, reverse, self.backend))
         low, B, C = torch.split(self.x_proj(u), [self.rank, self.d_state, self.d_state], dim=-1)
         delta = F.softplus(self.dt_proj(low))
         # The scan, Δ and A stay in the parameters' float32 whatever autocast does: states overflow half precision.

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.backends import choose_backend
+
 
 def causal_conv_reference(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
     """One `conv1d` a sequence, in plain torch: what the packed version is tested against.  (T, C) → (T, C)."""
@@ -26,8 +28,10 @@ def causal_conv_reference(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tens
     return torch.cat(outputs)
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
-    """The same for all sequences at once: W shifted products, masked where the window leaves the sequence.
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, reverse: bool = False, backend: str = "auto"
+) -> Tensor:
+    """The same for all sequences at once, differentiable in x, weight and bias.
 
     Args:
         x: (T, C).
@@ -35,17 +39,39 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, revers
         bias: (C,).
         offsets: (S+1,) int64 on the CPU.
         reverse: look ahead instead of back.
+        backend: as in `selective_scan`; `reference` here is W shifted products in plain torch, any type and device,
+            and so is `mamba_ssm`, which is about the scan.
+
+    Raises:
+        ValueError: the backend cannot take these tensors.
     """
-    tokens, width = len(x), weight.shape[1]
+    before, after = _neighbours(offsets)
+    chosen = choose_backend(x, backend)
+    if chosen == "numba":
+        from model.conv_numba import conv  # compiles, so only where it is used
+
+        return conv(x, weight, bias, *((after, before) if reverse else (before, after)), reverse)
+    if chosen == "triton":
+        from model.conv_triton import conv as conv_on_gpu
+
+        return conv_on_gpu(x, weight, bias, *((after, before) if reverse else (before, after)), reverse)
+    return _shifted_products(x, weight, bias, (after if reverse else before).to(x.device), reverse)
+
+
+def _neighbours(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """(T,) int64 each: how many tokens of its own sequence each token has before and after itself."""
     lengths = offsets.diff()
-    starts = torch.repeat_interleave(offsets[:-1], lengths)
-    position = torch.arange(tokens) - starts
-    if reverse:
-        position = torch.repeat_interleave(lengths, lengths) - 1 - position
-    position = position.to(x.device)
+    position = torch.arange(int(offsets[-1]))
+    before = position - torch.repeat_interleave(offsets[:-1], lengths)
+    return before, torch.repeat_interleave(offsets[1:], lengths) - 1 - position
+
+
+def _shifted_products(x: Tensor, weight: Tensor, bias: Tensor, before: Tensor, reverse: bool) -> Tensor:
+    """W shifted products, masked where the window leaves the sequence."""
+    width = weight.shape[1]
     y = x * weight[:, -1] + bias
     for shift in range(1, width):
-        inside = (position >= shift)[:, None]
+        inside = (before >= shift)[:, None]
         shifted = torch.roll(x, -shift if reverse else shift, 0)
         y = y + torch.where(inside, shifted, 0) * weight[:, -1 - shift]
     return y

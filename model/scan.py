@@ -21,6 +21,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from model.backends import choose_backend
+
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
 
 
@@ -44,25 +46,13 @@ def selective_scan(
         D: (C,).
         offsets: (S+1,) int64 on the CPU, from 0 to T, strictly increasing.
         reverse: scan each sequence from its end.
-        backend: `reference`, `numba` or `auto` (numba for float32 on the CPU, else reference).
+        backend: a name of `model.backends`; `auto` takes triton on CUDA, numba for float32 on the CPU, else reference.
 
     Raises:
         ValueError: a shape does not fit, a sequence is empty, or the backend cannot take these tensors.
     """
     _check(u, delta, A, B, C, D, offsets)
     return BACKENDS[choose_backend(u, backend)](u, delta, A, B, C, D, offsets, reverse)
-
-
-def choose_backend(u: Tensor, backend: str) -> str:
-    """The backend that `selective_scan` takes for a tensor like `u`."""
-    fits_numba = u.device.type == "cpu" and u.dtype == torch.float32
-    if backend == "auto":
-        return "numba" if fits_numba else "reference"
-    if backend not in BACKENDS:
-        raise ValueError(f"scan backend '{backend}' is not known; one of: auto, {', '.join(BACKENDS)}")
-    if backend == "numba" and not fits_numba:
-        raise ValueError(f"scan backend numba takes float32 on the CPU; got {u.dtype} on {u.device}; use reference")
-    return backend
 
 
 def scan_reference(
@@ -88,7 +78,28 @@ def _scan_numba(
     return scan(u, delta, A, B, C, D, offsets, reverse)
 
 
-BACKENDS: dict[str, Scan] = {"reference": scan_reference, "numba": _scan_numba}
+def _scan_triton(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
+) -> Tensor:
+    from model.scan_triton import scan
+
+    return scan(u, delta, A, B, C, D, offsets, reverse)
+
+
+def _scan_mamba_ssm(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
+) -> Tensor:
+    from model.scan_mamba_ssm import scan
+
+    return scan(u, delta, A, B, C, D, offsets, reverse)
+
+
+BACKENDS: dict[str, Scan] = {
+    "reference": scan_reference,
+    "numba": _scan_numba,
+    "triton": _scan_triton,
+    "mamba_ssm": _scan_mamba_ssm,
+}
 
 
 def check_offsets(offsets: Tensor, tokens: int) -> None:

@@ -129,7 +129,7 @@ def test_bad_shapes_and_backends_are_refused(rng: np.random.Generator) -> None:
     (u, delta, A, B, C, D), offsets = make(rng, [8], 2, 2)
     with pytest.raises(ValueError, match="B is"):
         selective_scan(u, delta, A, B[:, :1], C, D, offsets)
-    with pytest.raises(ValueError, match="one of: auto, reference, numba"):
+    with pytest.raises(ValueError, match="one of: auto, reference, numba, triton, mamba_ssm"):
         selective_scan(u, delta, A, B, C, D, offsets, backend="cuda")
     with pytest.raises(ValueError, match="numba takes float32"):
         selective_scan(u, delta, A, B, C, D, offsets, backend="numba")

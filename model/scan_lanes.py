@@ -1,0 +1,196 @@
+"""Sixteen float32 lanes as one Numba value: SIMD that does not hang on what LLVM's vectoriser finds out.
+
+LLVM vectorises a loop only after it has proved, or checks at run time, that no two arrays overlap; the kernels of the
+scan have too many for that and fell back to one lane.  A `Lanes` value is LLVM's `<16 x float>`: one register with
+AVX-512, two with AVX2, four with NEON.  It lives in registers; `load` and `store` move it from and to a C-contiguous
+one-dimensional float32 array, at any alignment.
+
+Numba's cache on disk does not see what a kernel takes from here: after an edit of this file, touch the kernels' files.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+WIDTH = 16
+"""Lanes of a value."""
+
+_FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+_INTS = ir.VectorType(ir.IntType(32), WIDTH)
+_CONTRACT = ("contract",)  # a product and a sum may become one fused step; nothing is reordered
+
+LOG2E = 1.4426950408889634
+LN2 = 0.6931471805599453
+SMALLEST = -126.0
+"""exp2 of less is not a normal float32; `exp2` gives 2^-126 there, which is nothing beside a state."""
+_FMULADD = f"llvm.fmuladd.v{WIDTH}f32"
+_ROUND = 12582912.0  # 1.5 · 2^23: a float32 added to it is rounded to an integer, held in its lowest bits
+_EXP2 = (  # fitted by weighted least squares until the error was level, highest power first
+    1.5353362e-4,
+    1.3398874e-3,
+    9.618437e-3,
+    5.5503324e-2,
+    0.24022648,
+    0.69314718,
+    1.0,
+)
+
+
+class LanesType(types.Type):
+    """Numba's type of a `<16 x float>`."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes16")
+
+
+LANES = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)
+
+
+def _constant(value: float) -> Any:
+    return ir.Constant(_FLOATS, [value] * WIDTH)
+
+
+def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    """Lanes of `array[index : index + 16]`; no bounds are checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_address(context, builder, signature.args[0], *arguments))
+        value.align = 4
+        return value
+
+    return LANES(array, types.intp), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, index: Any, lanes: Any) -> Any:
+    """Write lanes to `array[index : index + 16]`; no bounds are checked."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, index, lanes = arguments
+        builder.store(lanes, _address(context, builder, signature.args[0], array, index)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, LANES), generate
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(single, single, ir.Constant(_INTS, [0] * WIDTH))
+
+
+@intrinsic
+def spread(typing_context: Any, value: Any) -> Any:
+    """One float32 in every lane."""
+    return LANES(types.float32), lambda _context, builder, _signature, arguments: _splat(builder, arguments[0])
+
+
+@intrinsic
+def fma(typing_context: Any, left: Any, right: Any, added: Any) -> Any:
+    """One lane after the other left · right + added, the product fused with the sum where the machine can."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, _FMULADD), arguments)
+
+    return LANES(LANES, LANES, LANES), generate
+
+
+@intrinsic
+def total(typing_context: Any, lanes: Any) -> Any:
+    """Sum of the lanes, halves first: always in the same order."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        value, width = arguments[0], WIDTH
+        while width > 1:
+            width //= 2
+            mask = ir.VectorType(ir.IntType(32), width)
+            low, high = (
+                builder.shuffle_vector(value, value, ir.Constant(mask, list(range(first, first + width))))
+                for first in (0, width)
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(LANES), generate
+
+
+@intrinsic
+def exp2(typing_context: Any, lanes: Any) -> Any:
+    """2^x for x ≤ 127, within 1 ulp; below `SMALLEST` it is 2^-126; NaN stays NaN.
+
+    x = n + r with n whole and |r| ≤ 1/2; 2^r by the polynomial of degree 6 that is 1 at 0 and has the least relative
+    error on that interval (2e-9); 2^n by adding n to the exponent's bits.
+    """
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        fused = cgutils.get_or_insert_function(builder.module, kind, _FMULADD)
+        x = arguments[0]
+        x = builder.select(builder.fcmp_ordered("<", x, _constant(SMALLEST)), _constant(SMALLEST), x)
+        shifted = builder.fadd(x, _constant(_ROUND))
+        r = builder.fsub(x, builder.fsub(shifted, _constant(_ROUND)))
+        p = _constant(_EXP2[0])
+        for coefficient in _EXP2[1:]:
+            p = builder.call(fused, [p, r, _constant(coefficient)])
+        exponent = builder.shl(builder.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * WIDTH))
+        return builder.bitcast(builder.add(builder.bitcast(p, _INTS), exponent), _FLOATS)
+
+    return LANES(LANES), generate
+
+
+def _operation(emit: str) -> Any:
+    @intrinsic
+    def apply(typing_context: Any, left: Any, right: Any) -> Any:
+        def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            return getattr(builder, emit)(*arguments, flags=_CONTRACT)
+
+        return LANES(LANES, LANES), generate
+
+    return apply
+
+
+def _define(symbol: Callable[..., Any], emit: str) -> None:
+    apply = _operation(emit)
+
+    @overload(symbol, inline="never")
+    def choose(left: Any, right: Any) -> Any:
+        if isinstance(left, LanesType) and isinstance(right, LanesType):
+
+            def implement(left: Any, right: Any) -> Any:
+                return apply(left, right)
+
+            return implement
+        return None
+
+
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+
+
+@njit(error_model="numpy")
+def aligned(count):
+    """An uninitialised float32 array that starts at a multiple of 64 bytes: a register never spans two cache lines."""
+    raw = np.empty(count + WIDTH, np.float32)
+    first = (64 - raw.ctypes.data % 64) % 64 // 4
+    return raw[first : first + count]
