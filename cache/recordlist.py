@@ -141,9 +141,11 @@ class Distinct(Mapping[bytes, Record]):
         if len(keys.firsts) < len(given):
             given = given.take(keys.firsts)
             keys = Keys(given.keys)
-        self.records = given
-        """The values."""
-        self._keys = keys
+        self.records, self._keys = given, keys
+        self.digests = keys.digest
+        """(n, 32) the keys, uint8."""
+        self.lengths = given.lengths
+        """(n,) int64 rows of each."""
 
     def find(self, key: bytes) -> int:
         """Place of a key among the distinct ones, or `cache.keys.ABSENT`."""
