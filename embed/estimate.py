@@ -31,7 +31,7 @@ LONGEST_TIMED = 2048
 ENOUGH = 0.1
 """Seconds after which a measurement is taken as it is."""
 PATIENCE = 0.5
-"""Seconds that the few records of other encoders are timed for, at most."""
+"""Seconds that one length, or the few records of other encoders, are timed for; about."""
 FEW = 64
 
 
@@ -120,11 +120,14 @@ def _token_seconds(one: Transformer, design: Design, length: int, options: RunOp
     count = max(1, min(512, options.batch_tokens) // length)
     while True:
         ids = torch.zeros(count * length, dtype=torch.int64, device=options.device)
-        took = min(_seconds(one, ids, [length] * count) for _ in range(3))  # the first one only warms up
+        took = min(_seconds(one, ids, [length] * count) for _ in range(2))  # the first one only warms up
         if took >= ENOUGH or 2 * count * length > options.batch_tokens:
-            return took / (count * length)
-        count *= 2 if took > ENOUGH / 4 else 4
-        count = max(1, min(count, options.batch_tokens // length))
+            break
+        count = min(count * (2 if took > ENOUGH / 4 else 4), options.batch_tokens // length)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < PATIENCE:  # the least disturbed by what else the machine does
+        took = min(took, _seconds(one, ids, [length] * count))
+    return took / (count * length)
 
 
 def _seconds(one: Transformer, ids: Tensor, lengths: list[int]) -> float:
