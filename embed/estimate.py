@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LONGEST_TIMED = 2048
 """Tokens of a sequence; of longer ones the time is extended along the straight line."""
-ENOUGH = 0.1
+ENOUGH = 0.4
 """Seconds after which a measurement is taken as it is."""
 PATIENCE = 0.5
 """Seconds that one length, or the few records of other encoders, are timed for; about."""
@@ -123,7 +123,7 @@ def _token_seconds(one: Transformer, design: Design, length: int, options: RunOp
         took = min(_seconds(one, ids, [length] * count) for _ in range(2))  # the first one only warms up
         if took >= ENOUGH or 2 * count * length > options.batch_tokens:
             break
-        count = min(count * (2 if took > ENOUGH / 4 else 4), options.batch_tokens // length)
+        count = min(count * (2 if took > ENOUGH / 8 else 4), options.batch_tokens // length)
     begun = time.perf_counter()
     while time.perf_counter() - begun < PATIENCE:  # the least disturbed by what else the machine does
         took = min(took, _seconds(one, ids, [length] * count))
