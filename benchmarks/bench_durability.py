@@ -2,10 +2,14 @@
 
     python benchmarks/bench_durability.py [--json FILE] [--dim 1280] [--rates 1000 5000 20000] [--folder DIR]
 
-The writer works while the encoder waits, so its cost is what it adds to the time of a segment: a segment is what the
-encoder makes in 60 s, at most 256 MiB.  For each rate (residues/s) the same rows are written with everything on and
-with fsync and crc32c taken out (`off`), in turns A B B A; the cost is the difference of the medians over the time the
-encoder needs for the segment.  1,000 residues/s is about ESM-2 650M on two CPU cores, 20,000 one on a GPU.
+In line, the writer works while the encoder waits, so its cost is what it adds to the time of a segment: a segment is
+what the encoder makes in 60 s, at most 256 MiB.  For each rate (residues/s) the same rows are written with everything
+on and with fsync and crc32c taken out (`off`), in turns A B B A; the cost is the difference of the medians over the
+time the encoder needs for the segment.  1,000 residues/s is about ESM-2 650M on two CPU cores, 20,000 one on a GPU.
+
+`behind` is what `embed run` does: a thread writes.  Where a segment is full in seconds, an encoder that leaves the
+processor alone (it sleeps) makes three of them in real time, a batch at a time; the cost is what the run takes longer
+than the encoder, the last commit included, with everything on and with fsync and crc32c taken out.
 """
 
 from __future__ import annotations
@@ -24,9 +28,15 @@ from typing import Any
 import numpy as np
 
 from cache import CacheWriter, Recipe, fsio, key_of
+from cache.background import BackgroundWriter
 from cache.writer import SEGMENT_BYTES, SEGMENT_SECONDS
 
 LENGTH = 300
+BATCH = 54
+"""Records of an encoder's batch: about 16,384 residues."""
+SEGMENTS = 3
+REAL_TIME = 10.0
+"""Seconds of a segment up to which it is made in real time."""
 
 
 class _WithoutSync:
@@ -58,6 +68,32 @@ def write(folder: Path, records: list[tuple[bytes, np.ndarray]], dim: int) -> fl
     return time.perf_counter() - start
 
 
+def write_behind(folder: Path, records: list[tuple[bytes, np.ndarray]], dim: int, rate: int) -> float:
+    """What a run takes longer than its encoder, as a share."""
+    start, encoding = time.perf_counter(), 0.0
+    with BackgroundWriter(CacheWriter(folder, Recipe("protein", "bench", 1, dim))) as writer:
+        for at in range(0, len(records), BATCH):
+            begun = time.perf_counter()
+            time.sleep(len(records[at : at + BATCH]) * LENGTH / rate)
+            encoding += time.perf_counter() - begun
+            for key, rows in records[at : at + BATCH]:
+                writer.add(key, rows)
+    return (time.perf_counter() - start - encoding) / encoding
+
+
+def measure_behind(rate: int, records: list[tuple[bytes, np.ndarray]], dim: int, folder: Path) -> dict[str, float]:
+    many = [(key_of("protein", f"{key.hex()} {n}"), rows) for n in range(SEGMENTS) for key, rows in records]
+    cost: dict[str, list[float]] = {"behind": [], "behind_off": []}
+    for name in ("behind", "behind_off", "behind_off", "behind"):
+        with tempfile.TemporaryDirectory(dir=folder) as target:
+            if name == "behind":
+                cost[name].append(write_behind(Path(target), many, dim, rate))
+            else:
+                with durability_off():
+                    cost[name].append(write_behind(Path(target), many, dim, rate))
+    return {name: statistics.median(found) for name, found in cost.items()}
+
+
 def measure(rate: int, dim: int, repeats: int, folder: Path) -> dict[str, float]:
     residues = min(int(rate * SEGMENT_SECONDS), SEGMENT_BYTES // (2 * dim))
     rows = np.random.default_rng(0).standard_normal((LENGTH, dim)).astype(np.float16)
@@ -74,7 +110,8 @@ def measure(rate: int, dim: int, repeats: int, folder: Path) -> dict[str, float]
     full, off = (statistics.median(seconds[name]) for name in ("full", "off"))
     period = len(records) * LENGTH / rate
     cost, spread = (full - off) / period, (max(seconds["full"]) - min(seconds["full"])) / period
-    return {"full": full, "off": off, "period": period, "cost": cost, "spread": spread}
+    found = {"full": full, "off": off, "period": period, "cost": cost, "spread": spread}
+    return found | (measure_behind(rate, records, dim, folder) if period <= REAL_TIME else {})
 
 
 def main() -> None:
@@ -86,13 +123,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     arguments = parser.parse_args()
     found = {}
-    print("residues/s  segment of    full     off    cost of the run (spread of full)")
+    print("residues/s  segment of    full     off    cost in line (spread of full)   behind: full, off")
     for rate in arguments.rates:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             found[str(rate)] = took = measure(rate, arguments.dim, arguments.repeats, Path(folder))
         print(
             f"{rate:10}{took['period']:10.1f} s{took['full']:8.3f}{took['off']:8.3f}"
             f"{took['cost']:8.1%} (± {took['spread'] / 2:.1%})"
+            + (f"{took['behind']:20.1%},{took['behind_off']:6.1%}" if "behind" in took else "")
         )
     if arguments.json:
         arguments.json.write_text(json.dumps({"dim": arguments.dim, "rates": found}, indent=1))

@@ -19,7 +19,7 @@ from cache import fsio
 from cache.commit import H5, Commit, Store, is_committed
 from cache.damage import Damage, Names, named, recipe_name
 from cache.errors import CacheCorrupt, Conflict, InputError, RowsRefused, one_line
-from cache.index import prefixes
+from cache.keys import prefixes
 from cache.plainfile import PlainFile
 from cache.recipe import Recipe
 from cache.segment import ROWS, Segment

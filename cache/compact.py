@@ -21,8 +21,8 @@ from cache.checking import Seen, bad_records, copy_into, laid_down_like
 from cache.commit import Commit, Store, is_committed, live_commits, superseded_by
 from cache.damage import read_commits
 from cache.errors import CacheCorrupt
-from cache.index import prefixes
 from cache.inspection import require_cache
+from cache.keys import prefixes
 from cache.progress import byte_progress
 from cache.recipe import Recipe, read_recipe, recipe_folders
 from cache.records import MODALITIES

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cache.errors import Problem, printable
-from cache.records import AMBIGUOUS, CERTAIN, OnBad, Record, Records, normalise, record_of, settle
+from cache.records import AMBIGUOUS, CERTAIN, OnBad, Record, Records, key_of, normalise
+from cache.settling import settle
 from cache.textfile import read_lines
 
 _NOT_ALLOWED = {m: re.compile(f"[^{CERTAIN[m]}{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
 _UNKNOWN = {m: re.compile(f"[{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
-_NUCLEOTIDES = frozenset("ACGTUN")
+_PLAIN = {m: re.compile(f"[{CERTAIN[m]}]+") for m in CERTAIN}
+"""What is normal as it stands, and has nothing to be noted but perhaps that it is all nucleotides."""
+_NUCLEOTIDES_ONLY = "only A, C, G, T/U or N: a nucleotide sequence given as a protein?"
+_NUCLEOTIDES = re.compile("[ACGTUN]+")
 
 
 class _Raw(NamedTuple):
@@ -85,6 +89,11 @@ def _to_record(path: Path, modality: str, raw: _Raw, notes: Counter[str], proble
         odd = next(i for i, letter in enumerate(raw.sequence) if not letter.isascii())
         problems.append(Problem(path, raw.line, _letter_problem(modality, raw.sequence, odd), words[0]))
         return None
+    id_, sequence = words[0], raw.sequence
+    if _PLAIN[modality].fullmatch(sequence):
+        if modality == "protein" and _NUCLEOTIDES.fullmatch(sequence):
+            notes[_NUCLEOTIDES_ONLY] += 1
+        return Record(key_of(modality, sequence), id_, sequence, len(sequence))
     sequence = normalise(modality, raw.sequence)
     if match := _NOT_ALLOWED[modality].search(sequence):
         what = _letter_problem(modality, raw.sequence, match.start())
@@ -94,7 +103,7 @@ def _to_record(path: Path, modality: str, raw: _Raw, notes: Counter[str], proble
         problems.append(Problem(path, raw.line, "a sequence of '*' alone; remove the record", words[0]))
         return None
     _count(modality, raw.sequence, sequence, notes)
-    return record_of(modality, words[0], sequence)
+    return Record(key_of(modality, sequence), id_, sequence, len(sequence))
 
 
 def _letter_problem(modality: str, sequence: str, position: int) -> str:
@@ -114,12 +123,13 @@ def _letter_problem(modality: str, sequence: str, position: int) -> str:
 def _count(modality: str, given: str, sequence: str, notes: Counter[str]) -> None:
     """Count, by record, what `normalise` changed and which letters will be unknown to an encoder."""
     upper = given.upper()
-    notes["lower case, read as upper case"] += upper != given
-    notes["unknown or ambiguous letters, kept as unknown"] += _UNKNOWN[modality].search(sequence) is not None
-    if modality == "rna":
-        notes["T, read as U"] += "T" in upper
-    else:
-        notes["trailing '*', cut"] += upper.endswith("*")
-        notes["only A, C, G, T/U or N: a nucleotide sequence given as a protein?"] += set(sequence) <= _NUCLEOTIDES
-    for what in [what for what, times in notes.items() if not times]:
-        del notes[what]
+    if upper != given:
+        notes["lower case, read as upper case"] += 1
+    if _UNKNOWN[modality].search(sequence):
+        notes["unknown or ambiguous letters, kept as unknown"] += 1
+    if modality == "rna" and "T" in upper:
+        notes["T, read as U"] += 1
+    if modality == "protein" and upper.endswith("*"):
+        notes["trailing '*', cut"] += 1
+    if modality == "protein" and _NUCLEOTIDES.fullmatch(sequence):
+        notes[_NUCLEOTIDES_ONLY] += 1

@@ -42,17 +42,33 @@ class CompressorName(click.Choice[str]):
 
 def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--store` and `--compressor`: how a command that writes rows lays its segments down."""
-    store = click.option(
+    return _store_options(command, "zarr", "none", "")
+
+
+def followed_store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command that goes on as the cache's segments are where neither is given: both are None then."""
+    return _store_options(command, None, None, " Default: as the cache's segments are, {} for the first.")
+
+
+def _store_options(
+    command: Callable[..., Any], store: str | None, compressor: str | None, more: str
+) -> Callable[..., Any]:
+    names = click.Choice(["none", *get_args(Compressor)]) if compressor is None else CompressorName()
+    layout = click.option(
         "--store",
         type=click.Choice(get_args(Store)),
-        default="zarr",
-        show_default=True,
-        help="How segments are laid down. An h5 segment waits in memory until it is committed.",
+        default=store,
+        show_default=store is not None,
+        help="How segments are laid down. An h5 segment waits in memory until it is committed." + more.format("zarr"),
     )
-    compressor = click.option(
-        "--compressor", type=CompressorName(), default="none", show_default=True, help="For zarr: none or zstd."
+    codec = click.option(
+        "--compressor",
+        type=names,
+        default=compressor,
+        show_default=compressor is not None,
+        help="For zarr: none or zstd." + more.format("none"),
     )
-    return store(compressor(command))
+    return layout(codec(command))
 
 
 cache_option = click.option(

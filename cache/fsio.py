@@ -12,7 +12,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -143,8 +143,10 @@ def _nothing_written() -> NoReturn:
     raise OSError(errno.EIO, "nothing was written, and no error given")
 
 
-def publish(path: Path, data: bytes) -> bool:
+def publish(path: Path, data: bytes | Iterable[bytes]) -> bool:
     """Make `path` appear, whole and on disk, or not at all; False when the name is taken already.
+
+    `data` may come in pieces, so that a large file is never in memory.
 
     Temporary file, fsync, `link(2)`, which fails if the name exists, fsync of the folder.  Where there are no hard
     links the file is renamed: of two that take the same name in the same instant, the later one stays.
@@ -156,12 +158,13 @@ def publish(path: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes | Iterable[bytes]) -> Iterator[Path]:
     """A file beside `path` with `data` in it, on disk, that is gone at the end if it still has this name."""
     temporary = path.with_name(f".tmp-{new_name()}")
     try:
         with SyncedFile(temporary) as file:
-            file.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                file.write(piece)
         yield temporary
     except BaseException:
         with suppress(OSError):  # what went wrong first is what is to be said

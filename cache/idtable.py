@@ -7,13 +7,19 @@ the file's bytes, so the same records published twice are one file and a damaged
 from __future__ import annotations
 
 import hashlib
+import io
 import re
-from collections.abc import Iterable
+from array import array
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, printable
+from cache.idlist import IdList
+from cache.keys import ABSENT
 from cache.plainfile import read_bytes
 from cache.records import NORMALISER, Record
 from cache.trust import list_folder
@@ -21,6 +27,8 @@ from cache.trust import list_folder
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")
 _MAX_BYTES = 1 << 32
+_AT_ONCE = 1 << 20
+"""Bytes of lines that are written together."""
 
 
 class Entry(NamedTuple):
@@ -31,34 +39,105 @@ class Entry(NamedTuple):
     """Rows: nucleotides, residues or atoms."""
 
 
-def publish_table(cache_dir: Path, modality: str, records: Iterable[Record]) -> None:
+class Table(Mapping[str, Entry]):
+    """Id → `Entry`, in the order of the tables; a million of them take some 100 MB."""
+
+    def __init__(self) -> None:
+        self._ids, self._keys, self._lengths = IdList(), bytearray(), array("q")
+        self._repeated: set[int] = set()
+        """Places of ids that stand in an earlier table as well, with the same entry."""
+
+    def add(self, path: Path, data: bytes) -> None:
+        """Add what a file of the table says.
+
+        Raises:
+            CacheCorrupt: it is no table, or says of an id other than what was added before.
+        """
+        start = len(self._ids)
+        try:
+            self._parse(data)
+        except ValueError as error:
+            raise CacheCorrupt(f"{path}: {error}; not a table of records") from None
+        for place, first in self._ids.repeats():
+            if place >= start:
+                self._repeated.add(place)
+                if self._entry(place) != self._entry(first):
+                    id_ = printable(self._ids[place])
+                    raise CacheCorrupt(f"{path}: id '{id_}' has another sequence in another table; delete one")
+
+    def _parse(self, data: bytes) -> None:
+        lines = io.BytesIO(data)
+        if lines.readline() != _HEADER.encode() or not data.endswith(b"\n"):
+            raise ValueError("no header line, or no newline at the end")
+        for line in lines:
+            id_, key, length, _ = line.decode().split("\t")
+            digest, rows = bytes.fromhex(key), int(length)
+            if len(digest) != 32 or not 1 <= rows < 1 << 63:
+                raise ValueError("a key or length is out of range")
+            self._ids.append(id_)
+            self._keys += digest
+            self._lengths.append(rows)
+
+    def _entry(self, place: int) -> Entry:
+        return Entry(bytes(self._keys[32 * place : 32 * place + 32]), self._lengths[place])
+
+    def __getitem__(self, id_: str) -> Entry:
+        if (place := self._ids.find(id_)) == ABSENT:
+            raise KeyError(id_)
+        return self._entry(place)
+
+    def __iter__(self) -> Iterator[str]:
+        return (id_ for id_, _ in self.items())
+
+    def __len__(self) -> int:
+        return len(self._ids) - len(self._repeated)
+
+    def items(self) -> ItemsView[str, Entry]:
+        """Ids with their entries."""
+        return _Items(self)
+
+    def pairs(self) -> Iterator[tuple[str, Entry]]:
+        """The same, one after the other: nothing is looked up."""
+        places = (place for place in range(len(self._ids)) if place not in self._repeated)
+        return ((self._ids[place], self._entry(place)) for place in places)
+
+
+class _Items(ItemsView[str, Entry]):
+    _mapping: Table
+
+    def __iter__(self) -> Iterator[tuple[str, Entry]]:
+        return self._mapping.pairs()
+
+
+def publish_table(cache_dir: Path, modality: str, records: Sequence[Record]) -> None:
     """Add records to the cache's table, published like a commit; ids already there with the same key are left out.
 
     Raises:
         Conflict: an id already stands for another sequence in this cache.
     """
     new = new_rows(cache_dir, modality, records)
-    if new:
-        data = (_HEADER + "".join(new)).encode()
+    if new.any():
+        digest = hashlib.sha256()
+        for lines in _lines(records, new):
+            digest.update(lines)
         folder = cache_dir / "records"
         fsio.make_dirs(folder)
-        fsio.publish(folder / f"{modality}-{hashlib.sha256(data).hexdigest()[:32]}.tsv", data)
+        fsio.publish(folder / f"{modality}-{digest.hexdigest()[:32]}.tsv", _lines(records, new))
 
 
-def new_rows(cache_dir: Path, modality: str, records: Iterable[Record]) -> list[str]:
-    """The table's lines for those records that the cache does not list yet; nothing is written.
+def new_rows(cache_dir: Path, modality: str, records: Sequence[Record]) -> np.ndarray:
+    """Which of n records the cache does not list yet, (n,) bool; nothing is written.
 
     Raises:
         Conflict: an id already stands for another sequence in this cache.
     """
     known = read_table(cache_dir, modality)
-    new: list[str] = []
+    new = np.ones(len(records), bool)
     conflicts: list[str] = []
-    for record in records:
+    for place, record in enumerate(records) if known else ():
         entry = known.get(record.id)
-        if entry is None:
-            new.append(f"{record.id}\t{record.key.hex()}\t{record.length}\t{NORMALISER}\n")
-        elif entry.key != record.key:
+        new[place] = entry is None
+        if entry is not None and entry.key != record.key:
             conflicts.append(
                 f"{cache_dir}: {modality} id '{printable(record.id)}' already stands for another sequence here; "
                 "rename the record or use another --cache"
@@ -68,13 +147,26 @@ def new_rows(cache_dir: Path, modality: str, records: Iterable[Record]) -> list[
     return new
 
 
-def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
+def _lines(records: Sequence[Record], new: np.ndarray) -> Iterator[bytes]:
+    """A table of the records chosen by `new`, (n,) bool, in pieces."""
+    piece = bytearray(_HEADER.encode())
+    for place, record in enumerate(records):
+        if new[place]:
+            piece += f"{record.id}\t{record.key.hex()}\t{record.length}\t{NORMALISER}\n".encode()
+            if len(piece) >= _AT_ONCE:
+                yield bytes(piece)
+                piece.clear()
+    if piece:
+        yield bytes(piece)
+
+
+def read_table(cache_dir: Path, modality: str) -> Table:
     """Id → `Entry` over all published tables of a modality; empty when there is none.
 
     Raises:
         CacheCorrupt: a table's bytes are not what its name says, or two tables disagree on an id.
     """
-    entries: dict[str, Entry] = {}
+    table = Table()
     folder = cache_dir / "records"
     for name in (path.name for path in list_folder(folder)):
         match = _NAME.fullmatch(name)
@@ -83,23 +175,5 @@ def read_table(cache_dir: Path, modality: str) -> dict[str, Entry]:
         data = read_bytes(folder / name, _MAX_BYTES)
         if hashlib.sha256(data).hexdigest()[:32] != match[2]:
             raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
-        for id_, entry in _parse(folder / name, data):
-            if entries.setdefault(id_, entry) != entry:
-                raise CacheCorrupt(
-                    f"{folder / name}: id '{printable(id_)}' has another sequence in another table; delete one"
-                )
-    return entries
-
-
-def _parse(path: Path, data: bytes) -> list[tuple[str, Entry]]:
-    try:
-        header, *lines, end = data.decode().split("\n")
-        if header + "\n" != _HEADER or end:
-            raise ValueError("no header line, or no newline at the end")
-        cells = [line.split("\t") for line in lines]
-        found = [(id_, Entry(bytes.fromhex(key), int(length))) for id_, key, length, _ in cells]
-        if any(len(entry.key) != 32 or entry.length < 1 for _, entry in found):
-            raise ValueError("a key or length is out of range")
-    except ValueError as error:
-        raise CacheCorrupt(f"{path}: {error}; not a table of records") from None
-    return found
+        table.add(folder / name, data)
+    return table

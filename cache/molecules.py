@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from cache.errors import InputError, Problem, printable
 from cache.rdkit_child import Answer, RdkitChild, canonical
-from cache.records import OnBad, Record, Records, record_of, settle
+from cache.records import OnBad, Record, Records, record_of
+from cache.settling import settle
 from cache.textfile import Line, read_lines
 
 MAX_SMILES = 2000

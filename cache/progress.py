@@ -24,6 +24,15 @@ def hidden(quiet: bool) -> bool | None:
 
 
 @contextmanager
+def residue_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A bar over `total` residues, with residues a second and the time left; called like that of `byte_progress`."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="res", unit_scale=True, disable=hidden(quiet)) as bar:
+        yield bar.update
+
+
+@contextmanager
 def byte_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
     """A bar over `total` bytes; what it yields is called with the bytes done since the last call."""
     from tqdm import tqdm

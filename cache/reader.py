@@ -14,7 +14,8 @@ import numpy as np
 
 from cache.commit import Commit, commit_paths, live_commits, read_commit
 from cache.errors import CacheCorrupt
-from cache.index import ABSENT, KeyIndex
+from cache.index import KeyIndex
+from cache.keys import ABSENT
 from cache.recipe import Recipe
 from cache.rowfile import IO
 from cache.segment import Segment
@@ -103,7 +104,13 @@ class CacheReader:
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """Those of `keys` that the cache does not hold, in their order."""
         asked = list(keys)
-        return [asked[n] for n in np.flatnonzero(self._index.find_many(asked) == ABSENT) if not self._present(False)]
+        return [asked[n] for n in np.flatnonzero(self.absent(asked)).tolist()]
+
+    def absent(self, keys: Sequence[bytes] | np.ndarray) -> np.ndarray:
+        """(m,) bool: which of m keys the cache does not hold; the keys as a sequence, or as (m, 32) uint8."""
+        absent = self._index.find_many(keys) == ABSENT
+        self._present(not absent.any())
+        return np.asarray(absent)
 
     def gather(self, keys: Sequence[bytes], out: np.ndarray | None = None) -> Packed:
         """Rows of many keys, one after the other: each byte copied once, by several threads.

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cache.errors import InputError, Problem, printable
+
+if TYPE_CHECKING:
+    from cache.recordlist import Distinct
 
 NORMALISER = 1
 """Version of `normalise`; it is part of the `records/` table and of every recipe."""
@@ -53,18 +56,18 @@ class Records(NamedTuple):
     """What a file held: its good records in file order, and everything that was changed or left out, counted."""
 
     modality: str
-    records: list[Record]
+    records: Sequence[Record]
+    """A `RecordList` where a file was read: a million records are never in memory together."""
     notes: Counter[str]
     """What was normalised or merged → how often."""
     skipped: list[Problem]
     """Bad records, left out under `--on-bad skip`."""
 
-    def distinct(self) -> dict[bytes, Record]:
+    def distinct(self) -> Distinct:
         """Key → the first record of each distinct sequence, in file order."""
-        found: dict[bytes, Record] = {}
-        for record in self.records:
-            found.setdefault(record.key, record)
-        return found
+        from cache.recordlist import Distinct
+
+        return Distinct(self.records)
 
 
 def key_of(modality: str, sequence: str) -> bytes:
@@ -113,49 +116,3 @@ def read_records(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
     from cache.fasta import read_fasta
 
     return read_fasta(path, modality, on_bad)
-
-
-def settle(
-    path: Path,
-    modality: str,
-    found: Iterable[tuple[int, Record]],
-    notes: Counter[str],
-    problems: list[Problem],
-    on_bad: OnBad,
-) -> Records:
-    """The records of a file from `(line, record)`: repeated ids merged or refused, all errors reported together.
-
-    Equal ids with equal sequences are merged with a note; an id with two sequences is an error naming both lines.
-
-    Args:
-        path: the file, for messages.
-        modality: of the records.
-        found: the good records; reading on may add to `notes` and `problems`.
-        notes: what was normalised, counted.
-        problems: the bad records.
-        on_bad: `error` raises if there are problems, `skip` returns them.
-    """
-    seen: dict[str, tuple[int, bytes]] = {}
-    ambiguous: set[str] = set()
-    records: list[Record] = []
-    for line, record in found:
-        first = seen.setdefault(record.id, (line, record.key))
-        if first[0] == line:
-            records.append(record)
-        elif first[1] == record.key:
-            notes["repeated id with the same sequence, kept once"] += 1
-        else:
-            ambiguous.add(record.id)
-            what = f"this id stands on line {first[0]} with another sequence; rename one of the two"
-            problems.append(Problem(path, line, what, record.id))
-    if problems and on_bad == "error":
-        raise InputError(map(str, sorted(problems, key=lambda problem: problem.line)))
-    problems += [
-        Problem(path, seen[i][0], "this id has another sequence further down; rename one", i) for i in ambiguous
-    ]
-    kept = [record for record in records if record.id not in ambiguous]
-    if not kept:
-        bad = f", {len(problems)} bad ones were left out" if problems else ""
-        form = "SMILES, CSV or SDF file of one or more molecules" if modality == "molecule" else "FASTA file"
-        raise InputError(f"{path}: holds no records{bad}; a {form} is expected")
-    return Records(modality, kept, notes, sorted(problems, key=lambda problem: problem.line))

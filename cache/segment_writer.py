@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -63,14 +64,16 @@ class SegmentWriter:
         """Bytes of rows so far, as they are uncompressed."""
         return 0 if self._body is None else self._body.row_bytes
 
-    def add(self, key: bytes, rows: np.ndarray) -> None:
-        """Append one record; `rows` is C-contiguous, shape (L, D), in the recipe's storage dtype."""
+    def add(self, records: Sequence[tuple[bytes, np.ndarray]]) -> None:
+        """Append records, in one write; rows are C-contiguous, shape (L, D), in the recipe's storage dtype."""
         assert self._body is not None
-        data = rows.reshape(-1).view(np.uint8)
-        self._crcs.append(fsio.crc32c(data))
-        self._body.add(data)
-        self.keys.append(key)
-        self._offsets.append(self._offsets[-1] + rows.shape[0])
+        parts = [rows.reshape(-1).view(np.uint8) for _, rows in records]
+        crcs = [fsio.crc32c(part) for part in parts]
+        self._body.add(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        self._crcs += crcs
+        for key, rows in records:
+            self.keys.append(key)
+            self._offsets.append(self._offsets[-1] + rows.shape[0])
 
     def close(self) -> Commit:
         """Finish and sync every file, then every folder bottom-up, then `segments/`; what to publish."""

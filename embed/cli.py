@@ -10,12 +10,13 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone
-from cache.flags import ByteSize, on_bad_option, store_options
+from cache.flags import ByteSize, dry_run_option, followed_store_options, on_bad_option
 from cache.records import MODALITIES, UNITS
 from embed.cli_weights import models_command, pull_command
 from embed.encoder import BATCH_TOKENS
 
 if TYPE_CHECKING:
+    from embed.plan import RunOptions
     from embed.run import RunSummary
 
 
@@ -106,7 +107,8 @@ def embed() -> None:
     show_default=True,
     help="Rows after which a segment is committed; also every 60 s and at SIGTERM.",
 )
-@store_options
+@followed_store_options
+@dry_run_option
 @click.option(
     "--ack-fd",
     type=click.IntRange(0, 1 << 20),
@@ -115,7 +117,9 @@ def embed() -> None:
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any) -> None:
+def run_command(
+    as_json: bool, dry_run: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any
+) -> None:
     """Embed every distinct sequence or molecule of a file that the cache does not hold yet."""
     from embed.plan import RunOptions, default_cache
     from embed.run import run
@@ -124,6 +128,9 @@ def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str,
     if len(switches) < len(set(options)):
         raise InputError("--option: one switch is given two values; give it once")
     asked_for = RunOptions(cache_dir=cache_dir or default_cache(asked["input"]), options=switches, **asked)
+    if dry_run:
+        _plan_only(asked_for, as_json)
+        return
     done = run(asked_for)
     if as_json:
         click.echo(json.dumps(done._asdict()))
@@ -135,14 +142,30 @@ def run_command(as_json: bool, cache_dir: Path | None, options: tuple[tuple[str,
         )
 
 
+def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
+    from embed import dryrun
+
+    found = dryrun.dry_run(asked_for)
+    click.echo(json.dumps(found._asdict()) if as_json else dryrun.in_lines(found, asked_for.modality))
+    dryrun.warn(found)
+
+
 def _in_words(done: RunSummary, unit: str) -> str:
     noun = "record" if done.records == 1 else "records"
     kind = "molecules" if unit == UNITS["molecule"] else "sequences"
     read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
+    special = [
+        f"layer {done.layer}" if done.layer else "",
+        done.compute if done.compute != "float32" else "",
+        done.long if done.long != "whole" else "",
+    ]
+    recipe = ", ".join([done.recipe, *filter(None, special)])
     if done.embedded:
         before = f", {done.already} were there" if done.already else ""
-        return f"{read}: embedded {done.embedded}{before} → {done.cache} ({done.recipe})"
-    return f"{read}: nothing to embed, {done.already} are in {done.cache} ({done.recipe})"
+        pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"
+        pace += f", {done.residues_embedded / max(done.seconds, 1e-3):.0f} a second"
+        return f"{read}: embedded {done.embedded}{before} → {done.cache} ({recipe}); {pace}"
+    return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
 
 
 embed.add_command(models_command)

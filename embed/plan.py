@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from cache.background import WRITE_AHEAD
 from cache.commit import Store
 from cache.errors import InputError, printable
 from cache.reader import CacheReader
 from cache.recipe import Recipe, StorageType, held_like, refuse_other
-from cache.records import UNITS, OnBad, Record, Records
+from cache.recordlist import Distinct, RecordList
+from cache.records import UNITS, OnBad, Records
 from cache.writer import SEGMENT_BYTES
 from cache.zarrfile import Compressor
 from embed.encoder import BATCH_TOKENS, EncoderInfo
 from embed.weights import weights_digest
+
+_RECORD_BYTES = 8 + 32 + 4
+"""Of a segment's offsets, digest and crc32c."""
+_TABLE_BYTES = 100
+"""Of a record in the table of ids, about: key, length and an id."""
+_SEGMENT_FILES = 9 * 4096
+"""Of the small files of a segment, as blocks of a disk."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +58,56 @@ class RunOptions:
     new_recipe: bool = False
     """Start another recipe although the cache holds one of this encoder."""
     segment_bytes: int = SEGMENT_BYTES
-    store: Store = "zarr"
-    """How segments are laid down; readers need no word of it."""
-    compressor: Compressor | None = None
+    store: Store | None = None
+    """How segments are laid down; readers need no word of it.  None, and no compressor: as the cache's are."""
+    compressor: Compressor | Literal["none"] | None = None
     """Of Zarr segments."""
     ack_fd: int | None = None
     """Descriptor that is told the keys of what is committed, one a line in hex."""
+    write_ahead: int = WRITE_AHEAD
+    """Bytes of rows that may wait for the disk; 0: each record is written before the next is taken."""
     quiet: bool = False
 
 
-class Plan(NamedTuple):
-    """The distinct sequences of the input, and which of them the cache lacks."""
+class Layout(NamedTuple):
+    """How segments are laid down."""
 
-    distinct: dict[bytes, Record]
-    pending: list[Record]
+    store: Store
+    compressor: Compressor | None
+
+
+class Plan(NamedTuple):
+    """The distinct sequences of the input, and which of them the cache lacks; n of them, in arrays."""
+
+    distinct: Distinct
+    places: np.ndarray
+    """(p,) places among the distinct ones of those that the cache lacks, rising: the order of the file."""
+    layout: Layout
+
+    @property
+    def pending(self) -> RecordList:
+        """The p records that the cache lacks."""
+        return self.distinct.records.take(self.places)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(p,) residues, nucleotides or atoms of each of them."""
+        return np.asarray(self.distinct.lengths[self.places])
+
+    @property
+    def residues(self) -> int:
+        """Of all distinct sequences."""
+        return int(self.distinct.lengths.sum())
+
+    def bytes(self, recipe: Recipe, segment_bytes: int, records: int) -> int:
+        """About what a run adds to the disk, uncompressed: rows, what finds them, and a table of `records` ids."""
+        rows = (
+            int(np.minimum(self.lengths, recipe.rows_of(sys.maxsize)).sum())
+            * recipe.dim
+            * np.dtype(recipe.dtype).itemsize
+        )
+        segments = -(-rows // segment_bytes)
+        return rows + len(self.places) * _RECORD_BYTES + segments * _SEGMENT_FILES + records * _TABLE_BYTES
 
 
 def default_cache(input_file: Path) -> Path:
@@ -70,25 +118,41 @@ def default_cache(input_file: Path) -> Path:
     return Path("cache") / (stem or "embeddings")
 
 
-def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
+def existing_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def asked_layout(options: RunOptions) -> Layout:
+    """The layout that flags ask for; a Zarr group, uncompressed, where they say nothing."""
+    return Layout(options.store or "zarr", None if options.compressor == "none" else options.compressor)
+
+
+def settle_recipe(options: RunOptions, info: EncoderInfo, weights: str | None = None) -> Recipe:
     """The recipe to write: the cache's own of this encoder, weights and layer where it holds one, else the encoder's.
+
+    Args:
+        options: what was asked for.
+        info: the encoder.
+        weights: digest to take for that of the weights where none are named.
 
     Raises:
         InputError: the weights cannot be read, or the encoder has no such option.
         Conflict: the cache's differs in a field, which is named.
     """
-    asked = info.recipe(
-        None if options.weights is None else weights_digest(options.weights, options.quiet), options.layer
-    )
+    digest = weights if options.weights is None else weights_digest(options.weights, options.quiet)
+    asked = info.recipe(digest, options.layer)
     same = held_like(options.cache_dir, asked, "weights", "layer")
     base = same[0] if len(same) == 1 else asked
     held = base.long if base.long in info.policies() else asked.long
+    if options.new_recipe:
+        compute = info.compute(options.compute or base.compute, (), options.device)
+    else:
+        compute = info.compute(options.compute, same, options.device)
     asked = dataclasses.replace(
         asked,
         dtype=options.dtype or base.dtype,
-        compute=info.compute(options.compute, same, options.device)
-        if not options.new_recipe
-        else info.compute(options.compute or base.compute, (), options.device),
+        compute=compute,
         long=held if options.long is None else info.policy(options.long),
         options=info.settled_options(options.options, base.options),
     )
@@ -99,20 +163,22 @@ def settle_recipe(options: RunOptions, info: EncoderInfo) -> Recipe:
             in same
         )
         fix = "start another recipe with --new-recipe"
-        fix = (
-            f"leave the flag out to follow it, or {fix}"
-            if by_flags and options.long not in ("window", "truncate")
-            else fix
-        )
+        if by_flags and options.long not in ("window", "truncate"):
+            fix = f"leave the flag out to follow it, or {fix}"
         refuse_other(options.cache_dir, asked, same, "run", fix)
     return asked
 
 
-def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: list[Record]) -> None:
+def beyond_limit(info: EncoderInfo, lengths: np.ndarray) -> np.ndarray:
+    """Places of those of these lengths that are beyond the encoder's limit, (m,)."""
+    return np.flatnonzero(lengths > info.limit) if info.limit is not None else np.empty(0, np.int64)
+
+
+def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> None:
     """Raise `InputError`, one line a record, where the encoder does not take a pending sequence whole."""
-    if recipe.long != "whole" or info.limit is None or options.long == "whole":
+    if not refuses_long(options, info, recipe):
         return
-    too_long = [record for record in pending if record.length > info.limit]
+    too_long = pending.take(beyond_limit(info, pending.lengths))
     if not too_long:
         return
     ways = "embed it in overlapping windows with --long window"
@@ -127,8 +193,16 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pend
     )
 
 
-def make_plan(cache_dir: Path, recipe: Recipe, records: Records) -> Plan:
-    """Which distinct sequences the cache lacks, in file order."""
-    distinct = records.distinct()
-    missing = CacheReader(cache_dir, recipe).missing(distinct)
-    return Plan(distinct, [distinct[key] for key in missing])
+def refuses_long(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> bool:
+    """Whether a sequence beyond the encoder's limit stops the run."""
+    return recipe.long == "whole" and info.limit is not None and options.long != "whole"
+
+
+def make_plan(options: RunOptions, recipe: Recipe, records: Records) -> Plan:
+    """Which distinct sequences the cache lacks, in file order, and how they are to be laid down."""
+    distinct, reader = records.distinct(), CacheReader(options.cache_dir, recipe)
+    layout = asked_layout(options)
+    held = {segment.stored_as for segment in reader.segments}
+    if options.store is None and options.compressor is None and len(held) == 1:
+        layout = Layout(*held.pop())
+    return Plan(distinct, np.flatnonzero(reader.absent(distinct.digests)), layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,7 @@ def import_dataset(options: ImportOptions) -> str:
     return f"{len(found.pairs)} pairs{labels}, {found.task}; {counts} → {options.cache_dir}"
 
 
-def _merge_sides(options: ImportOptions, a: Records, b: Records) -> dict[str, list[Record]]:
+def _merge_sides(options: ImportOptions, a: Records, b: Records) -> dict[str, Sequence[Record]]:
     """Modality → records; two sides of one modality share one list, in which an id has one sequence."""
     if a.modality != b.modality:
         return {a.modality: a.records, b.modality: b.records}

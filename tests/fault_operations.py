@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cache import CacheCorrupt, CacheReader, CacheWriter, Record, list_recipes, marker, read_records, record_of
+from cache.background import WRITE_AHEAD
 from cache.collect import collect
 from cache.commit import Store
 from cache.compact import compact
@@ -49,6 +50,8 @@ class Operation(NamedTuple):
     """The start is damaged on purpose, and the cache need not be clean before the work is done."""
     check: Callable[[Path], None] = lambda _cache: None
     """What else must hold after a kill."""
+    in_flight: int = IN_A_SEGMENT
+    """Records that a kill may cost at most: those of the open segment, and those that wait for it."""
 
 
 def write_input(cache: Path, count: int = len(SEQUENCES)) -> Path:
@@ -63,8 +66,7 @@ def records() -> list[Record]:
 
 
 def embed_run(cache: Path, ack_fd: int | None = None) -> None:
-    options = RunOptions("rna", cache.parent / "in.fasta", cache, "profile", segment_bytes=SEGMENT_BYTES, quiet=True)
-    run(RunOptions(**{**vars(options), "ack_fd": ack_fd}))
+    in_store("zarr")(cache, ack_fd)
 
 
 def run_half(cache: Path) -> None:
@@ -112,11 +114,12 @@ def outputs_are_whole(cache: Path) -> None:
         assert path.with_name(path.name + ".mapping.tsv").exists()
 
 
-def in_store(store: Store, compressor: Compressor | None = None) -> Callable[[Path, int | None], None]:
-    """`embed run` into another store."""
+def in_store(store: Store, compressor: Compressor | None = None, ahead: int = 0) -> Callable[[Path, int | None], None]:
+    """`embed run` into a store; each record is written before the next is encoded, or `ahead` bytes may wait."""
 
     def work(cache: Path, ack_fd: int | None = None) -> None:
         options = {"segment_bytes": SEGMENT_BYTES, "store": store, "compressor": compressor, "ack_fd": ack_fd}
+        options["write_ahead"] = ahead
         run(RunOptions("rna", cache.parent / "in.fasta", cache, "profile", quiet=True, **options))
 
     return work
@@ -185,6 +188,7 @@ def nothing_superseded(cache: Path) -> None:
 
 OPERATIONS: dict[str, Operation] = {
     "run": Operation(input_only, embed_run),
+    "run ahead": Operation(input_only, in_store("zarr", ahead=WRITE_AHEAD), in_flight=len(SEQUENCES)),
     "run h5": Operation(input_only, in_store("h5")),
     "run zstd": Operation(input_only, in_store("zarr", "zstd")),
     "resume": Operation(run_half, embed_run),

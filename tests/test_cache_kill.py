@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from fault_operations import (
-    IN_A_SEGMENT,
     OPERATIONS,
     SEQUENCES,
     Contents,
@@ -124,7 +123,9 @@ def test_killed_at_every_operation(zygote: Zygote, scene: Scene) -> None:
                 break
             kinds[done.kind + (" midway" if midway else "")] += 1
             again = finish(scene, cache)
-            assert done.encoded + again <= len(SEQUENCES) + IN_A_SEGMENT, "more than the segment in flight"
+            assert done.encoded + again <= len(SEQUENCES) + OPERATIONS[scene.name].in_flight, (
+                "more than what was in flight"
+            )
             shutil.rmtree(scene.room / "cut")
             if done.kind != "write":
                 break
@@ -145,7 +146,7 @@ def test_killed_again_while_it_recovers(zygote: Zygote, scene: Scene, rng: np.ra
         encoded = 0
         for n in rng.integers(1, total + 1, 2).tolist():
             encoded += kill_and_check(zygote, scene, cache, (n, bool(rng.integers(2)))).encoded
-        assert encoded + finish(scene, cache) <= len(SEQUENCES) + 2 * IN_A_SEGMENT
+        assert encoded + finish(scene, cache) <= len(SEQUENCES) + 2 * OPERATIONS[scene.name].in_flight
         shutil.rmtree(scene.room / "cut")
 
 

@@ -113,20 +113,20 @@ def ack_before_sync(log: list[Op]) -> list[Op]:
     return found
 
 
-def in_place(path: Path, data: bytes) -> bool:
+def in_place(path: Path, data: bytes | Iterable[bytes]) -> bool:
     """Written under its name at once."""
     if path.exists():
         return False
     with fsio.SyncedFile(path) as file:
-        file.write(data)
+        file.write(data if isinstance(data, bytes) else b"".join(data))
     fsio.sync_dir(path.parent)
     return True
 
 
-def over(path: Path, data: bytes) -> bool:
+def over(path: Path, data: bytes | Iterable[bytes]) -> bool:
     """Written over what is there."""
     descriptor = fsio.os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    fsio.os.write(descriptor, data)
+    fsio.os.write(descriptor, data if isinstance(data, bytes) else b"".join(data))
     fsio.os.fsync(descriptor)
     fsio.os.close(descriptor)
     fsio.sync_dir(path.parent)

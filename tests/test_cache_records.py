@@ -3,19 +3,25 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache import Conflict, InputError, key_of, record_of
+from cache import Conflict, InputError, Record, key_of, record_of
 from cache.errors import CacheCorrupt
 from cache.fasta import read_fasta
-from cache.idtable import publish_table, read_table
-from cache.records import AMBIGUOUS, CERTAIN, normalise
+from cache.idlist import IdList
+from cache.idtable import new_rows, publish_table, read_table
+from cache.keys import Keys
+from cache.recordlist import RecordList
+from cache.records import AMBIGUOUS, CERTAIN, OnBad, normalise
+from cache.settling import settle
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -120,3 +126,126 @@ def test_id_table_round_trip_and_conflict(tmp_path: Path) -> None:
     files[0].write_bytes(files[0].read_bytes().replace(b"\t4\t", b"\t5\t"))
     with pytest.raises(CacheCorrupt):
         read_table(tmp_path, "rna")
+
+
+def plain_settle(rows: list[tuple[int, Record]], on_bad: str) -> tuple[list[Record], int, list[tuple[int, str]]]:
+    """The rule of repeated ids with dicts of plain records: what is kept, what was merged, what is wrong."""
+    first: dict[str, tuple[int, Record]] = {}
+    kept: list[Record] = []
+    merged, wrong, ambiguous = 0, list[tuple[int, str]](), dict[str, int]()
+    for line, record in rows:
+        at, before = first.setdefault(record.id, (line, record))
+        if at == line:
+            kept.append(record)
+        elif before.key == record.key:
+            merged += 1
+        else:
+            wrong.append((line, f"this id stands on line {at} with another sequence; rename one of the two"))
+            ambiguous[record.id] = at
+    if on_bad == "skip":
+        wrong += [(at, "this id has another sequence further down; rename one") for at in ambiguous.values()]
+        kept = [record for record in kept if record.id not in ambiguous]
+    return kept, merged, sorted(wrong)
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+@pytest.mark.parametrize("in_memory", [8 << 20, 100], ids=["memory", "file"])
+def test_the_compact_list_is_the_plain_one(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, on_bad: OnBad, in_memory: int
+) -> None:
+    """Random files with repeated ids, equal sequences and bad records, against lists and dicts of records."""
+    monkeypatch.setattr("cache.recordlist.IN_MEMORY", in_memory)
+    monkeypatch.setattr("cache.recordlist._AT_ONCE", 64)
+    outcomes: Counter[str] = Counter()
+    for size in [1, 2, *rng.integers(3, 200, 40).tolist()]:
+        ids = rng.integers(0, int(rng.choice([2, 20, 10_000])), size)
+        few = rng.random() < 0.5
+        rows = [
+            (3 * n + 1, record_of("rna", f"é{i}", "ACGU"[: 1 + int(i) % 4] * (1 if few else int(rng.integers(1, 4)))))
+            for n, i in enumerate(ids)
+        ]
+        kept, merged, wrong = plain_settle(rows, on_bad)
+        notes: Counter[str] = Counter()
+        if not kept or (wrong and on_bad == "error"):
+            outcomes["refused"] += 1
+            with pytest.raises(InputError) as caught:
+                settle(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
+            said = [line.split(": ", 1)[1].split(" (record")[0] for line in caught.value.lines]
+            assert said == [what.partition(";")[0] for _, what in wrong] or on_bad == "skip"
+            continue
+        found = settle(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
+        outcomes["read"] += 1
+        assert notes.total() == merged
+        assert [(problem.line, problem.what) for problem in found.skipped] == wrong
+        listed = found.records
+        assert isinstance(listed, RecordList)
+        assert list(listed) == kept
+        assert listed == kept
+        assert [listed[n] for n in range(len(kept))] == kept
+        assert listed[-1] == kept[-1]
+        assert list(listed[1::2]) == kept[1::2]
+        assert listed.lengths.tolist() == [record.length for record in kept]
+        assert [key.tobytes() for key in listed.keys] == [record.key for record in kept]
+        chosen = np.flatnonzero(rng.random(len(kept)) < 0.5)
+        assert list(listed.take(chosen)) == [kept[n] for n in chosen]
+        assert list(listed.take(chosen)[::2]) == [kept[n] for n in chosen][::2]
+        first: dict[bytes, Record] = {}
+        for record in kept:
+            first.setdefault(record.key, record)
+        distinct = found.distinct()
+        assert list(distinct.items()) == list(first.items())
+        assert distinct.lengths.tolist() == [record.length for record in first.values()]
+        assert [distinct.find(key) for key in first] == list(range(len(first)))
+        assert bytes(32) not in distinct
+    assert outcomes["read"] > 5
+    assert outcomes["refused"] > 3
+
+
+def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache.idlist.hash", lambda _: 7, raising=False)
+    ids = IdList()
+    for id_ in ("a", "b", "a", "c", "b", "a"):
+        ids.append(id_)
+    assert sorted(ids.repeats()) == [(2, 0), (4, 1), (5, 0)]
+    assert [ids.find(id_) for id_ in ("a", "b", "c", "d")] == [0, 1, 3, -1]
+
+
+@pytest.mark.parametrize("held", [0, 1, 2, 500])
+def test_many_keys_are_found_like_one(rng: np.random.Generator, held: int) -> None:
+    """Keys that share their first eight bytes, keys that stand twice, keys that are not there."""
+    digest = rng.integers(0, 256, (held, 32), np.uint8)
+    if held:
+        digest[:, :8] = digest[rng.integers(0, max(1, held // 3), held), :8]
+        digest[held // 2 :: 5] = digest[0]
+    keys = Keys(digest)
+    asked = np.concatenate([digest, rng.integers(0, 256, (20, 32), np.uint8)])
+    asked = np.concatenate([asked, asked ^ np.eye(1, 32, 31, dtype=np.uint8)])
+    plain = {row.tobytes(): n for n, row in reversed(list(enumerate(digest)))}
+    expected = [plain.get(row.tobytes(), -1) for row in asked]
+    assert keys.find_many(asked).tolist() == expected
+    assert keys.find_many([row.tobytes() for row in asked]).tolist() == expected
+    assert [keys.find(row.tobytes()) for row in asked] == expected
+    assert keys.firsts.tolist() == sorted(plain.values())
+
+
+def test_a_table_larger_than_a_piece_and_one_in_two_files(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cache.idtable._AT_ONCE", 300)
+    records = [record_of("rna", f"r{n}", "".join(rng.choice(list("ACGU"), 9))) for n in range(100)]
+    publish_table(tmp_path, "rna", records[:60])
+    publish_table(tmp_path, "rna", records)
+    table = read_table(tmp_path, "rna")
+    assert len(list((tmp_path / "records").iterdir())) == 2
+    assert table == {r.id: (r.key, r.length) for r in records}
+    assert set(table) == {r.id for r in records}
+    assert len(table) == 100
+    assert "nobody" not in table
+    assert not new_rows(tmp_path, "rna", records).any()
+    # As two writers of the same instant leave it: the same ids in both files.
+    other = tmp_path / "other"
+    publish_table(other, "rna", records[30:])
+    for path in (other / "records").iterdir():
+        (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
+    assert read_table(tmp_path, "rna") == table
+    assert len(read_table(tmp_path, "rna")) == 100

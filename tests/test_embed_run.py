@@ -113,7 +113,8 @@ def test_only_what_is_missing_is_embedded(tmp_path: Path, monkeypatch: pytest.Mo
     seen: list[str] = []
     encode = ProfileEncoder.encode
 
-    def spy(self: ProfileEncoder, records: list[Record]) -> object:
+    def spy(self: ProfileEncoder, records: Iterable[Record]) -> object:
+        records = list(records)
         seen.extend(r.sequence for r in records)
         return encode(self, records)
 

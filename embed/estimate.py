@@ -1,0 +1,165 @@
+"""How long a run will take, measured here and now in a second or two, before any weights are read.
+
+A language model is timed by one layer of its own shape with random weights, at two lengths of what is pending: a token
+of a sequence of L tokens takes a + b L seconds a layer, b L being attention's share.  All other encoders are timed on a
+few of the pending records.  The rest (reading, the disk) is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cache.errors import InputError, one_line
+from cache.recipe import Recipe
+from cache.recordlist import RecordList
+from embed.encoder import EncoderInfo, Loading
+from embed.plan import RunOptions
+from embed.windows import windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embed.transformer import Design, Transformer
+
+LONGEST_TIMED = 2048
+"""Tokens of a sequence; of longer ones the time is extended along the straight line."""
+ENOUGH = 0.4
+"""Seconds after which a measurement is taken as it is."""
+PATIENCE = 0.5
+"""Seconds that one length, or the few records of other encoders, are timed for; about."""
+FEW = 64
+
+
+class Estimate(NamedTuple):
+    """Seconds that encoding will take, or why nobody knows."""
+
+    seconds: float | None
+    reason: str = ""
+
+
+def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> Estimate:
+    """The time that encoding the pending records takes on the device that is asked for."""
+    if not pending:
+        return Estimate(0.0)
+    try:
+        if info.layers:
+            return Estimate(_of_layers(options, recipe, pieces(pending.lengths, recipe.long)))
+        if info.source and options.weights is None:
+            return Estimate(None, "its weights are not at hand")
+        return Estimate(_of_records(options, info, recipe, pending))
+    except InputError as error:  # the device or the weights; the run itself will say it
+        return Estimate(None, one_line(error))
+
+
+def pieces(lengths: np.ndarray, policy: str) -> Counter[int]:
+    """Length of what is encoded at once → how often, for sequences of these lengths under a recipe's `long`."""
+    found: Counter[int] = Counter()
+    for length, count in zip(*(part.tolist() for part in np.unique(lengths, return_counts=True)), strict=True):
+        for window in windows(length, policy):
+            found[window.stop - window.start] += count
+    return found
+
+
+def design_of(recipe: Recipe) -> tuple[Design, int | None]:
+    """The design of a language model, and the length that its recipe pads every sequence to."""
+    from embed import esm2, rinalmo, rnabert, rnafm
+
+    if recipe.encoder in esm2.SIZES:
+        return esm2.published(*esm2.SIZES[recipe.encoder]).design, None
+    if recipe.encoder in rinalmo.SIZES:
+        return rinalmo.published(*rinalmo.SIZES[recipe.encoder]).design, None
+    if recipe.encoder == "rnafm":
+        return rnafm.published().design, None
+    padded = recipe.options.get("attention") == "padded-440"
+    return rnabert.published().design, rnabert.LIMIT if padded else None
+
+
+def _of_layers(options: RunOptions, recipe: Recipe, found: Mapping[int, int]) -> float:
+    """Seconds of all layers for so many pieces of each length, from the times of one layer at two lengths."""
+    from embed.device import device_of
+
+    device_of(options.device)
+    design, padded = design_of(recipe)
+    if padded is not None:
+        found = {padded: sum(found.values())}
+    lengths = np.array(sorted(found))
+    counts = np.array([found[length] for length in lengths.tolist()])
+    one = _random_layer(design, recipe.compute, options.device)
+    tokens = np.cumsum(lengths * counts)
+    middle, most = (int(lengths[np.searchsorted(tokens, share * tokens[-1])]) for share in (0.25, 0.9))
+    short, long = min(middle, LONGEST_TIMED // 4), min(most, LONGEST_TIMED)
+    layers = design.layers if recipe.layer is None else int(recipe.layer)
+    slope, first = 0.0, _token_seconds(one, design, short, options)
+    if long > 1.5 * short:
+        slope = max(0.0, (_token_seconds(one, design, long, options) - first) / (long - short))
+    a_token = first + slope * (lengths - short)
+    return float(layers * (np.maximum(a_token, first / 2) * lengths * counts).sum())
+
+
+def _random_layer(design: Design, compute: str, device: str) -> Transformer:
+    """One layer of a model's shape.  Its weights are one random vector over and over: nothing else is drawn."""
+    import torch
+
+    from embed.transformer import Transformer, expected_shapes
+
+    one = design._replace(layers=1)
+    vector = 0.02 * torch.randn(max(design.width, design.inner), generator=torch.Generator().manual_seed(0))
+    tensors = {name: vector[: shape[-1]].expand(shape) for name, shape in expected_shapes(one).items()}
+    return Transformer(tensors, one, getattr(torch, compute), torch.device(device))
+
+
+def _token_seconds(one: Transformer, design: Design, length: int, options: RunOptions) -> float:
+    """Seconds that one layer takes for a token of sequences of this length; the batch grows until that can be told."""
+    import torch
+
+    count = max(1, min(512, options.batch_tokens) // length)
+    while True:
+        ids = torch.zeros(count * length, dtype=torch.int64, device=options.device)
+        took = min(_seconds(one, ids, [length] * count) for _ in range(2))  # the first one only warms up
+        if took >= ENOUGH or 2 * count * length > options.batch_tokens:
+            break
+        count = min(count * (2 if took > ENOUGH / 8 else 4), options.batch_tokens // length)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < PATIENCE:  # the least disturbed by what else the machine does
+        took = min(took, _seconds(one, ids, [length] * count))
+    return took / (count * length)
+
+
+def _seconds(one: Transformer, ids: Tensor, lengths: list[int]) -> float:
+    begun = time.perf_counter()
+    one.rows(ids, lengths)[-1, -1].item()  # which waits for the device
+    return time.perf_counter() - begun
+
+
+def _of_records(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> float:
+    """Seconds for all pending records, by the rows of a few from all over the file; the first only warms up."""
+    assert info.load is not None  # who asks for an estimate has been refused otherwise
+    encoder = info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
+    few = pending.take(np.unique(np.linspace(0, len(pending) - 1, FEW).astype(int)))
+    for _ in encoder.encode(few[:1]):
+        pass
+    begun, rows = time.perf_counter(), 0
+    for record in few:
+        for _ in encoder.encode([record]):
+            rows += record.length
+        if time.perf_counter() - begun > PATIENCE:
+            break
+    return (time.perf_counter() - begun) / rows * int(pending.lengths.sum())
+
+
+def in_words(seconds: float) -> str:
+    """`under a second`, `40 s`, `12 min`, `3 h 10 min`, `5 d 2 h`: two units, no more digits than can be known."""
+    if seconds < 1:
+        return "under a second"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,325 @@
+"""What a run says before it begins, and what it does with space, memory and encoders that fail."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Program
+
+from cache import CacheReader, InputError, Record, choose_recipe
+from cache.inspection import verify
+from cache.recordlist import RecordList
+from cache.records import record_of
+from embed.dryrun import dry_run
+from embed.encoder import EncoderInfo, NotEncoded
+from embed.encoders import ENCODERS
+from embed.estimate import design_of, estimate, in_words, pieces
+from embed.plan import RunOptions
+from embed.run import run
+from embed.windows import windows
+
+Answer = Callable[[Record], np.ndarray | NotEncoded]
+
+
+class Fake:
+    """An encoder that answers as it is told."""
+
+    name, modality, dim = "fake", "rna", 2
+    limit: int | None = None
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.notes: Counter[str] = Counter()
+
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
+        for record in records:
+            yield record.key, self._answer(record)
+
+
+def rows_of(record: Record) -> np.ndarray:
+    return np.full((record.length, 2), record.length, np.float32)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer], None]:
+    """Puts an encoder called fake into the table."""
+
+    def put(answer: Answer) -> None:
+        monkeypatch.setitem(ENCODERS, ("rna", "fake"), EncoderInfo("fake", "rna", 2, "none", lambda _: Fake(answer)))
+
+    return put
+
+
+def write_fasta(path: Path, records: dict[str, str]) -> Path:
+    path.write_text("".join(f">{i}\n{s}\n" for i, s in records.items()))
+    return path
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def test_a_dry_run_counts_all_and_writes_nothing(program: Program, tmp_path: Path) -> None:
+    write_fasta(tmp_path / "half.fasta", {"a": "ACGU", "b": "GG"})
+    write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG", "c": "gg", "d": "CCCAU", "e": "AUG"})
+    flags = ("embed", "run", "--modality", "rna", "--encoder", "profile", "--cache", "c", "--input")
+    before = tree(tmp_path)
+    first = program(*flags, "in.fasta", "--dry-run", "--json")
+    assert (first.returncode, tree(tmp_path)) == (0, before), first.stderr
+    found = json.loads(first.stdout)
+    assert (found["records"], found["distinct"], found["residues"], found["already"]) == (5, 4, 14, 0)
+    assert program(*flags, "half.fasta").returncode == 0
+    before = tree(tmp_path)
+    done = program(*flags, "in.fasta", "--dry-run", "--json")
+    assert (done.returncode, tree(tmp_path)) == (0, before), done.stderr
+    found = json.loads(done.stdout)
+    assert (found["already"], found["pending"], found["pending_residues"], found["longest"]) == (2, 2, 8, 5)
+    assert found["recipe"] == choose_recipe(tmp_path / "c", "rna").folder_name
+    assert 8 * 57 * 2 < found["bytes"] < 100_000
+    assert 0 < found["seconds"] < 60
+    told = program(*flags, "in.fasta", "--dry-run")
+    assert "5, 4 distinct sequences, 14 nucleotides; 2 already there" in told.stdout
+    assert "2 sequences, 8 nucleotides, the longest 5" in told.stdout
+    assert re.search(r"time +about under a second on cpu", told.stdout), told.stdout
+    program(*flags, "in.fasta")
+    assert "nothing is missing" in program(*flags, "in.fasta", "--dry-run").stdout
+
+
+def test_a_dry_run_plans_without_weights(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV" * 100, "b": "GAVLI" * 300})
+    options = RunOptions("protein", fasta, tmp_path / "c", "esm2-8m")
+    found = dry_run(options)
+    assert (found.weights_at_hand, found.recipe, found.already, found.pending) == (False, None, None, 2)
+    assert (found.beyond_limit, found.limit, found.long) == (1, 1022, "error")
+    assert found.bytes > 1800 * 320 * 2
+    assert found.seconds is not None
+    assert found.seconds > 0
+    windowed = dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m", long="window"))
+    assert windowed.long == "window:1022:511"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.fasta"]
+
+
+def test_a_dry_run_without_weights_goes_by_the_only_recipe_held(real_data: Path, tmp_path: Path) -> None:
+    weights = real_data / "weights" / "rnabert" / "model.safetensors"
+    if not weights.exists():
+        weights = next((real_data / "weights" / "rnabert").glob("*.safetensors"))
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GGC"})
+    run(RunOptions("rna", write_fasta(tmp_path / "half.fasta", {"a": "ACGU"}), tmp_path / "c", "rnabert", weights))
+    held = choose_recipe(tmp_path / "c", "rna").folder_name
+    found = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert"))
+    assert (found.weights_at_hand, found.recipe, found.already, found.pending) == (False, held, 1, 1)
+    assert dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights)).already == 1
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda:99"])
+def test_a_device_that_is_not_here_keeps_the_plan(tmp_path: Path, device: str) -> None:
+    """A plan is asked for on the login node, the run goes to another machine."""
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV"})
+    found = dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m", device=device))
+    assert (found.pending, found.seconds) == (1, None)
+    assert f"--device {device}" in found.not_estimated
+
+
+def test_every_language_model_has_the_design_that_the_table_says() -> None:
+    models = [info for info in ENCODERS.values() if info.layers]
+    assert len(models) >= 9
+    for info in models:
+        design, _ = design_of(info.recipe(None))
+        assert (design.width, design.layers) == (info.dim, info.layers), info.name
+
+
+def test_an_estimate_grows_with_the_work_and_keeps_its_time(tmp_path: Path) -> None:
+    import time
+
+    info = ENCODERS["protein", "esm2-8m"]
+    options = RunOptions("protein", tmp_path / "in.fasta", tmp_path / "c", "esm2-8m")
+    begun = time.perf_counter()
+    one = estimate(options, info, info.recipe(None), RecordList.of([record_of("protein", "a", "MKVLA" * 40)]))
+    many = [record_of("protein", f"{n}", "MKVLA" * 40 + "A" * n) for n in range(200)]
+    all_ = estimate(options, info, info.recipe(None), RecordList.of(many))
+    assert one.seconds is not None
+    assert all_.seconds is not None
+    assert all_.seconds > 20 * one.seconds
+    assert time.perf_counter() - begun < 60
+
+
+@pytest.mark.parametrize("policy", ["whole", "window:10:4"])
+def test_pieces_are_the_windows_of_all(policy: str, rng: np.random.Generator) -> None:
+    lengths = rng.integers(1, 60, 100)
+    expected = Counter(w.stop - w.start for length in lengths.tolist() for w in windows(length, policy))
+    assert pieces(lengths, policy) == expected
+
+
+def test_times_in_words() -> None:
+    said = {0.2: "under a second", 40: "40 s", 720: "12 min", 11_400: "3 h 10 min", 50 * 3600: "2 d 2 h"}
+    assert {seconds: in_words(seconds) for seconds in said} == said
+
+
+def test_too_little_space_stops_a_run_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 4 by `cache.console`; with compression it may fit, and is only said."""
+    from shutil import disk_usage
+
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU" * 1000})
+    full = disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    with pytest.raises(OSError, match=r"\d{6} bytes are needed and 1000 are free, nothing was written") as caught:
+        run(RunOptions("rna", fasta, tmp_path / "c", "profile"))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["in.fasta"]
+    assert dry_run(RunOptions("rna", fasta, tmp_path / "c", "profile")).free_bytes == 1000
+    assert run(RunOptions("rna", fasta, tmp_path / "c", "profile", compressor="zstd")).embedded == 1
+    assert run(RunOptions("rna", fasta, tmp_path / "c", "profile")).already == 1, "nothing to write needs no space"
+
+
+def test_a_run_without_space_ends_in_one_line(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import shutil\nshutil.disk_usage = lambda _: shutil._ntuple_diskusage(10, 9, 1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    write_fasta(tmp_path / "in.fasta", {"a": "ACGU"})
+    flags = ("embed", "run", "--modality", "rna", "--input", "in.fasta", "--encoder", "profile", "--cache", "c")
+    done = program(*flags)
+    assert (done.returncode, len(done.stderr.splitlines())) == (4, 1), done.stderr
+    assert "bytes are needed and 1 are free" in done.stderr
+    assert not (tmp_path / "c").exists()
+    told = program(*flags, "--dry-run")
+    assert told.returncode == 0
+    assert "bytes are needed and 1 are free" in told.stderr
+
+
+def test_what_an_encoder_cannot_do_is_listed_and_later_made_good(
+    tmp_path: Path, fake: Callable[[Answer], None]
+) -> None:
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG", "c": "CCC", "d": "gg"})
+    options = RunOptions("rna", fasta, tmp_path / "c", "fake")
+    fake(lambda record: NotEncoded("out of memory alone") if record.length == 2 else rows_of(record))
+    done = run(options)
+    assert (done.embedded, done.failed, done.residues_embedded) == (2, 1, 7)
+    assert done.failed_list is not None
+    key = record_of("rna", "b", "GG").key.hex()
+    assert Path(done.failed_list).read_text().splitlines() == [
+        "id\tkey\tlength\treason", f"b\t{key}\t2\tout of memory alone", f"d\t{key}\t2\tout of memory alone",
+    ]  # fmt: skip
+    fake(rows_of)
+    again = run(options)
+    assert (again.embedded, again.already, again.failed, again.failed_list) == (1, 2, 0, None)
+    assert not Path(done.failed_list).exists()
+    assert not verify(tmp_path / "c", data=True).damage
+
+
+def test_a_failure_is_exit_code_6(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from embed.profile import ProfileEncoder\nfrom embed.encoder import NotEncoded\n"
+        "encode = ProfileEncoder.encode\n"
+        "ProfileEncoder.encode = lambda self, records: (\n"
+        "    (key, NotEncoded('cannot') if len(rows) == 2 else rows) for key, rows in encode(self, records))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
+    flags = ("--modality", "rna", "--input", "in.fasta", "--encoder", "profile", "--cache", "c")
+    done = program("embed", "run", *flags)
+    assert done.returncode == 6
+    assert "failed.tsv: lists 1 sequences that could not be stored; the rest is done" in done.stderr
+    assert "embedded 1" in done.stdout
+
+
+@pytest.mark.parametrize("fault", ["dropped", "twice", "unknown"])
+def test_an_encoder_that_loses_count_is_our_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Callable[[Answer], None], fault: str
+) -> None:
+    """Nothing is dropped in silence: every key that is handed out must come back, once."""
+
+    def encode(_self: Fake, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+        for number, record in enumerate(records):
+            if fault != "dropped" or number:
+                yield record.key, rows_of(record)
+            if fault == "twice":
+                yield record.key, rows_of(record)
+            if fault == "unknown":
+                yield bytes(32), rows_of(record)
+
+    monkeypatch.setattr(Fake, "encode", encode)
+    fake(rows_of)
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
+    with pytest.raises(RuntimeError, match="no answer on 1" if fault == "dropped" else "not asked for or has"):
+        run(RunOptions("rna", fasta, tmp_path / "c", "fake"))
+
+
+@pytest.mark.parametrize(("store", "compressor"), [("h5", None), ("zarr", "zstd"), ("zarr", None)])
+def test_a_run_goes_on_in_the_caches_layout(tmp_path: Path, store: str, compressor: str | None) -> None:
+    for n, (name, sequence) in enumerate({"a": "ACGU", "b": "GGG"}.items()):
+        fasta = write_fasta(tmp_path / f"{name}.fasta", {name: sequence})
+        asked = {"store": store, "compressor": compressor} if n == 0 else {}
+        run(RunOptions("rna", fasta, tmp_path / "c", "profile", **asked))  # type: ignore[arg-type]
+    reader = CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna"))
+    assert [segment.stored_as for segment in reader.segments] == [(store, compressor)] * 2
+    fasta = write_fasta(tmp_path / "c.fasta", {"c": "CCCC"})
+    run(RunOptions("rna", fasta, tmp_path / "c", "profile", compressor="none"))
+    reader = CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna"))
+    assert ("zarr", None) in {segment.stored_as for segment in reader.segments}, "a flag goes before the cache"
+
+
+def test_a_compressed_h5_is_refused_whatever_the_cache_holds(tmp_path: Path) -> None:
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU"})
+    with pytest.raises(InputError, match="never compressed"):
+        run(RunOptions("rna", fasta, tmp_path / "c", "profile", store="h5", compressor="zstd"))
+
+
+def test_the_summary_says_what_is_not_usual(program: Program, tmp_path: Path) -> None:
+    write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
+    done = program("embed", "run", "--modality", "rna", "--input", "in.fasta", "--encoder", "profile", "--cache", "c")
+    assert re.search(
+        r"embedded 2 → c \(profile-[0-9a-f]{16}\); 6 nucleotides in \d+\.\d s, \d+ a second$", done.stdout
+    ), done.stdout
+
+
+CHILD = """
+import resource, sys
+from collections import Counter
+from pathlib import Path
+import numpy as np
+from embed.encoder import EncoderInfo
+from embed.encoders import ENCODERS
+from embed.run import RunOptions, run
+
+class Fake:
+    name, modality, dim, limit, notes = "fake", "rna", 2, None, Counter()
+
+    def encode(self, records):
+        for record in records:
+            yield record.key, np.full((record.length, 2), record.length, np.float32)
+
+ENCODERS["rna", "fake"] = EncoderInfo("fake", "rna", 2, "none", lambda _: Fake())
+fasta, cache, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+done = run(RunOptions("rna", fasta, cache, "fake", segment_bytes=1 << 20, write_ahead=1 << 20, quiet=True))
+assert done.embedded == count, done
+status = Path("/proc/self/status")  # ru_maxrss begins with what the process that forked this one held
+peak = status.read_text().partition("VmHWM:")[2].split()[0] if status.exists() else None
+print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_ten_times_the_records_take_little_more_memory(memory: Path) -> None:
+    """Peak memory of whole runs of 20,000 and 200,000 records: where each were a `Record`, 450 bytes more of each."""
+    peak = {}
+    for count in (20_000, 200_000):
+        fasta = memory / f"{count}.fasta"
+        letters = np.array(list("ACGU"))[np.arange(count)[:, None] // 4 ** np.arange(12) % 4]
+        fasta.write_text("".join(f">r{n}\n{''.join(row)}\n" for n, row in enumerate(letters)))
+        command = [sys.executable, "-c", CHILD, str(fasta), str(memory / f"c{count}"), str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        peak[count] = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    print({count: f"{size / 2**20:.0f} MiB" for count, size in peak.items()})
+    assert peak[200_000] - peak[20_000] < 60 << 20
