@@ -18,6 +18,9 @@ $(STAMP): pyproject.toml constraints.txt
 # compat mode: in a folder that holds cache/rpi1460, `import cache` must still be ours (a test runs there).
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--config-settings editable_mode=compat --editable '.[dev]'
+# torch's CUDA builds bring the triton they want; the others bring none, and its interpreter runs the kernels' tests.
+	$(BIN)/python -c 'import triton' 2>/dev/null || test "$$(uname -sm)" != "Linux x86_64" \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --no-deps triton==3.6.0
 	touch $@
 
 demo: $(STAMP)  ## Embed, cache, train and evaluate on a generated set (some two minutes on two cores)

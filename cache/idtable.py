@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
     key: bytes
     length: int
-    """Rows: nucleotides, residues or atoms."""
+    """Nucleotides, residues or atoms."""
 
 
 class Table(Mapping[str, Entry]):

@@ -208,7 +208,7 @@ def test_compact_needs_the_space_before_it_writes(
 def start_writing(cache_dir: Path, recipe: Recipe) -> SegmentWriter:
     """A segment being written by this process."""
     writer = SegmentWriter(recipe.folder(cache_dir), recipe)
-    writer.add(other("GGG"), np.ones((2, 24), np.float16))
+    writer.add([(other("GGG"), np.ones((2, 24), np.float16))])
     return writer
 
 

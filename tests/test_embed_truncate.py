@@ -141,7 +141,7 @@ def test_a_run_says_what_it_cuts_and_keeps_the_true_length(program: Program, tmp
     # The cache's policy is followed, and said again; another is another recipe.
     again = program(*command)
     assert again.returncode == 0
-    assert f"nothing to embed, 4 are in cache/a ({reader.recipe.folder_name})" in again.stdout
+    assert f"nothing to embed, 4 are in cache/a ({reader.recipe.folder_name}, truncate:440)" in again.stdout
     assert said in again.stderr.splitlines()
     for flag in ("window", "error"):
         refused = program(*command, "--long", flag)
