@@ -53,12 +53,12 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
         """X (T, M), offsets (S+1,) → (T, M); `reverse` runs convolution and scan from each sequence's end."""
+        # Convolution, scan, Δ and A stay in float32 whatever autocast does: states overflow half precision.
+        full = self.A_log.dtype
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (T, C) each
-        u = F.silu(causal_conv(u, self.conv1d.weight[:, 0], self._conv_bias(), offsets, reverse, self.backend))
+        u = F.silu(causal_conv(u.to(full), self.conv1d.weight[:, 0], self._conv_bias(), offsets, reverse, self.backend))
         low, B, C = torch.split(self.x_proj(u), [self.rank, self.d_state, self.d_state], dim=-1)
         delta = F.softplus(self.dt_proj(low))
-        # The scan, Δ and A stay in the parameters' float32 whatever autocast does: states overflow half precision.
-        full = self.A_log.dtype
         A = -torch.exp(self.A_log)
         y = selective_scan(
             u.to(full),

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from cache.console import note
+from model.backends import default_backend
 from model.interaction import InteractionModel
 from model.tokens import tokens_name
 from pipeline.baselines import BASELINES
@@ -83,7 +84,8 @@ def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     counts = InteractionModel(*batches.dims, config.model).parameter_counts()
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters: {named}")
+    scan = default_backend(torch.device(options.device))
+    note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")
     results = []
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
     for number, part in enumerate(parts):
