@@ -10,7 +10,9 @@ import hashlib
 import io
 import re
 from array import array
-from collections.abc import ItemsView, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,26 +46,35 @@ class Table(Mapping[str, Entry]):
 
     def __init__(self) -> None:
         self._ids, self._keys, self._lengths = IdList(), bytearray(), array("q")
+        self._files: list[tuple[int, Path]] = []
+        """Place of the first id of each file."""
         self._repeated: set[int] = set()
         """Places of ids that stand in an earlier table as well, with the same entry."""
 
     def add(self, path: Path, data: bytes) -> None:
-        """Add what a file of the table says.
+        """Add what a file of the table says; `settle` follows the last.
 
         Raises:
-            CacheCorrupt: it is no table, or says of an id other than what was added before.
+            CacheCorrupt: it is no table.
         """
-        start = len(self._ids)
+        self._files.append((len(self._ids), path))
         try:
             self._parse(data)
         except ValueError as error:
             raise CacheCorrupt(f"{path}: {error}; not a table of records") from None
+
+    def settle(self) -> None:
+        """Find the ids that stand in several files: once for all, as each look sorts every id.
+
+        Raises:
+            CacheCorrupt: two files disagree on one.
+        """
         for place, first in self._ids.repeats():
-            if place >= start:
-                self._repeated.add(place)
-                if self._entry(place) != self._entry(first):
-                    id_ = printable(self._ids[place])
-                    raise CacheCorrupt(f"{path}: id '{id_}' has another sequence in another table; delete one")
+            self._repeated.add(place)
+            if self._entry(place) != self._entry(first):
+                path = self._files[bisect_right(self._files, place, key=itemgetter(0)) - 1][1]
+                id_ = printable(self._ids[place])
+                raise CacheCorrupt(f"{path}: id '{id_}' has another sequence in another table; delete one")
 
     def _parse(self, data: bytes) -> None:
         lines = io.BytesIO(data)
@@ -96,6 +107,10 @@ class Table(Mapping[str, Entry]):
         """Ids with their entries."""
         return _Items(self)
 
+    def values(self) -> ValuesView[Entry]:
+        """The entries alone."""
+        return _Values(self)
+
     def pairs(self) -> Iterator[tuple[str, Entry]]:
         """The same, one after the other: nothing is looked up."""
         places = (place for place in range(len(self._ids)) if place not in self._repeated)
@@ -107,6 +122,13 @@ class _Items(ItemsView[str, Entry]):
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
         return self._mapping.pairs()
+
+
+class _Values(ValuesView[Entry]):
+    _mapping: Table
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (entry for _, entry in self._mapping.pairs())
 
 
 def publish_table(cache_dir: Path, modality: str, records: Sequence[Record]) -> None:
@@ -176,4 +198,5 @@ def read_table(cache_dir: Path, modality: str) -> Table:
         if hashlib.sha256(data).hexdigest()[:32] != match[2]:
             raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
         table.add(folder / name, data)
+    table.settle()
     return table

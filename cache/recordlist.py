@@ -6,11 +6,12 @@ Keys, ids and lengths lie in arrays; the sequences in a file without a name once
 
 from __future__ import annotations
 
+import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import overload
+from typing import IO, overload
 
 import numpy as np
 
@@ -27,40 +28,58 @@ class _Store:
     """What the lists of one file share; appended to, then only read, by any number of threads."""
 
     def __init__(self) -> None:
+        self._file: IO[bytes] | None = None
         self.ids = IdList()
         self.keys = bytearray()
         self.lengths = array("q")
         self._ends = array("q", [0])
         self._end = 0
-        self._tail = bytearray()
-        """Sequences on their way into the file."""
-        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - as long as its records
+        self._memory = bytearray()
+        """All sequences, or those on their way into the file."""
         self._lock = Lock()
 
     def append(self, record: Record) -> None:
         self.ids.append(record.id)
         self.keys += record.key
         self.lengths.append(record.length)
-        self._tail += record.sequence.encode("ascii")
+        self._memory += record.sequence.encode("ascii")
         self._end += len(record.sequence)
         self._ends.append(self._end)
-        if len(self._tail) >= _AT_ONCE:
-            self.flush()
+        if len(self._memory) >= (IN_MEMORY if self._file is None else _AT_ONCE):
+            self._write()
 
     def flush(self) -> None:
         """After this the store is only read."""
-        self._file.write(self._tail)
-        self._tail.clear()
+        if self._file is not None:
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as its records
+            with memoryview(self._memory) as sequences:
+                written = 0
+                while written < len(sequences):
+                    written += self._file.write(sequences[written:])
+        except OSError as error:
+            error.filename = f"{tempfile.gettempdir()} (TMPDIR)"
+            raise
+        self._memory.clear()
 
     def __getitem__(self, n: int) -> Record:
         start, stop = self._ends[n], self._ends[n + 1]
-        with self._lock:
-            self._file.seek(start)
-            sequence = self._file.read(stop - start)
+        sequence = self._memory[start:stop] if self._file is None else self._read(self._file, start, stop)
         return Record(bytes(self.keys[32 * n : 32 * n + 32]), self.ids[n], sequence.decode("ascii"), self.lengths[n])
 
+    def _read(self, file: IO[bytes], start: int, stop: int) -> bytes:
+        if hasattr(os, "pread"):  # the offset of a file is shared with children and other threads
+            return os.pread(file.fileno(), stop - start, start)
+        with self._lock:
+            file.seek(start)
+            return file.read(stop - start)
+
     def __del__(self) -> None:
-        if hasattr(self, "_file"):
+        if self._file is not None:
             self._file.close()
 
 

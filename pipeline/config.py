@@ -97,8 +97,13 @@ def resolve(
     if problems:
         raise InputError(problems)
     model = ModelConfig(**{key: value for (table, key), value in chosen.items() if table == "model"})
-    if model.fusion != "cross_mamba" and model.order != ModelConfig.order:
-        raise InputError(f"order '{model.order}': {model.fusion} has no order of the partners; leave it out")
+    if model.fusion != "cross_mamba":
+        for name in ("order", "mixer_layers"):  # Cross-Mamba's own; ignored, an ablation over it would compare equals
+            if getattr(model, name) != getattr(ModelConfig, name):
+                raise InputError(
+                    f"{name} {getattr(model, name)}: {model.fusion} has no such thing, cross_mamba alone has; "
+                    f"--set {name}={getattr(ModelConfig, name)} takes it back"
+                )
     return TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
 
 

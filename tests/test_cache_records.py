@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import multiprocessing
 import re
+import tempfile
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +253,52 @@ def test_a_table_larger_than_a_piece_and_one_in_two_files(
         (tmp_path / "records" / path.name).write_bytes(path.read_bytes())
     assert read_table(tmp_path, "rna") == table
     assert len(read_table(tmp_path, "rna")) == 100
+
+
+def test_parent_and_child_read_the_same_records_at_once(rng: np.random.Generator) -> None:
+    """What is beyond memory lies in a file, whose offset the two share."""
+    letters = np.frombuffer(b"ACGU", np.uint8)
+    found = [record_of("rna", f"s{n}", letters[rng.integers(0, 4, 6000)].tobytes().decode()) for n in range(2000)]
+    records = RecordList.of(found)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork"), _inherit, (records,)) as pool:
+        elsewhere = pool.submit(_wrong, [record.key for record in found])
+        here = [record for record, expected in zip(records, found, strict=True) if record != expected]
+        assert not here
+        assert elsewhere.result() == 0
+
+
+_INHERITED: list[RecordList] = []
+
+
+def _inherit(records: RecordList) -> None:
+    _INHERITED.append(records)
+
+
+def _wrong(keys: list[bytes]) -> int:
+    """Of the records that this process has inherited, how many are not what their keys say."""
+    again = (record_of("rna", record.id, record.sequence).key for record in _INHERITED[0])
+    return sum(key != found for key, found in zip(keys, again, strict=True))
+
+
+def test_a_full_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda buffering: Full())
+    with pytest.raises(OSError, match=r"No space left.*\(TMPDIR\)"):
+        RecordList.of(record_of("rna", f"s{n}", "ACGU" * (1 << 18)) for n in range(9))
+
+
+def test_many_tables_are_read_with_one_look_for_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(20):
+        publish_table(tmp_path, "rna", [record_of("rna", f"s{n}", "ACGU" * (n + 1))])
+    looks = []
+    repeats = IdList.repeats
+    monkeypatch.setattr(IdList, "repeats", lambda self: (looks.append(1), repeats(self))[1])
+    table = read_table(tmp_path, "rna")
+    assert len(looks) == 1
+    assert sorted(table.values()) == sorted(entry for _, entry in table.items())
