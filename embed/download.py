@@ -13,8 +13,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from cache.console import note
 from cache.errors import InputError, one_line, printable
@@ -26,6 +28,7 @@ WAIT = 1.0
 """Seconds before the second try; doubled before the third."""
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers of a server that may be another a moment later."""
+_UNSAFE = re.compile(r"[\x00-\x20\x7f]")
 _HEADERS = {"User-Agent": "crossllm-mamba (https weights download)", "Accept-Encoding": "identity"}
 
 
@@ -100,15 +103,26 @@ def shown(url: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raise `InputError` for what is no https or file URL, or one with a user or password in it."""
+    """Raise `InputError` for what is no https or file URL, one with a user or password in it, or no file."""
     try:
         parts = urlsplit(url)
-    except ValueError:
-        raise InputError("--url: cannot be read as a URL; write https://HOST/PATH") from None
+        host = (parts.hostname or "").encode("idna") and parts.port != 0
+        named = Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+        if named is not None and "\0" in str(named):
+            raise ValueError("a null byte")
+        no_file = named is not None and named.exists() and not named.is_file()
+    except ValueError:  # what it says of a port, a bracket, a label of a host, a null byte
+        raise InputError(f"--url {printable(url, 80)}: cannot be read as a URL; write https://HOST/PATH") from None
+    if _UNSAFE.search(url):
+        raise InputError(f"--url {printable(shown(url))}: holds a blank or a control character; write it as %20")
     if parts.scheme not in ("https", "file"):
         raise InputError(f"--url {shown(url)}: is not https; name an https URL (or file:///PATH)")
     if "@" in parts.netloc:
         raise InputError(f"--url {shown(url)}: holds a user or a password; leave them out")
+    if parts.scheme == "https" and not host:
+        raise InputError(f"--url {shown(url)}: names no host; write https://HOST/PATH")
+    if no_file:
+        raise InputError(f"--url {shown(url)}: is no plain file; name the file itself")
 
 
 def _answer(url: str, advice: str) -> Any:
@@ -126,6 +140,8 @@ def _answer(url: str, advice: str) -> Any:
             # A redirect that urllib itself refuses tells the whole URL, which may hold a signature.
             reason = "with a redirect that is not followed" if error.code < 400 else printable(str(error.reason))
             why, final = f"answers {error.code} {reason}", error.code not in _BUSY
+        except ValueError as error:  # a redirect to what is no host
+            why, final = f"cannot be reached ({_said(error)})", True
         except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             why = f"cannot be reached ({_said(error)})"
             final = isinstance(getattr(error, "reason", error), (ssl.SSLCertVerificationError, FileNotFoundError))

@@ -124,7 +124,7 @@ def weights_folder() -> Path:
         InputError: nothing says where the user's folders are.
     """
     if named := os.environ.get(WEIGHTS_VARIABLE):
-        return Path(named)
+        return Path(named).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if Path(cache).is_absolute():  # the rule has a relative one ignored
         return Path(cache) / "crossllm" / "weights"
@@ -146,11 +146,12 @@ def weights_at_hand(name: str) -> Path | None:
 
     That the bytes still are what the digest says is checked when they are read (`embed.weights.weights_digest`).
     """
-    if name not in PUBLISHED or not (path := pulled_path(name)).is_file():
+    if name not in PUBLISHED:
         return None
     kind, pinned = PUBLISHED[name].pinned
     try:
-        kept = kept_digest(path)
-    except CacheCorrupt:
+        path = pulled_path(name)
+        kept = kept_digest(path) if path.is_file() else None
+    except (CacheCorrupt, OSError):
         return None
     return path if kept is not None and (kind != "sha256" or kept == pinned) else None

@@ -116,6 +116,8 @@ def _held(asked: Asked, quiet: bool) -> Pulled:
 
 
 def _digest(path: Path, quiet: bool) -> str:
+    if not path.is_file():
+        raise InputError(f"{path}: is no plain file; remove it, or name another folder with --to")
     with path.open("rb") as file:
         return file_digest(file, path, quiet)
 

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import io
 import json
+import os
 import shutil
 import socket
 import ssl
@@ -545,3 +546,35 @@ def test_bad_usage_of_pull_is_one_line(command: str, say: str, capsys: pytest.Ca
     assert program_in_process(*command.split()) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
     assert say in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file:///a%00b", "https://a..b/x", f"https://{'a' * 80}.example/x", "https:///x", "https://h:abc/x",
+     "https://h/a b", "file:///tmp", "https://h/\x1b[2J"],
+)  # fmt: skip
+def test_a_url_that_is_none_ends_in_one_line_at_once(url: str, program: Program, tmp_path: Path) -> None:
+    done = program("embed", "pull", "rnabert", "--to", tmp_path / "w", "--url", url)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line.isprintable()  # and no note that it is tried again stands before it
+
+
+def test_a_fifo_is_no_file_of_weights(program: Program, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    (tmp_path / "w").mkdir()
+    os.mkfifo(tmp_path / "w" / "RNABERT.pth")
+    for flags in (("--url", f"file://{tmp_path}/f", "--to", tmp_path / "x"), ("--to", tmp_path / "w")):
+        done = program("embed", "pull", "rnabert", *flags)
+        assert done.returncode == 2
+        *_licence, line = done.stderr.splitlines()
+        assert "is no plain file" in line
+        assert all(said.startswith("note: rnabert: licence") for said in _licence)
+
+
+def test_a_folder_of_weights_that_cannot_be_is_not_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSLLM_WEIGHTS", "/" + "x" * 5000)
+    assert weights_at_hand("rnabert") is None
+    monkeypatch.setenv("CROSSLLM_WEIGHTS", "~/w")
+    assert "~" not in str(pulled_path("rnabert"))
