@@ -15,7 +15,7 @@ from cache.flags import json_option, quiet_option
 from cache.records import UNITS
 from embed.encoder import EncoderInfo
 from embed.encoders import DEFAULT_ENCODER, ENCODERS
-from embed.published import PUBLISHED, weights_at_hand
+from embed.published import PUBLISHED, pulled_path, weights_at_hand
 
 
 class Sha256(click.ParamType[str]):
@@ -52,6 +52,7 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
     """One encoder, as `--json` has it."""
     file = PUBLISHED.get(info.name) if info.source else None
     at_hand = weights_at_hand(info.name) if file else None
+    unchecked = file is not None and at_hand is None and pulled_path(info.name).exists()
     return {
         "modality": info.modality,
         "encoder": info.name,
@@ -69,12 +70,12 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
         "pin": file.pin if file else None,
         "needs_weights": bool(info.source),
         "weights": str(at_hand) if at_hand else None,
+        "unchecked": str(pulled_path(info.name)) if unchecked else None,
     }
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     """The same as text; `weights` says where they are, or what is to be done."""
-    weights = "none needed" if not row["needs_weights"] else row["weights"] or "needs weights"
     about = "" if row["bytes_exact"] else "~"
     return (
         row["modality"],
@@ -85,8 +86,17 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         "none" if row["limit"] is None else f"{row['limit']} {row['unit']}",
         "-" if row["bytes"] is None else about + _size(row["bytes"]),
         row["licence"],
-        weights,
+        _weights(row),
     )
+
+
+def _weights(row: dict[str, Any]) -> str:
+    """Where an encoder's weights are, or what is to be done."""
+    if not row["needs_weights"]:
+        return "none needed"
+    if row["unchecked"]:
+        return f"not checked: {row['unchecked']} (embed pull {row['encoder']} checks it)"
+    return row["weights"] or "needs weights"
 
 
 def _size(count: int) -> str:

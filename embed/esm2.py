@@ -7,6 +7,7 @@ made up for by a factor of 0.88 on the embedded tokens wherever nothing is maske
 from __future__ import annotations
 
 from embed.encoder import Loading
+from embed.hfconfig import Config, Value, expected_of
 from embed.language import Alphabet, Form, LanguageModel, Published, renaming
 from embed.transformer import Design
 
@@ -54,14 +55,34 @@ _UNUSED = (
     r"lm_head\..*|contact_head\..*|version|layers\.\d+\.self_attn\.rot_emb\.inv_freq|pooler\..*|"
     r"embeddings\.position_(ids|embeddings\.weight)|(.*\.)?rotary_embeddings\.inv_freq"
 )
+"""The published Hugging Face files hold a table of positions (1026, D), which transformers leaves unread where
+`position_embedding_type` is `rotary`.  Where it is not, `config.json` says so and is refused."""
+_ABSENT: dict[str, Value] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+    "token_dropout": False,
+    "emb_layer_norm_before": False,
+}
+"""Of transformers' `EsmConfig`: the defaults are not ESM-2's."""
 
 
 def published(width: int, layers: int, heads: int) -> Published:
     """The model of a size: fair-esm's `.pt`, or the safetensors of a Hugging Face folder."""
     design = Design(width, layers, heads, 4 * width, ALPHABET.size, token_factor=TOKEN_FACTOR)
+    expected = expected_of(design, ALPHABET.size) | {
+        "emb_layer_norm_before": False,
+        "rope_theta": 10000,
+        "mask_token_id": 32,
+        "is_folding_model": False,
+    }
+    config = Config("esm", expected, _ABSENT)
     forms = (
         Form(r"(encoder\.)?(sentence_encoder\.)?layers\.", ALPHABET, renaming(*FAIR_NAMES), _UNUSED),
-        Form(r"(esm\.)?encoder\.layer\.", ALPHABET, _HUGGING_FACE, _UNUSED),
+        Form(r"(esm\.)?encoder\.layer\.", ALPHABET, _HUGGING_FACE, _UNUSED, config),
     )
     return Published(design, forms)
 

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cache.errors import InputError
 from cache.records import Record
 from embed.device import device_of
 from embed.encoder import Loading
@@ -100,7 +101,9 @@ class GraphEncoder:
         self._device = device_of(loading.device)
         assert loading.weights is not None  # find_encoder asked for it
         expected = expected_shapes(self._convolution, DIM, LAYERS)
-        found = pick_tensors(loading.weights, read_settled(loading), expected, _UNUSED)
+        held = read_settled(loading)
+        _refuse_other_network(loading, held)
+        found = pick_tensors(loading.weights, held, expected, _UNUSED)
         self._weights = {name: tensor.to(self._device, torch.float32) for name, tensor in found.items()}
         self._batch_tokens = loading.batch_tokens
         self.notes: Counter[str] = Counter()
@@ -115,6 +118,18 @@ class GraphEncoder:
             ends = np.cumsum([len(graph.atoms) for graph in graphs])
             for record, part in zip(group, np.split(rows, ends[:-1]), strict=True):
                 yield record.key, part
+
+
+def _refuse_other_network(loading: Loading, found: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` where the tensors are those of another network here, and say which."""
+    own = loading.recipe.encoder
+    for name, convolution in CONVOLUTIONS.items():
+        if name != own and expected_shapes(convolution, DIM, LAYERS).keys() <= found.keys():
+            layer = " and ".join(f"gnns.*.{tensor}" for tensor in convolution.shapes(DIM) if tensor.endswith("weight"))
+            raise InputError(
+                f"--weights {loading.weights}: these look like {name}: they hold {layer}; name `--encoder {name}`, or "
+                f"the weights of {own}"
+            )
 
 
 def expected_shapes(convolution: Convolution, width: int, layers: int) -> Shapes:

@@ -20,6 +20,7 @@ from cache.records import UNITS, Record
 from embed.batches import Batches, Landing, Piece
 from embed.device import device_of, fetch, to_device
 from embed.encoder import Loading, NotEncoded
+from embed.hfconfig import Config, refuse_other_config
 from embed.transformer import Design, Transformer, expected_shapes
 from embed.weights import pick_tensors, read_settled
 from embed.windows import Window, by_budget, windows
@@ -61,6 +62,8 @@ class Form(NamedTuple):
     """Published tensors → the names of `embed.transformer.expected_shapes`."""
     unused: str
     """Pattern of names, after the conversion, that may be there."""
+    config: Config | None = None
+    """What a `config.json` beside the weights must say; None where this form has none."""
 
 
 class Published(NamedTuple):
@@ -100,6 +103,8 @@ class LanguageModel:
         form = next(marked, published.forms[0])
         design = published.design._replace(letters=form.alphabet.size)
         assert loading.weights is not None  # find_encoder asked for it
+        if form.config is not None:
+            refuse_other_config(loading.weights, self.name, form.config)
         tensors = pick_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)
         del found  # the model takes each tensor out of `tensors` as it loads it, and nothing else is to hold it
         self._alphabet, self._tokens = form.alphabet, form.alphabet.table()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from embed.encoder import Loading
 from embed.esm2 import TOKEN_FACTOR
+from embed.hfconfig import Config, Value, expected_of
 from embed.language import Alphabet, Form, LanguageModel, Published, Tensors, renaming
 from embed.torchfile import tensor_problem
 from embed.transformer import Design
@@ -60,6 +61,14 @@ _CONVERTED = renaming(
     (r"\.intermediate\.bias$", ".beta"),
 )
 _UNUSED = r"lm_mask_head\..*|lm_head\..*|pooler\..*|layers\.\d+\..*inv_freq|embeddings\.position_ids"
+_ABSENT: dict[str, Value] = {
+    "vocab_size": 28,
+    "hidden_size": 1280,
+    "num_hidden_layers": 33,
+    "num_attention_heads": 20,
+    "intermediate_size": 5120,
+}
+"""Of multimolecule's `RiNALMoConfig`, whose other defaults are RiNALMo's."""
 
 
 def _official(found: Tensors) -> Tensors:
@@ -80,9 +89,17 @@ def published(width: int, layers: int, heads: int) -> Published:
         width, layers, heads, inner, ALPHABET.size,
         token_factor=TOKEN_FACTOR, order="normed", gated=True, attention_bias=False,
     )  # fmt: skip
+    # multimolecule states the inner width as it is before the two thirds of SwiGLU.
+    expected = expected_of(design, MULTIMOLECULE.size) | {"intermediate_size": 4 * width}
     forms = (
         Form(r"transformer\.blocks\.", ALPHABET, _official, _UNUSED),
-        Form(r"((model|rinalmo)\.)?encoder\.layer\.", MULTIMOLECULE, _CONVERTED, _UNUSED),
+        Form(
+            r"((model|rinalmo)\.)?encoder\.layer\.",
+            MULTIMOLECULE,
+            _CONVERTED,
+            _UNUSED,
+            Config("rinalmo", expected, _ABSENT),
+        ),
     )
     return Published(design, forms)
 

@@ -8,6 +8,7 @@ own sequence (or window) and to nothing else.  The published code pads every seq
 from __future__ import annotations
 
 from embed.encoder import Loading
+from embed.hfconfig import Config, expected_of
 from embed.language import Alphabet, Form, LanguageModel, Published, renaming
 from embed.transformer import Design
 
@@ -46,7 +47,8 @@ def published(width: int = 120, layers: int = 6, heads: int = 12, inner: int = 4
         final_norm=False,
         eps=1e-12,
     )
-    return Published(design, (Form("", ALPHABET, _NAMES, r"pooler\..*|cls\..*"),))
+    config = Config("rnabert", expected_of(design, ALPHABET.size), {"vocab_size": 28})
+    return Published(design, (Form("", ALPHABET, _NAMES, r"pooler\..*|cls\..*", config),))
 
 
 def load(loading: Loading) -> LanguageModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embed.encoder import Loading
 from embed.esm2 import FAIR_NAMES
+from embed.hfconfig import Config, expected_of
 from embed.language import Alphabet, Form, LanguageModel, Published, renaming
 from embed.rinalmo import MULTIMOLECULE, MULTIMOLECULE_NAMES
 from embed.transformer import Design
@@ -30,9 +31,13 @@ def published(width: int = 640, layers: int = 12, heads: int = 20, inner: int = 
     design = Design(
         width, layers, heads, inner, ALPHABET.size, positions=LIMIT + 4, first_position=2, embed_norm=True
     )  # fmt: skip
+    # Earlier releases of multimolecule call the norm of the embedded tokens emb_layer_norm_before.
+    norm = {"embed_norm": True, "emb_layer_norm_before": True}
+    expected = expected_of(design, MULTIMOLECULE.size) | norm | {"codon": False}
+    config = Config("rnafm", expected, {})  # what multimolecule's `RnaFmConfig` leaves out is RNA-FM's own
     forms = (
         Form(r"(encoder\.)?(sentence_encoder\.)?layers\.", ALPHABET, _AUTHORS, _UNUSED),
-        Form(r"((model|rnafm)\.)?encoder\.layer\.", MULTIMOLECULE, _CONVERTED, _UNUSED),
+        Form(r"((model|rnafm)\.)?encoder\.layer\.", MULTIMOLECULE, _CONVERTED, _UNUSED, config),
     )
     return Published(design, forms)
 

@@ -2,8 +2,8 @@
 
 A `.pth` is a pickle, and a pickle is a program.  Here it is only ever opened with `weights_only=True`, which builds
 tensors and plain containers, and one further class, `argparse.Namespace`, which official ESM-2 files hold.  What does
-not open that way is refused; there is no second attempt.  Nothing else beside the file (config.json, code) is read
-but the digest that `embed pull` keeps there.
+not open that way is refused; there is no second attempt.  Nothing else beside the file is read but the digest that
+`embed pull` keeps there, and `config.json`, which `embed.hfconfig` compares; code never is.
 
 A large file is mapped, so that its tensors take no memory of their own; a small one is read whole, and what was
 digested is what is opened.  A mapping is by name: `check_settled` says afterwards that the file stayed what it was.
@@ -25,7 +25,7 @@ from cache.errors import InputError, one_line, printable
 from embed.digests import changed_while_read, file_digest, refuse_changed
 from embed.encoder import Loading
 from embed.lookalike import refuse_other_size
-from embed.shards import MAX_HEADER, weight_map
+from embed.shards import MAX_HEADER, weight_files
 from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ _COPIED_TO = 4 << 20
 """Bytes up to which a tensor is copied out of a mapped file: norms, biases and tables of positions are used as they
 are stored; larger ones are joined and converted by whoever asked for them."""
 _LFS_POINTER = b"version https://git-lfs"
-_ONE_FILE = ("model.safetensors", "pytorch_model.bin")
 
 
 def weights_digest(path: Path, quiet: bool = False) -> str:
@@ -57,29 +56,6 @@ def weights_digest(path: Path, quiet: bool = False) -> str:
             digests[file] = file_digest(opened, file, quiet)
         refuse_changed(file, digests[file])
     return _joined(digests)
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The file itself, or those of a Hugging Face folder: one, or the shards that its index names.
-
-    Safetensors come before `pytorch_model.bin`, which is a `.pt` by another name and opened as one.
-
-    Raises:
-        InputError: the folder holds neither.
-    """
-    if not path.is_dir():
-        return [path]
-    for name in _ONE_FILE:
-        if (path / name).exists():
-            return [path / name]
-        if (index := path / f"{name}.index.json").exists():
-            return [path / shard for shard in sorted(set(weight_map(index).values()))]
-    if snapshots := sorted((path / "snapshots").glob("*/")):
-        raise InputError(f"--weights {path}: a model in the Hugging Face hub's cache; name a snapshot: {snapshots[0]}")
-    raise InputError(
-        f"--weights {path}: a folder without model.safetensors or pytorch_model.bin, or the index of their shards; "
-        "name the file that holds the tensors"
-    )
 
 
 def _joined(digests: Mapping[Path, str]) -> str:

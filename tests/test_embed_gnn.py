@@ -228,6 +228,21 @@ def test_the_published_names_are_all_read_and_no_other(name: str, tmp_path: Path
 
 
 @every_network
+def test_the_weights_of_the_other_network_are_named(
+    name: str, program: Program, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    (other,) = CONVOLUTIONS.keys() - {name}
+    torch.save(random_tensors(published_names(other), rng), tmp_path / "made.pth")
+    (tmp_path / "m.smi").write_text("a\tCCO\n")
+    done = program("embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", name, "--weights", "made.pth")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: --weights made.pth: these look like {other}: ")
+    assert line.endswith(f"name `--encoder {other}`, or the weights of {name}")
+    assert not (tmp_path / "cache").exists()
+
+
+@every_network
 @pytest.mark.parametrize(("change", "says"), [
     ("missing", "batch_norms.4.running_var is missing"),
     ("extra", "pool.weight is not one of its tensors"),

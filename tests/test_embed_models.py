@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, Program
 
 from embed import esm2, gnn, rinalmo, rnabert, rnafm
+from embed.digests import kept_line, kept_path
 from embed.encoders import DEFAULT_ENCODER, ENCODERS
 from embed.language import Published
 from embed.published import PUBLISHED
@@ -74,6 +75,24 @@ def test_every_encoder_is_listed(program: Program, tmp_path: Path) -> None:
             assert line.endswith("needs weights")
         elif info.load is not None:
             assert line.endswith("none needed")
+
+
+def test_a_file_that_is_not_checked_is_told_from_none(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSLLM_WEIGHTS", str(tmp_path / "weights"))
+    path = tmp_path / "weights" / "rnabert" / "RNABERT.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"put here by hand")
+    told = {row["encoder"]: row for row in json.loads(program("embed", "models", "--json").stdout)["encoders"]}
+    assert (told["rnabert"]["weights"], told["rnabert"]["unchecked"]) == (None, str(path))
+    assert (told["rnafm"]["weights"], told["rnafm"]["unchecked"]) == (None, None)
+    lines = {line.split()[1]: line for line in program("embed", "models").stdout.splitlines()[1:-1]}
+    assert lines["rnabert"].endswith(f"not checked: {path} (embed pull rnabert checks it)")
+    assert lines["rnafm"].endswith("needs weights")
+    kept_path(path).write_bytes(kept_line(path, PUBLISHED["rnabert"].pin.removeprefix("sha256:")))
+    told = {row["encoder"]: row for row in json.loads(program("embed", "models", "--json").stdout)["encoders"]}
+    assert (told["rnabert"]["weights"], told["rnabert"]["unchecked"]) == (str(path), None)
 
 
 def test_models_and_pull_import_nothing_heavy() -> None:
