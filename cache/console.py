@@ -54,6 +54,14 @@ def note(text: str) -> None:
         click.echo("\n".join(map(plain_line, text.split("\n"))), err=True)
 
 
+def size_in_words(count: int) -> str:
+    """Bytes in the largest binary unit that leaves a number of 1 or more: `870 B`, `1.4 GiB`."""
+    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{count} B"
+
+
 def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit: str) -> None:
     """Say what was normalised, merged or left out of a file, counted: nothing is dropped in silence."""
     for what, times in notes.items():

@@ -25,6 +25,8 @@ INPUT_NAMES = {"rna": "rna.fasta", "protein": "protein.fasta", "molecule": "mole
 """Modality → the file of its records in a dataset."""
 UNITS = {"rna": "nucleotides", "protein": "residues", "molecule": "atoms"}
 """Modality → what one row stands for."""
+KINDS = {"rna": "sequences", "protein": "sequences", "molecule": "molecules"}
+"""Modality → what its records are called."""
 
 OnBad = Literal["error", "skip"]
 

@@ -10,8 +10,8 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, PartlyDone
-from cache.flags import ByteSize, dry_run_option, followed_store_options, on_bad_option
-from cache.records import MODALITIES, UNITS
+from cache.flags import ByteSize, followed_store_options, on_bad_option
+from cache.records import KINDS, MODALITIES, UNITS
 from embed.cli_weights import models_command, pull_command
 from embed.encoder import BATCH_TOKENS
 
@@ -99,7 +99,12 @@ def embed() -> None:
     help="Storage type. Default: as the cache has it, float16 for a new recipe.",
 )
 @on_bad_option("Bad records: stop and list them, or leave them out, listed and counted.")
-@click.option("--new-recipe", is_flag=True, help="Start another recipe beside one that differs.")
+@click.option(
+    "--new-recipe",
+    is_flag=True,
+    help="Start another recipe beside one of the same weights and layer that differs; other weights or another layer "
+    "always start one.",
+)
 @click.option(
     "--segment-bytes",
     type=ByteSize(),
@@ -108,14 +113,18 @@ def embed() -> None:
     help="Rows after which a segment is committed; also every 60 s and at SIGTERM.",
 )
 @followed_store_options
-@dry_run_option
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say how many sequences, bytes and about what time it would take, and change nothing; needs no weights.",
+)
 @click.option(
     "--ack-fd",
     type=click.IntRange(0, 1 << 20),
     default=None,
     help="Open descriptor to write keys to, in hex, one a line: each once its rows are committed and on disk.",
 )
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="No plan and no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run_command(
     as_json: bool, dry_run: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any
@@ -135,7 +144,7 @@ def run_command(
     if as_json:
         click.echo(json.dumps(done._asdict()))
     else:
-        click.echo(_in_words(done, UNITS[asked_for.modality]))
+        click.echo(_in_words(done, asked_for.modality))
     if done.failed_list:
         raise PartlyDone(
             f"{done.failed_list}: lists {done.failed} sequences that could not be stored; the rest is done"
@@ -150,9 +159,9 @@ def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
     dryrun.warn(found)
 
 
-def _in_words(done: RunSummary, unit: str) -> str:
+def _in_words(done: RunSummary, modality: str) -> str:
     noun = "record" if done.records == 1 else "records"
-    kind = "molecules" if unit == UNITS["molecule"] else "sequences"
+    unit, kind = UNITS[modality], KINDS[modality]
     read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
     special = [
         f"layer {done.layer}" if done.layer else "",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from cache.console import note
+from cache.console import note, size_in_words
 from cache.errors import InputError, printable
 from cache.flags import json_option, quiet_option
 from cache.records import UNITS
@@ -84,7 +84,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["dim"]),
         str(row["layers"] or "-"),
         "none" if row["limit"] is None else f"{row['limit']} {row['unit']}",
-        "-" if row["bytes"] is None else about + _size(row["bytes"]),
+        "-" if row["bytes"] is None else about + size_in_words(row["bytes"]),
         row["licence"],
         _weights(row),
     )
@@ -97,10 +97,6 @@ def _weights(row: dict[str, Any]) -> str:
     if row["unchecked"]:
         return f"not checked: {row['unchecked']} (embed pull {row['encoder']} checks it)"
     return row["weights"] or "needs weights"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 @click.command("pull")

@@ -1,4 +1,4 @@
-"""`embed run --dry-run`: what a run would do, and in what time and space; nothing is written."""
+"""What a run would do, and in what time and space: `embed run --dry-run`, and the line that a run begins with."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ import math
 import shutil
 from typing import NamedTuple
 
-from cache.console import note, say_notes
+import numpy as np
+
+from cache.console import note, say_notes, size_in_words
 from cache.recipe import Recipe, held_like
-from cache.records import UNITS, read_records
+from cache.records import KINDS, UNITS, read_records
 from cache.writer import refuse_compressed_h5
 from embed.encoder import EncoderInfo
 from embed.encoders import DEFAULT_ENCODER, ENCODERS, find_encoder
-from embed.estimate import estimate, in_words, pieces
-from embed.plan import RunOptions, asked_layout, beyond_limit, existing_folder, make_plan, refuses_long, settle_recipe
+from embed.estimate import Estimate, estimate, in_words, pieces, worth_timing
+from embed.plan import (
+    Plan,
+    RunOptions,
+    asked_layout,
+    beyond_limit,
+    existing_folder,
+    make_plan,
+    refuses_long,
+    settle_recipe,
+)
 from embed.published import weights_at_hand
 
 
@@ -27,6 +38,10 @@ class DryRun(NamedTuple):
     """Folder name of the recipe; None where it cannot be known without the weights."""
     weights_at_hand: bool
     """Or none are needed."""
+    weights: str | None
+    """Where they are."""
+    weights_opened: bool
+    """Whether they were read to measure the time; otherwise they were digested at most."""
     records: int
     distinct: int
     """Distinct sequences of the input."""
@@ -52,7 +67,7 @@ class DryRun(NamedTuple):
     """On the cache's file system."""
     device: str
     seconds: float | None
-    """That encoding takes, measured on this machine; None where it cannot be told."""
+    """That encoding takes, measured on this machine, without what stops the run; None where it cannot be told."""
     not_estimated: str
     """Why `seconds` is None."""
     skipped: int
@@ -73,27 +88,33 @@ def dry_run(options: RunOptions) -> DryRun:
     say_notes(options.input, records.notes, records.skipped, "records")
     recipe, known = _recipe(options, info, at_hand)
     plan = make_plan(options, recipe, records)
-    pending, lengths = plan.pending, plan.lengths
-    timed = estimate(options, info, recipe, pending)
+    lengths, stops = plan.lengths, refuses_long(options, info, recipe)
+    beyond = beyond_limit(info, lengths)
+    runs = plan.places if not stops else np.delete(plan.places, beyond)
+    timed = estimate(options, info, recipe, plan.distinct.records.take(runs))
+    if stops and len(beyond) and not len(runs):
+        timed = Estimate(None, "all that is to be embedded is too long")
     tokens = sum(length * count for length, count in pieces(lengths, recipe.long).items())
     return DryRun(
         cache=str(options.cache_dir),
         encoder=info.name,
         recipe=recipe.folder_name if known else None,
         weights_at_hand=at_hand,
+        weights=None if options.weights is None else str(options.weights),
+        weights_opened=options.weights is not None and not info.layers and len(runs) > 0,
         records=len(records.records),
         distinct=len(plan.distinct),
         residues=plan.residues,
-        already=len(plan.distinct) - len(pending) if known else None,
-        pending=len(pending),
+        already=len(plan.distinct) - len(lengths) if known else None,
+        pending=len(lengths),
         pending_residues=int(lengths.sum()),
         longest=int(lengths.max(initial=0)),
         limit=info.limit,
-        beyond_limit=len(beyond_limit(info, lengths)),
-        long="error" if refuses_long(options, info, recipe) else recipe.long,
+        beyond_limit=len(beyond),
+        long="error" if stops else recipe.long,
         batches=math.ceil(tokens / options.batch_tokens),
-        bytes=plan.bytes(recipe, options.segment_bytes, len(records.records)) if len(pending) else 0,
-        free_bytes=shutil.disk_usage(existing_folder(options.cache_dir)).free,
+        bytes=plan.bytes(options.segment_bytes, len(records.records)),
+        free_bytes=_free(options),
         device=options.device,
         seconds=timed.seconds,
         not_estimated=timed.reason,
@@ -120,16 +141,15 @@ def _recipe(options: RunOptions, info: EncoderInfo, at_hand: bool) -> tuple[Reci
 
 def in_lines(found: DryRun, modality: str) -> str:
     """The plan as people read it."""
-    unit, kind = UNITS[modality], "molecules" if modality == "molecule" else "sequences"
+    unit, kind = UNITS[modality], KINDS[modality]
     there = "what is there already is not known without the weights" if found.already is None else (
         f"{found.already:,} already there"
     )  # fmt: skip
     lines = [
         f"records     {found.records:,}, {found.distinct:,} distinct {kind}, {found.residues:,} {unit}; {there}",
-        f"to embed    {found.pending:,} {kind}, {found.pending_residues:,} {unit}, the longest {found.longest:,}; "
-        f"about {found.batches:,} batches",
+        f"to embed    {_pending(found, kind, unit)}",
         f"encoder     {found.encoder}, {found.recipe or 'a recipe that its weights decide'} → {found.cache}",
-        f"disk        about {_size(found.bytes)} to write, {_size(found.free_bytes)} free",
+        f"disk        {_disk(found.bytes, found.free_bytes)}",
         f"time        {_time(found)}",
     ]
     if found.beyond_limit:
@@ -137,11 +157,16 @@ def in_lines(found: DryRun, modality: str) -> str:
         lines.insert(2, f"too long    {found.beyond_limit:,} beyond the encoder's {found.limit:,}: {fate}")
     if not found.weights_at_hand:
         lines.append(f"weights     not at hand: `embed pull {found.encoder}` or `--weights PATH` is needed to run")
+    elif found.weights is not None:
+        opened = "opened to measure the time" if found.weights_opened else "digested but not opened"
+        lines.append(f"weights     {found.weights}, {opened}")
     return "\n".join(lines)
 
 
 def warn(found: DryRun) -> None:
-    """Say on standard error what would stop the run."""
+    """Say on standard error what would stop the run, and why its time is not known."""
+    if found.seconds is None:
+        note(f"note: the time is not estimated: {found.not_estimated}")
     if found.bytes > found.free_bytes:
         note(f"note: {found.cache}: {found.bytes} bytes are needed and {found.free_bytes} are free")
 
@@ -149,12 +174,45 @@ def warn(found: DryRun) -> None:
 def _time(found: DryRun) -> str:
     if found.seconds is None:
         return f"not estimated: {found.not_estimated}"
-    return "none, nothing is missing" if not found.pending else f"about {in_words(found.seconds)} on {found.device}"
+    if not found.pending:
+        return "nothing to embed"
+    without = ", without what is too long" if found.long == "error" and found.beyond_limit else ""
+    return _about(found.seconds, found.device) + without
 
 
-def _size(count: int) -> str:
-    """Bytes in the largest binary unit that leaves a number of 1 or more."""
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:.1f} {units[0]}" if units[0] != "B" else f"{count} B"
+def _pending(found: DryRun, kind: str, unit: str) -> str:
+    if not found.pending:
+        return "nothing"
+    batches = "1 batch" if found.batches == 1 else f"about {found.batches:,} batches"
+    return f"{found.pending:,} {kind}, {found.pending_residues:,} {unit}, the longest {found.longest:,}; {batches}"
+
+
+def _about(seconds: float, device: str) -> str:
+    return f"{in_words(seconds)} on {device}, if the machine does nothing else"
+
+
+def _disk(needed: int, free: int) -> str:
+    return f"about {size_in_words(needed)} to write, {size_in_words(free)} free"
+
+
+def _free(options: RunOptions) -> int:
+    return shutil.disk_usage(existing_folder(options.cache_dir)).free
+
+
+def announce(options: RunOptions, info: EncoderInfo, plan: Plan, records: int) -> None:
+    """Say on standard error what a run is about to do, before any weights are opened; nothing with `--quiet`.
+
+    The time is measured where there is work for minutes; of less the bar soon tells what is left.
+    """
+    if options.quiet or not len(plan.places):
+        return
+    kind, unit = KINDS[options.modality], UNITS[options.modality]
+    said = [
+        f"note: {len(plan.places):,} of {len(plan.distinct):,} {kind} to embed",
+        f"{plan.lengths.sum():,} {unit}",
+        _disk(plan.bytes(options.segment_bytes, records), _free(options)),
+    ]
+    if worth_timing(info, plan.recipe, plan.lengths, options.device):
+        seconds, reason = estimate(options, info, plan.recipe, plan.pending)
+        said.append(f"time not estimated: {reason}" if seconds is None else _about(seconds, options.device))
+    note(", ".join(said))

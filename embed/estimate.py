@@ -1,8 +1,9 @@
-"""How long a run will take, measured here and now in a second or two, before any weights are read.
+"""How long a run will take, measured here and now, which itself takes some seconds.
 
 A language model is timed by one layer of its own shape with random weights, at two lengths of what is pending: a token
-of a sequence of L tokens takes a + b L seconds a layer, b L being attention's share.  All other encoders are timed on a
-few of the pending records.  The rest (reading, the disk) is left out.
+of a sequence of L tokens takes a + b L seconds a layer, b L being attention's share.  Its weights are never read.  All
+other encoders are loaded, and timed on a few of the pending records.  The rest (reading, the disk) is left out, and so
+is whatever else the machine does meanwhile.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from cache.recipe import Recipe
 from cache.recordlist import RecordList
 from embed.encoder import EncoderInfo, Loading
 from embed.plan import RunOptions
+from embed.published import PUBLISHED
 from embed.windows import windows
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ ENOUGH = 0.4
 PATIENCE = 0.5
 """Seconds that one length, or the few records of other encoders, are timed for; about."""
 FEW = 64
+A_MINUTE = {"cpu": 2e13, "cuda": 6e15}
+"""Floating-point operations of a fast device of this type in a minute, about; others count as the first."""
 
 
 class Estimate(NamedTuple):
@@ -43,7 +47,11 @@ class Estimate(NamedTuple):
 
 
 def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> Estimate:
-    """The time that encoding the pending records takes on the device that is asked for."""
+    """The time that encoding the pending records takes on the device that is asked for.
+
+    No estimate, but its reason, where the device or the weights are not there or measuring takes too much memory: a
+    plan may be asked for on a machine that could not do the work.
+    """
     if not pending:
         return Estimate(0.0)
     try:
@@ -54,6 +62,23 @@ def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: Re
         return Estimate(_of_records(options, info, recipe, pending))
     except InputError as error:  # the device or the weights; the run itself will say it
         return Estimate(None, one_line(error))
+    except (RuntimeError, MemoryError) as error:
+        from embed.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return Estimate(None, f"out of memory on {options.device} while it was measured")
+
+
+def worth_timing(info: EncoderInfo, recipe: Recipe, lengths: np.ndarray, device: str) -> bool:
+    """Whether a language model has work for a minute or more, beside which an estimate costs little.
+
+    By two operations a parameter and residue, attention left out; `lengths` are those of the pending records.
+    """
+    if not info.layers:
+        return False
+    residues = sum(length * count for length, count in pieces(lengths, recipe.long).items())
+    return 2 * PUBLISHED[info.name].parameters * residues > A_MINUTE.get(device.partition(":")[0], A_MINUTE["cpu"])
 
 
 def pieces(lengths: np.ndarray, policy: str) -> Counter[int]:
@@ -92,7 +117,8 @@ def _of_layers(options: RunOptions, recipe: Recipe, found: Mapping[int, int]) ->
     one = _random_layer(design, recipe.compute, options.device)
     tokens = np.cumsum(lengths * counts)
     middle, most = (int(lengths[np.searchsorted(tokens, share * tokens[-1])]) for share in (0.25, 0.9))
-    short, long = min(middle, LONGEST_TIMED // 4), min(most, LONGEST_TIMED)
+    longest = min(LONGEST_TIMED, design.positions - design.first_position if design.positions else LONGEST_TIMED)
+    short, long = min(middle, longest, LONGEST_TIMED // 4), min(most, longest)
     layers = design.layers if recipe.layer is None else int(recipe.layer)
     slope, first = 0.0, _token_seconds(one, design, short, options)
     if long > 1.5 * short:
@@ -153,13 +179,13 @@ def _of_records(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending:
 
 
 def in_words(seconds: float) -> str:
-    """`under a second`, `40 s`, `12 min`, `3 h 10 min`, `5 d 2 h`: two units, no more digits than can be known."""
+    """`under a second`, `about 40 s`, `about 3 h 10 min`, `about 5 d 2 h`: no more digits than can be known."""
     if seconds < 1:
         return "under a second"
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"about {seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 90:
-        return f"{minutes} min"
+        return f"about {minutes} min"
     hours = round(minutes / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+    return f"about {minutes // 60} h {minutes % 60} min" if hours < 48 else f"about {hours // 24} d {hours % 24} h"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from cache.writer import SEGMENT_BYTES
 from cache.zarrfile import Compressor
 from embed.encoder import BATCH_TOKENS, EncoderInfo
 from embed.weights import weights_digest
+from embed.windows import stored_rows
 
 _RECORD_BYTES = 8 + 32 + 4
 """Of a segment's offsets, digest and crc32c."""
@@ -67,6 +67,7 @@ class RunOptions:
     write_ahead: int = WRITE_AHEAD
     """Bytes of rows that may wait for the disk; 0: each record is written before the next is taken."""
     quiet: bool = False
+    """Neither the plan nor a bar on standard error."""
 
 
 class Layout(NamedTuple):
@@ -83,6 +84,7 @@ class Plan(NamedTuple):
     places: np.ndarray
     """(p,) places among the distinct ones of those that the cache lacks, rising: the order of the file."""
     layout: Layout
+    recipe: Recipe
 
     @property
     def pending(self) -> RecordList:
@@ -95,17 +97,23 @@ class Plan(NamedTuple):
         return np.asarray(self.distinct.lengths[self.places])
 
     @property
+    def rows(self) -> np.ndarray:
+        """(p,) rows to store of each of them: fewer than it is long where the recipe truncates."""
+        return stored_rows(self.recipe, self.lengths)
+
+    @property
     def residues(self) -> int:
         """Of all distinct sequences."""
         return int(self.distinct.lengths.sum())
 
-    def bytes(self, recipe: Recipe, segment_bytes: int, records: int) -> int:
-        """About what a run adds to the disk, uncompressed: rows, what finds them, and a table of `records` ids."""
-        rows = (
-            int(np.minimum(self.lengths, recipe.rows_of(sys.maxsize)).sum())
-            * recipe.dim
-            * np.dtype(recipe.dtype).itemsize
-        )
+    def bytes(self, segment_bytes: int, records: int) -> int:
+        """About what a run adds to the disk, uncompressed: rows, what finds them, and a table of `records` ids.
+
+        0 where the cache lacks nothing.
+        """
+        if not len(self.places):
+            return 0
+        rows = int(self.rows.sum()) * self.recipe.dim * np.dtype(self.recipe.dtype).itemsize
         segments = -(-rows // segment_bytes)
         return rows + len(self.places) * _RECORD_BYTES + segments * _SEGMENT_FILES + records * _TABLE_BYTES
 
@@ -188,8 +196,9 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pend
         ways += "; windows and truncate are other recipes than this cache's, and need --new-recipe too"
     takes = f"{info.name} takes {info.limit}"
     raise InputError(
-        f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); {ways}"
-        for record in too_long
+        f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); "
+        f"{ways if n == 0 else 'see --long'}"
+        for n, record in enumerate(too_long)
     )
 
 
@@ -205,4 +214,4 @@ def make_plan(options: RunOptions, recipe: Recipe, records: Records) -> Plan:
     held = {segment.stored_as for segment in reader.segments}
     if options.store is None and options.compressor is None and len(held) == 1:
         layout = Layout(*held.pop())
-    return Plan(distinct, np.flatnonzero(reader.absent(distinct.digests)), layout)
+    return Plan(distinct, np.flatnonzero(reader.absent(distinct.digests)), layout, recipe)

@@ -21,9 +21,10 @@ from cache.keys import ABSENT
 from cache.progress import residue_progress
 from cache.reader import CacheReader
 from cache.recipe import Recipe
-from cache.records import UNITS, Record, Records, read_records
+from cache.records import KINDS, UNITS, Record, Records, read_records
 from cache.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
 from embed.ack import Acknowledger
+from embed.dryrun import announce
 from embed.encoder import Encoder, EncoderInfo, Loading, NotEncoded
 from embed.encoders import find_encoder
 from embed.plan import Plan, RunOptions, asked_layout, existing_folder, make_plan, refuse_too_long, settle_recipe
@@ -102,7 +103,8 @@ def run(options: RunOptions) -> RunSummary:
     cut = left_out(recipe, plan.distinct.lengths)
     if cut.sequences:
         note(f"note: {options.input}: {cut_note(recipe, cut)}")
-    _look_for_space(options, recipe, plan, len(records.records))
+    _look_for_space(options, plan, len(records.records))
+    announce(options, info, plan, len(records.records))
     encoder = _load(options, info, recipe) if len(plan.places) else None
     publish_table(options.cache_dir, options.modality, records.records)
     write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
@@ -112,7 +114,7 @@ def run(options: RunOptions) -> RunSummary:
     try:
         if encoder is not None:
             _embed(options, encoder, recipe, plan, outcome, acknowledger)
-            say_notes(options.input, encoder.notes, (), "molecules" if options.modality == "molecule" else "sequences")
+            say_notes(options.input, encoder.notes, (), KINDS[options.modality])
     finally:
         if outcome.failures:
             _list_failures(failed_list, records, outcome.failures)
@@ -140,11 +142,10 @@ def run(options: RunOptions) -> RunSummary:
     )
 
 
-def _look_for_space(options: RunOptions, recipe: Recipe, plan: Plan, records: int) -> None:
+def _look_for_space(options: RunOptions, plan: Plan, records: int) -> None:
     """Stop before anything is written where the disk cannot hold the rows; say it where compression may help."""
-    needed = plan.bytes(recipe, options.segment_bytes, records) if len(plan.places) else 0
     try:
-        require_space(existing_folder(options.cache_dir), needed)
+        require_space(existing_folder(options.cache_dir), plan.bytes(options.segment_bytes, records))
     except OSError as error:
         if plan.layout.compressor is None:
             raise
@@ -177,7 +178,7 @@ def _embed(
             ),
             options.write_ahead,
         ) as writer,
-        residue_progress(int(plan.lengths.sum()), encoder.name, options.quiet) as seen,
+        residue_progress(int(plan.rows.sum()), encoder.name, options.quiet) as seen,
     ):
         if acknowledge is not None:
             acknowledge.stopping = stopping

@@ -33,11 +33,15 @@ class Cut(NamedTuple):
     """Residues or nucleotides that have no row because of it."""
 
 
+def stored_rows(recipe: Recipe, lengths: ArrayLike) -> np.ndarray:
+    """(n,) rows that a recipe stores of sequences of these lengths: `Recipe.rows_of` of each."""
+    return np.minimum(np.asarray(lengths, np.int64), recipe.rows_of(sys.maxsize))
+
+
 def left_out(recipe: Recipe, lengths: ArrayLike) -> Cut:
     """What a recipe leaves out of sequences of these lengths, (n,) integers; nothing unless it truncates."""
-    found, most = np.asarray(lengths, np.int64), recipe.rows_of(sys.maxsize)
-    lost = found[found > most] - most
-    return Cut(len(lost), int(lost.sum()))
+    lost = np.asarray(lengths, np.int64) - stored_rows(recipe, lengths)
+    return Cut(int(np.count_nonzero(lost)), int(lost.sum()))
 
 
 def cut_note(recipe: Recipe, cut: Cut) -> str:

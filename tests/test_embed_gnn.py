@@ -264,7 +264,9 @@ def test_weights_with_other_tensors_are_refused_in_a_line(
         tensors["x_embedding2.weight"] = torch.zeros(4, 300) if change == "shape" else torch.zeros(3, 300).long()
     torch.save(tensors, tmp_path / "made.pth")
     (tmp_path / "m.smi").write_text("a\tCCO\n")
-    done = program("embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", name, "--weights", "made.pth")
+    done = program(
+        "embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", name, "--weights", "made.pth", "--quiet"
+    )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: --weights made.pth: not the weights of this encoder: ")

@@ -378,7 +378,17 @@ def test_a_pointer_of_git_lfs_is_told_from_the_file(program: Program, tmp_path: 
     )
     (tmp_path / "a.fasta").write_text(">x\nMKV\n")
     done = program(
-        "embed", "run", "--modality", "protein", "-i", "a.fasta", "--encoder", "esm2-8m", "--weights", tmp_path
+        "embed",
+        "run",
+        "--modality",
+        "protein",
+        "-i",
+        "a.fasta",
+        "--encoder",
+        "esm2-8m",
+        "--weights",
+        tmp_path,
+        "--quiet",
     )
     assert done.returncode == 2
     assert "a pointer of Git LFS, not the file; `git lfs pull` fetches it" in done.stderr

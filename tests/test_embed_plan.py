@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import re
@@ -9,22 +10,28 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from conftest import Program
 
 from cache import CacheReader, InputError, Record, choose_recipe
+from cache.console import size_in_words
 from cache.inspection import verify
 from cache.recordlist import RecordList
-from cache.records import record_of
-from embed.dryrun import dry_run
+from cache.records import read_records, record_of
+from embed import estimate as estimate_module
+from embed.dryrun import announce, dry_run, in_lines, warn
 from embed.encoder import EncoderInfo, NotEncoded
 from embed.encoders import ENCODERS
-from embed.estimate import design_of, estimate, in_words, pieces
-from embed.plan import RunOptions
+from embed.estimate import design_of, estimate, in_words, pieces, worth_timing
+from embed.plan import RunOptions, make_plan
 from embed.run import run
+from embed.transformer import Design, Transformer
 from embed.windows import windows
 
 Answer = Callable[[Record], np.ndarray | NotEncoded]
@@ -89,9 +96,14 @@ def test_a_dry_run_counts_all_and_writes_nothing(program: Program, tmp_path: Pat
     told = program(*flags, "in.fasta", "--dry-run")
     assert "5, 4 distinct sequences, 14 nucleotides; 2 already there" in told.stdout
     assert "2 sequences, 8 nucleotides, the longest 5" in told.stdout
-    assert re.search(r"time +about under a second on cpu", told.stdout), told.stdout
+    assert re.search(r"time +under a second on cpu, if the machine does nothing else$", told.stdout, re.M), told.stdout
+    assert "the longest 5; 1 batch\n" in told.stdout
+    several = program(*flags, "in.fasta", "--dry-run", "--batch-tokens", "3")
+    assert "the longest 5; about 3 batches\n" in several.stdout
     program(*flags, "in.fasta")
-    assert "nothing is missing" in program(*flags, "in.fasta", "--dry-run").stdout
+    all_there = program(*flags, "in.fasta", "--dry-run").stdout
+    assert re.search(r"to embed +nothing$", all_there, re.M), all_there
+    assert re.search(r"time +nothing to embed$", all_there, re.M), all_there
 
 
 def test_a_dry_run_plans_without_weights(tmp_path: Path) -> None:
@@ -117,16 +129,114 @@ def test_a_dry_run_without_weights_goes_by_the_only_recipe_held(real_data: Path,
     held = choose_recipe(tmp_path / "c", "rna").folder_name
     found = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert"))
     assert (found.weights_at_hand, found.recipe, found.already, found.pending) == (False, held, 1, 1)
-    assert dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights)).already == 1
+    at_hand = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights))
+    assert at_hand.already == 1
+    assert in_lines(at_hand, "rna").splitlines()[-1] == f"weights     {weights}, digested but not opened"
 
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99"])
-def test_a_device_that_is_not_here_keeps_the_plan(tmp_path: Path, device: str) -> None:
+def test_a_device_that_is_not_here_keeps_the_plan(
+    tmp_path: Path, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A plan is asked for on the login node, the run goes to another machine."""
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV"})
     found = dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m", device=device))
     assert (found.pending, found.seconds) == (1, None)
     assert f"--device {device}" in found.not_estimated
+    warn(found)
+    assert capsys.readouterr().err.startswith(f"note: the time is not estimated: --device {device}: ")
+
+
+OUT_OF_MEMORY = [
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("way", ["_of_layers", "_of_records"])
+def test_out_of_memory_while_measuring_keeps_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, way: str
+) -> None:
+    def fails(*_: object) -> float:
+        raise error
+
+    monkeypatch.setattr(f"embed.estimate.{way}", fails)
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV"})
+    found = dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m" if way == "_of_layers" else "profile"))
+    assert (found.pending, found.seconds) == (1, None)
+    assert found.not_estimated.startswith("out of memory on cpu")
+    warn(found)
+    assert capsys.readouterr().err == f"note: the time is not estimated: {found.not_estimated}\n"
+
+
+def test_another_error_while_measuring_is_our_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> float:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("embed.estimate._of_layers", fails)
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV"})
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m"))
+
+
+LANGUAGE_MODELS = [(info.modality, info.name) for info in ENCODERS.values() if info.layers]
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of the sequences that the layer is timed on: once each, the narrowest layer there is in its place."""
+    seen: list[int] = []
+    whole = estimate_module._random_layer
+
+    def small(design: Design, compute: str, device: str) -> Transformer:
+        layer = whole(design._replace(width=16, heads=2, inner=16), compute, device)
+        rows = layer.rows
+
+        def spy(ids: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+            seen.extend(lengths)
+            return rows(ids, lengths)
+
+        monkeypatch.setattr(layer, "rows", spy)
+        return layer
+
+    monkeypatch.setattr(estimate_module, "_random_layer", small)
+    monkeypatch.setattr(estimate_module, "ENOUGH", 0.0)
+    monkeypatch.setattr(estimate_module, "PATIENCE", 0.0)
+    return seen
+
+
+@pytest.mark.parametrize(("modality", "name"), LANGUAGE_MODELS)
+def test_what_stops_the_run_is_left_out_of_the_estimate(
+    tmp_path: Path, timed: list[int], modality: str, name: str
+) -> None:
+    """It was timed all the same, and where positions are learned the layer has none beyond the limit."""
+    limit = ENCODERS[modality, name].limit
+    assert limit is not None
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "G" * 300, "b": "A" * (limit + 1), "c": "C" * 3 * limit})
+    found = dry_run(RunOptions(modality, fasta, tmp_path / "c", name))
+    assert (found.pending, found.beyond_limit, found.long) == (3, 2, "error")
+    assert set(timed) == {300}
+    assert re.search(
+        r"time +\S.*, if the machine does nothing else, without what is too long$", in_lines(found, modality), re.M
+    )
+    alone = write_fasta(tmp_path / "long.fasta", {"b": "A" * (limit + 1)})
+    nothing = dry_run(RunOptions(modality, alone, tmp_path / "c", name))
+    assert (nothing.seconds, nothing.not_estimated) == (None, "all that is to be embedded is too long")
+
+
+@pytest.mark.parametrize(("modality", "name"), LANGUAGE_MODELS)
+def test_the_timed_layer_is_never_asked_beyond_its_positions(
+    tmp_path: Path, timed: list[int], modality: str, name: str
+) -> None:
+    """Even where a caller does not leave them out."""
+    info = ENCODERS[modality, name]
+    assert info.limit is not None
+    options = RunOptions(modality, tmp_path / "in.fasta", tmp_path / "c", name)
+    pending = RecordList.of([record_of(modality, "a", "G" * 9), record_of(modality, "b", "A" * 4 * info.limit)])
+    assert (estimate(options, info, info.recipe(None), pending).seconds or 0) > 0
+    assert max(timed) <= (2048 if info.rotary else info.limit + 2)
 
 
 def test_every_language_model_has_the_design_that_the_table_says() -> None:
@@ -160,8 +270,16 @@ def test_pieces_are_the_windows_of_all(policy: str, rng: np.random.Generator) ->
 
 
 def test_times_in_words() -> None:
-    said = {0.2: "under a second", 40: "40 s", 720: "12 min", 11_400: "3 h 10 min", 50 * 3600: "2 d 2 h"}
+    said = {
+        0.2: "under a second", 40: "about 40 s", 720: "about 12 min", 11_400: "about 3 h 10 min",
+        50 * 3600: "about 2 d 2 h",
+    }  # fmt: skip
     assert {seconds: in_words(seconds) for seconds in said} == said
+
+
+def test_bytes_in_words() -> None:
+    said = {0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 3 << 29: "1.5 GiB", 1 << 60: "1024.0 PiB"}
+    assert {count: size_in_words(count) for count in said} == said
 
 
 def test_too_little_space_stops_a_run_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +314,75 @@ def test_a_run_without_space_ends_in_one_line(
     told = program(*flags, "--dry-run")
     assert told.returncode == 0
     assert "bytes are needed and 1 are free" in told.stderr
+
+
+def test_a_run_says_its_plan_before_it_opens_weights(program: Program, tmp_path: Path) -> None:
+    """Also where they turn out to be no weights; not with `--quiet`, nor where there is nothing to do."""
+    write_fasta(tmp_path / "half.fasta", {"a": "ACGU"})
+    write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG" * 600, "c": "CC", "d": "CC"})
+    flags = ("embed", "run", "--modality", "rna", "--cache", "c", "--encoder")
+    assert program(*flags, "profile", "--input", "half.fasta", "--quiet").stderr == ""
+    done = program(*flags, "profile", "--input", "in.fasta")
+    plan = r"note: 2 of 3 sequences to embed, 1,202 nucleotides, about \d+\.\d KiB to write, [\d.]+ \w+ free\n"
+    assert re.fullmatch(plan, done.stderr), done.stderr
+    assert program(*flags, "profile", "--input", "in.fasta").stderr == ""
+    (tmp_path / "w.pth").write_bytes(b"no weights")
+    done = program(*flags, "rnabert", "--weights", "w.pth", "--input", "half.fasta")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("note: 1 of 1 sequences to embed, 4 nucleotides, about ")
+    assert second.startswith("error: --weights w.pth: ")
+    assert program(*flags, "rnabert", "--weights", "w.pth", "--input", "half.fasta", "--quiet").stderr == second + "\n"
+
+
+def test_a_run_says_its_time_where_it_is_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKVLA" * 40})
+    options, info = RunOptions("protein", fasta, tmp_path / "c", "esm2-8m"), ENCODERS["protein", "esm2-8m"]
+    plan = make_plan(options, info.recipe(None), read_records(fasta, "protein"))
+    announce(options, info, plan, 1)
+    assert "on cpu" not in capsys.readouterr().err
+    monkeypatch.setitem(estimate_module.A_MINUTE, "cpu", 1e9)
+    announce(options, info, plan, 1)
+    assert re.search(r" free, under a second on cpu, if the machine does nothing else$", capsys.readouterr().err)
+    monkeypatch.setattr(estimate_module, "_of_layers", lambda *_: 11_400)
+    announce(options, info, plan, 1)
+    assert " free, about 3 h 10 min on cpu, if " in capsys.readouterr().err
+    announce(dataclasses.replace(options, quiet=True), info, plan, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_only_long_work_is_worth_timing() -> None:
+    info, profile = ENCODERS["protein", "esm2-650m"], ENCODERS["protein", "profile"]
+    few, many = np.array([200]), np.full(1000, 200)
+    assert not worth_timing(info, info.recipe(None), few, "cpu")
+    assert worth_timing(info, info.recipe(None), many, "cpu")
+    assert not worth_timing(info, info.recipe(None), many, "cuda:0")
+    assert worth_timing(info, info.recipe(None), np.repeat(many, 1000), "cuda:0")
+    assert not worth_timing(profile, profile.recipe(None), np.repeat(many, 1000), "cpu")
+
+
+@pytest.mark.parametrize("long", ["truncate", "window"])
+def test_the_bar_ends_at_the_rows_that_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake: Callable[[Answer], None], long: Literal["truncate", "window"]
+) -> None:
+    info = EncoderInfo(
+        "fake", "rna", 2, "none", lambda loading: Fake(lambda record: rows_of(record)[: loading.recipe.rows_of(999)]),
+        limit=10, overlap=4,
+    )  # fmt: skip
+    monkeypatch.setitem(ENCODERS, ("rna", "fake"), info)
+    bars: list[tuple[int, list[int]]] = []
+
+    @contextmanager
+    def bar(total: int, _what: str, _quiet: bool) -> Iterator[Callable[[int], object]]:
+        bars.append((total, []))
+        yield bars[-1][1].append
+
+    monkeypatch.setattr("embed.run.residue_progress", bar)
+    fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU" * 10, "b": "GG", "c": "C" * 11})
+    done = run(RunOptions("rna", fasta, tmp_path / "c", "fake", long=long, quiet=True))
+    ((total, seen),) = bars
+    assert total == sum(seen) == done.residues_embedded == (22 if long == "truncate" else 53)
 
 
 def test_what_an_encoder_cannot_do_is_listed_and_later_made_good(

@@ -227,7 +227,7 @@ def test_embed_run_makes_a_cache_in_an_empty_folder_and_tells_as_json(program: P
 def test_a_signal_commits_what_is_done_and_the_next_run_continues(tmp_path: Path, number: int, code: int) -> None:
     fasta = write_fasta(tmp_path / "long.fasta", {f"x{n}": "ACGU" * (5000 + n) for n in range(150)})
     command = [sys.executable, "-c", "from embed.cli import main; main()", "run", "--modality", "rna", "--encoder",
-               "profile", "--input", str(fasta), "--cache", str(tmp_path / "c")]  # fmt: skip
+               "profile", "--input", str(fasta), "--cache", str(tmp_path / "c"), "--quiet"]  # fmt: skip
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "c").glob("embeddings/rna/*/segments/*/rows/c/0/0")):

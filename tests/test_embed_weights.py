@@ -118,7 +118,17 @@ def test_embed_run_refuses_a_hostile_file_in_one_line(name: str, program: Progra
     (tmp_path / "a.fasta").write_text(">x\nACGU\n")
     HOSTILE[name](tmp_path / "weights.pth", tmp_path / "canary")
     done = program(
-        "embed", "run", "--modality", "rna", "-i", "a.fasta", "--encoder", "rnabert", "--weights", "weights.pth"
+        "embed",
+        "run",
+        "--modality",
+        "rna",
+        "-i",
+        "a.fasta",
+        "--encoder",
+        "rnabert",
+        "--weights",
+        "weights.pth",
+        "--quiet",
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -232,7 +242,17 @@ def test_another_encoders_weights_are_refused_in_one_line(
     save_file(random_tensors(shapes, rng), tmp_path / "w.safetensors")
     (tmp_path / "a.fasta").write_text(">x\nACGU\n")
     done = program(
-        "embed", "run", "--modality", "rna", "-i", "a.fasta", "--encoder", "rnabert", "--weights", "w.safetensors"
+        "embed",
+        "run",
+        "--modality",
+        "rna",
+        "-i",
+        "a.fasta",
+        "--encoder",
+        "rnabert",
+        "--weights",
+        "w.safetensors",
+        "--quiet",
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -271,7 +291,9 @@ def test_embed_run_refuses_sparse_weights_before_it_writes(
     name = next(iter(tensors))
     torch.save(tensors | {name: tensors[name].to_sparse()}, tmp_path / "w.pth")
     (tmp_path / "a.fasta").write_text(">x\nACGU\n")
-    done = program("embed", "run", "--modality", "rna", "-i", "a.fasta", "--encoder", "rnabert", "--weights", "w.pth")
+    done = program(
+        "embed", "run", "--modality", "rna", "-i", "a.fasta", "--encoder", "rnabert", "--weights", "w.pth", "--quiet"
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "tokens.weight is not a plain tensor" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fasta", "w.pth"]
