@@ -155,7 +155,7 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
     given: dict[str, np.ndarray] = {}
     expected: dict[str, Tensor] = {}
 
-    def add(kind: str, leaves: list[Tensor], offsets: Tensor, reverse: bool, dtype: str) -> None:
+    def add(kind: str, leaves: list[Tensor], offsets: Tensor, reverse: bool, dtype: str, small: bool = True) -> None:
         case = str(len({name.split(".")[0] for name in given}))
         leaves = [x.to(getattr(torch, dtype)).double() for x in leaves]  # what the child will see
         dy = torch.from_numpy(rng.normal(size=leaves[0].shape)).to(getattr(torch, dtype)).double()
@@ -166,6 +166,7 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
         given.update({f"{case}.{i}": x.numpy() for i, x in enumerate(leaves)})
         given.update({f"{case}.kind": np.array(kind), f"{case}.dtype": np.array(dtype), f"{case}.dy": dy.numpy()})
         given.update({f"{case}.offsets": offsets.numpy(), f"{case}.reverse": np.array(reverse)})
+        given[f"{case}.small"] = np.array(small)
         expected.update({f"{case}.y": y} | {f"{case}.{i}": g for i, g in enumerate(grads)})
 
     for reverse in (False, True):
@@ -178,6 +179,11 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
             offsets = torch.tensor([0, 1, 3, 8, 9])
             leaves = [torch.from_numpy(rng.normal(size=s)) for s in [(9, 3), (3, 4), (3,)]]
             add("conv", leaves, offsets, reverse, dtype)
+    # Chunks and blocks as a GPU has them: full ones, ends, and channels of a second block.
+    inputs, offsets = make(rng, [129, 64, 1], 33, 1)
+    add("scan", inputs, offsets, bool(rng.integers(2)), "float32", small=False)
+    leaves = [torch.from_numpy(rng.normal(size=s)) for s in [(194, 65), (65, 4), (65,)]]
+    add("conv", leaves, offsets, bool(rng.integers(2)), "float32", small=False)
     np.savez(tmp_path / "in.npz", **given)  # type: ignore[arg-type]
     root = Path(__file__).resolve().parent.parent
     command = [
