@@ -13,7 +13,7 @@ import torch
 from numba import njit, prange
 from torch.nn import functional as F
 
-from model.numba_call import flat, use_threads
+from model.numba_call import flat, fresh, use_threads
 from model.scan_lanes import WIDTH, fma, load, spread, store
 
 PART = 64
@@ -74,7 +74,7 @@ class _Conv(torch.autograd.Function):
         spare = -channels % WIDTH  # channels up to a whole register: they stay zero
         taps = F.pad(weight.detach().t(), (0, spare)).contiguous()
         x, bias = (F.pad(z.detach(), (0, spare)) if spare else z for z in (x, bias))
-        y = torch.empty(x.shape)
+        y = fresh(*x.shape)
         use_threads()
         _forward(*flat(x, taps, bias, before), sign, *flat(y))
         ctx.save_for_backward(x, taps, before, after)
@@ -89,7 +89,7 @@ class _Conv(torch.autograd.Function):
         if padded > channels:
             dy = F.pad(dy, (0, padded - channels))
         parts = -(-tokens // PART)
-        dx, dweight, dbias = torch.empty(x.shape), torch.empty(parts, width * padded), torch.empty(parts, padded)
+        dx, dweight, dbias = fresh(*x.shape), fresh(parts, width * padded), fresh(parts, padded)
         partial = dweight.numpy(), dbias.numpy()
         use_threads()
         _backward(*flat(dy, x, taps, before, after), ctx.sign, *flat(dx), *partial)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from model.numba_call import flat, use_threads
+from model.numba_call import flat, fresh, use_threads
 from model.scan_kernels import BLOCK, EVERY, backward, forward
 from model.scan_lanes import LOG2E, WIDTH
 
@@ -41,8 +41,8 @@ class _Scan(torch.autograd.Function):
         at = F.pad(A.detach().t() * LOG2E, (0, spare)).contiguous()
         chunks = -(-np.diff(ends) // EVERY)
         kept_offsets = np.concatenate([[0], np.cumsum(chunks)])
-        kept = torch.empty(int(kept_offsets[-1]) * at.numel() if keep else 0)
-        y = torch.empty(u.shape)
+        kept = fresh(int(kept_offsets[-1]) * at.numel() if keep else 0)
+        y = fresh(*u.shape)
         plan = (ends, _group(ends), kept_offsets, reverse)
         use_threads()
         forward(*flat(u, delta, at, B, C, D), *plan, *flat(y, kept))
@@ -58,9 +58,9 @@ class _Scan(torch.autograd.Function):
         groups, blocks = len(ctx.plan[1]) - 1, -(-padded // BLOCK)
         if padded > channels:
             dy = F.pad(dy, (0, padded - channels))
-        du, ddelta = torch.empty(u.shape), torch.empty(u.shape)
+        du, ddelta = fresh(*u.shape), fresh(*u.shape)
         da, dd = torch.zeros(groups, padded * states), torch.zeros(groups, padded)
-        db, dc = torch.empty(blocks, tokens * states), torch.empty(blocks, tokens * states)
+        db, dc = fresh(blocks, tokens * states), fresh(blocks, tokens * states)
         partial = [x.numpy() for x in (da, db, dc, dd)]
         use_threads()
         backward(*flat(dy, u, delta, at, B, C, D), *ctx.plan, *flat(kept, du, ddelta), *partial)

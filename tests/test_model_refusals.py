@@ -79,6 +79,18 @@ def test_lanes_refuse_other_arrays(array: np.ndarray) -> None:
             kernel(array)
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (1 << 20, 3)])
+def test_fresh_memory_is_aligned(shape: tuple[int, ...]) -> None:
+    from model.numba_call import flat, fresh
+
+    made = fresh(*shape)
+    assert (tuple(made.shape), made.dtype) == (shape, torch.float32)
+    assert made.is_contiguous()
+    assert made.data_ptr() % 64 == 0 or 0 in shape
+    flat(made)[0][:] = 2  # shares its memory
+    assert bool((made == 2).all())
+
+
 def test_auto_takes_the_fastest_backend_at_hand() -> None:
     assert default_backend(torch.device("cpu")) == "numba"
     assert default_backend(torch.device("cpu"), torch.float64) == "reference"
