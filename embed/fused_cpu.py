@@ -14,8 +14,6 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-_MOST_THREADS = numba.get_num_threads()  # before anyone has lowered it
-
 
 @njit(inline="always")
 def _narrow(bits: np.uint32) -> np.uint16:
@@ -107,5 +105,13 @@ def add_norm(x: Tensor, added: Tensor, weight: Tensor, bias: Tensor, eps: float,
 
 
 def use_threads() -> None:
-    """Numba takes as many threads as torch has been given."""
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
+    """Kernels of this module called from this thread take no more threads than torch does.
+
+    When Numba starts its threads it sets OpenMP's count to all cores, and that is torch's count too: hence torch's is
+    read first and put back.
+    """
+    count = torch.get_num_threads()
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined] # made at import
+    numba.set_num_threads(min(count, most))
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)

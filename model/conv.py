@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.backends import choose_backend
+from model.checks import check_beside, check_matrices, check_offsets
 
 
 def causal_conv_reference(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
@@ -37,14 +38,19 @@ def causal_conv(
         x: (T, C).
         weight: (C, W).
         bias: (C,).
-        offsets: (S+1,) int64 on the CPU.
+        offsets: (S+1,) int64 on the CPU, from 0 to T, strictly increasing.
         reverse: look ahead instead of back.
         backend: as in `selective_scan`; `reference` here is W shifted products in plain torch, any type and device,
             and so is `mamba_ssm`, which is about the scan.
 
     Raises:
-        ValueError: the backend cannot take these tensors.
+        ValueError: a shape, a type or a device does not fit x, a sequence is empty, or the backend cannot take these
+            tensors.
     """
+    check_matrices(x=x, weight=weight)
+    channels = x.shape[1]
+    check_beside("x", x, {"weight": (weight, (channels, weight.shape[1])), "bias": (bias, (channels,))})
+    check_offsets(offsets, len(x))
     before, after = _neighbours(offsets)
     chosen = choose_backend(x, backend)
     if chosen == "numba":

@@ -13,6 +13,7 @@ import torch
 from numba import njit, prange
 from torch.nn import functional as F
 
+from model.numba_call import flat, fresh, use_threads
 from model.scan_lanes import WIDTH, fma, load, spread, store
 
 PART = 64
@@ -65,10 +66,6 @@ def _backward(dy, x, weight, before, after, sign, dx, dweight, dbias):
                 store(own_weight, (width - 1 - shift) * channels + column, sum_)
 
 
-def _flat(*tensors: torch.Tensor) -> list[np.ndarray]:
-    return [x.detach().contiguous().view(-1).numpy() for x in tensors]
-
-
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, before: Any, after: Any, sign: int) -> Any:
@@ -77,8 +74,9 @@ class _Conv(torch.autograd.Function):
         spare = -channels % WIDTH  # channels up to a whole register: they stay zero
         taps = F.pad(weight.detach().t(), (0, spare)).contiguous()
         x, bias = (F.pad(z.detach(), (0, spare)) if spare else z for z in (x, bias))
-        y = torch.empty(x.shape)
-        _forward(*_flat(x, taps, bias, before), sign, *_flat(y))
+        y = fresh(*x.shape)
+        use_threads()
+        _forward(*flat(x, taps, bias, before), sign, *flat(y))
         ctx.save_for_backward(x, taps, before, after)
         ctx.sign, ctx.channels = sign, channels
         return y[:, :channels] if spare else y
@@ -91,9 +89,10 @@ class _Conv(torch.autograd.Function):
         if padded > channels:
             dy = F.pad(dy, (0, padded - channels))
         parts = -(-tokens // PART)
-        dx, dweight, dbias = torch.empty(x.shape), torch.empty(parts, width * padded), torch.empty(parts, padded)
+        dx, dweight, dbias = fresh(*x.shape), fresh(parts, width * padded), fresh(parts, padded)
         partial = dweight.numpy(), dbias.numpy()
-        _backward(*_flat(dy, x, taps, before, after), ctx.sign, *_flat(dx), *partial)
+        use_threads()
+        _backward(*flat(dy, x, taps, before, after), ctx.sign, *flat(dx), *partial)
         taps = dweight.sum(0).view(width, padded)[:, :channels].t()
         return dx[:, :channels], taps, dbias.sum(0)[:channels], None, None, None
 

@@ -13,6 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
+from model.triton_call import on_device_of_first
+
 PART, BLOCK = 64, 64
 """Tokens and channels of a program."""
 
@@ -58,6 +60,7 @@ def _taps(dy, x, before, sign, dweight, dbias, T, C, WIDTH: tl.constexpr, L: tl.
 
 class _Conv(torch.autograd.Function):
     @staticmethod
+    @on_device_of_first
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, before: Any, after: Any, sign: int) -> Any:
         """y, shape (T, C); see `model.conv.causal_conv`."""
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
@@ -69,6 +72,7 @@ class _Conv(torch.autograd.Function):
         return y
 
     @staticmethod
+    @on_device_of_first
     def backward(ctx: Any, dy: Any) -> Any:
         """Gradients of x, weight and bias."""
         x, weight, bias, before, after = ctx.saved_tensors

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from model.backends import choose_backend
+from model.checks import check_beside, check_matrices, check_offsets
 
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
 
@@ -49,7 +50,8 @@ def selective_scan(
         backend: a name of `model.backends`; `auto` takes triton on CUDA, numba for float32 on the CPU, else reference.
 
     Raises:
-        ValueError: a shape does not fit, a sequence is empty, or the backend cannot take these tensors.
+        ValueError: a shape, a type or a device does not fit u, a sequence is empty, or the backend cannot take these
+            tensors.
     """
     _check(u, delta, A, B, C, D, offsets)
     return BACKENDS[choose_backend(u, backend)](u, delta, A, B, C, D, offsets, reverse)
@@ -59,13 +61,15 @@ def scan_reference(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
 ) -> Tensor:
     """The recurrence as the paper writes it, step by step, in plain torch; any float type, any device."""
+    rows = list(zip(u.unbind(), delta.unbind(), B.unbind(), C.unbind(), strict=True))
     outputs = []
     for start, stop in pairwise(offsets.tolist()):
         h = u.new_zeros(A.shape)  # (C, N)
         steps = []
         for t in reversed(range(start, stop)) if reverse else range(start, stop):
-            h = torch.exp(delta[t, :, None] * A) * h + (delta[t] * u[t])[:, None] * B[t]
-            steps.append(h @ C[t] + D * u[t])
+            x, size, b, c = rows[t]
+            h = torch.exp(size[:, None] * A) * h + (size * x)[:, None] * b
+            steps.append(h @ c + D * x)
         outputs.append(torch.stack(steps[::-1] if reverse else steps))
     return torch.cat(outputs)
 
@@ -102,20 +106,9 @@ BACKENDS: dict[str, Scan] = {
 }
 
 
-def check_offsets(offsets: Tensor, tokens: int) -> None:
-    """Raise `ValueError` unless `offsets` cuts `tokens` packed tokens into sequences of at least one."""
-    if offsets.dtype != torch.int64 or offsets.device.type != "cpu" or offsets.ndim != 1 or len(offsets) < 2:
-        raise ValueError("offsets must be a one-dimensional int64 tensor on the CPU with at least two entries")
-    if offsets[0] != 0 or offsets[-1] != tokens or not bool((offsets.diff() > 0).all()):
-        raise ValueError(
-            f"offsets must rise strictly from 0 to {tokens}, the packed tokens; empty sequences are refused"
-        )
-
-
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor) -> None:
-    check_offsets(offsets, len(u))
-    tokens, channels = u.shape
-    states = A.shape[1]
+    check_matrices(u=u, A=A)
+    (tokens, channels), states = u.shape, A.shape[1]
     expected = {
         "delta": (delta, (tokens, channels)),
         "A": (A, (channels, states)),
@@ -123,6 +116,5 @@ def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
         "C": (C, (tokens, states)),
         "D": (D, (channels,)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape or tensor.dtype != u.dtype:
-            raise ValueError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}; expected {shape} {u.dtype} beside u")
+    check_beside("u", u, expected)
+    check_offsets(offsets, tokens)

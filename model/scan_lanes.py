@@ -18,6 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16
@@ -69,9 +70,16 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
 
 
+def _refuse_others(array: Any) -> None:
+    """Raise while a kernel is compiled: bytes of another type or layout would be taken for float32 lanes."""
+    if not (isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (types.float32, 1, "C")):
+        raise TypingError(f"lanes lie in a C-contiguous one-dimensional float32 array; got {array}")
+
+
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """Lanes of `array[index : index + 16]`; no bounds are checked."""
+    _refuse_others(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(_address(context, builder, signature.args[0], *arguments))
@@ -84,6 +92,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, lanes: Any) -> Any:
     """Write lanes to `array[index : index + 16]`; no bounds are checked."""
+    _refuse_others(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, index, lanes = arguments

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from model.numba_call import flat, fresh, use_threads
 from model.scan_kernels import BLOCK, EVERY, backward, forward
 from model.scan_lanes import LOG2E, WIDTH
 
@@ -28,10 +29,6 @@ def _group(offsets: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate([[0], cuts, [count]])).astype(np.int64)
 
 
-def _flat(*tensors: torch.Tensor) -> list[np.ndarray]:
-    return [x.detach().contiguous().view(-1).numpy() for x in tensors]
-
-
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -44,10 +41,11 @@ class _Scan(torch.autograd.Function):
         at = F.pad(A.detach().t() * LOG2E, (0, spare)).contiguous()
         chunks = -(-np.diff(ends) // EVERY)
         kept_offsets = np.concatenate([[0], np.cumsum(chunks)])
-        kept = torch.empty(int(kept_offsets[-1]) * at.numel() if keep else 0)
-        y = torch.empty(u.shape)
+        kept = fresh(int(kept_offsets[-1]) * at.numel() if keep else 0)
+        y = fresh(*u.shape)
         plan = (ends, _group(ends), kept_offsets, reverse)
-        forward(*_flat(u, delta, at, B, C, D), *plan, *_flat(y, kept))
+        use_threads()
+        forward(*flat(u, delta, at, B, C, D), *plan, *flat(y, kept))
         ctx.save_for_backward(u, delta, at, B, C, D, kept)
         ctx.plan, ctx.channels = plan, len(A)
         return y[:, : len(A)] if spare else y
@@ -60,11 +58,12 @@ class _Scan(torch.autograd.Function):
         groups, blocks = len(ctx.plan[1]) - 1, -(-padded // BLOCK)
         if padded > channels:
             dy = F.pad(dy, (0, padded - channels))
-        du, ddelta = torch.empty(u.shape), torch.empty(u.shape)
+        du, ddelta = fresh(*u.shape), fresh(*u.shape)
         da, dd = torch.zeros(groups, padded * states), torch.zeros(groups, padded)
-        db, dc = torch.empty(blocks, tokens * states), torch.empty(blocks, tokens * states)
+        db, dc = fresh(blocks, tokens * states), fresh(blocks, tokens * states)
         partial = [x.numpy() for x in (da, db, dc, dd)]
-        backward(*_flat(dy, u, delta, at, B, C, D), *ctx.plan, *_flat(kept, du, ddelta), *partial)
+        use_threads()
+        backward(*flat(dy, u, delta, at, B, C, D), *ctx.plan, *flat(kept, du, ddelta), *partial)
         da = da.sum(0).view(-1, states, WIDTH).transpose(1, 2).reshape(padded, states)[:channels]
         db, dc = db.sum(0).view_as(B), dc.sum(0).view_as(C)
         return du[:, :channels], ddelta[:, :channels], da, db, dc, dd.sum(0)[:channels], None, None, None

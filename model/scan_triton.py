@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from model.chunks import Chunks, cut
+from model.triton_call import on_device_of_first
 
 CHUNK = 64
 """Steps of a chunk."""
@@ -172,6 +173,7 @@ def _carries(inputs: Any, delta: Any, at: Any, rows: Any, chunks: Chunks, forwar
 
 class _Scan(torch.autograd.Function):
     @staticmethod
+    @on_device_of_first
     def forward(ctx: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, chunks: Chunks) -> Any:
         """y, shape (T, C); see `model.scan.selective_scan`."""
         u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
@@ -186,6 +188,7 @@ class _Scan(torch.autograd.Function):
         return y
 
     @staticmethod
+    @on_device_of_first
     def backward(ctx: Any, dy: Any) -> Any:
         """Gradients of u, delta, A, B, C and D."""
         u, delta, at, B, C, skip, coming = ctx.saved_tensors

@@ -14,11 +14,10 @@ import numba
 import numpy as np
 import pytest
 import torch
-from test_model_scan import gradients, make
+from test_model_scan import gradients, make, torch_threads
 from tolerances import assert_close
 from torch import Tensor
 
-from model.backends import choose_backend, default_backend
 from model.chunks import cut
 from model.conv import causal_conv, causal_conv_reference
 from model.scan import selective_scan
@@ -96,27 +95,6 @@ def test_the_mamba_ssm_backend_pads_and_packs(
         assert_close(got, reference, f"gradient {i}")
 
 
-def test_random_packings_agree_in_all_gradients(rng: np.random.Generator) -> None:
-    for _ in range(6):
-        lengths = rng.integers(1, 90, int(rng.integers(1, 25))).tolist()
-        inputs, offsets = make(rng, lengths, int(rng.integers(1, 300)), int(rng.integers(1, 20)))
-        reverse, dy = bool(rng.integers(2)), torch.from_numpy(rng.normal(size=inputs[0].shape))
-        y, grads = gradients([x.float() for x in inputs], offsets, reverse, "numba", dy.float())
-        with torch.no_grad():
-            expected = selective_scan(*inputs, offsets, reverse, "reference")
-        assert_close(y, expected, f"{lengths}")
-        # The reference's backward is slow, so sums over the lengths stand for it: gradients are linear in dy.
-        step = [torch.from_numpy(rng.normal(size=x.shape)) * 1e-6 for x in inputs]
-        ahead, behind = (
-            selective_scan(*(x + s * d for x, d in zip(inputs, step, strict=True)), offsets, reverse, "reference")
-            for s in (1, -1)
-        )
-        measured = float(((ahead - behind) * dy).sum() / 2)
-        parts = [float((g.double() * d).sum()) for g, d in zip(grads, step, strict=True)]
-        scale = max(map(abs, parts))
-        assert abs(sum(parts) - measured) <= 2e-5 * scale  # six sums of float32 gradients
-
-
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize(
     ("lengths", "channels", "width"),
@@ -148,11 +126,9 @@ def test_the_convolution_keeps_its_bits_for_any_threads_and_packing(rng: np.rand
     single = [torch.from_numpy(rng.normal(size=s)).float() for s in [(300, 20), (20, 4), (20,)]]
     dy = torch.from_numpy(rng.normal(size=(300, 20))).float()
     one = convolved(single, offsets, False, "numba", dy)
-    numba.set_num_threads(2)
-    try:
+    with torch_threads(2):
         two = convolved(single, offsets, False, "numba", dy)
-    finally:
-        numba.set_num_threads(1)
+        assert numba.get_num_threads() == 2
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     for start, stop in pairwise(offsets.tolist()):
         alone = causal_conv(single[0][start:stop], *single[1:], torch.tensor([0, stop - start]), False, "numba")
@@ -179,7 +155,7 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
     given: dict[str, np.ndarray] = {}
     expected: dict[str, Tensor] = {}
 
-    def add(kind: str, leaves: list[Tensor], offsets: Tensor, reverse: bool, dtype: str) -> None:
+    def add(kind: str, leaves: list[Tensor], offsets: Tensor, reverse: bool, dtype: str, small: bool = True) -> None:
         case = str(len({name.split(".")[0] for name in given}))
         leaves = [x.to(getattr(torch, dtype)).double() for x in leaves]  # what the child will see
         dy = torch.from_numpy(rng.normal(size=leaves[0].shape)).to(getattr(torch, dtype)).double()
@@ -190,6 +166,7 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
         given.update({f"{case}.{i}": x.numpy() for i, x in enumerate(leaves)})
         given.update({f"{case}.kind": np.array(kind), f"{case}.dtype": np.array(dtype), f"{case}.dy": dy.numpy()})
         given.update({f"{case}.offsets": offsets.numpy(), f"{case}.reverse": np.array(reverse)})
+        given[f"{case}.small"] = np.array(small)
         expected.update({f"{case}.y": y} | {f"{case}.{i}": g for i, g in enumerate(grads)})
 
     for reverse in (False, True):
@@ -202,6 +179,11 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
             offsets = torch.tensor([0, 1, 3, 8, 9])
             leaves = [torch.from_numpy(rng.normal(size=s)) for s in [(9, 3), (3, 4), (3,)]]
             add("conv", leaves, offsets, reverse, dtype)
+    # Chunks and blocks as a GPU has them: full ones, ends, and channels of a second block.
+    inputs, offsets = make(rng, [129, 64, 1], 33, 1)
+    add("scan", inputs, offsets, bool(rng.integers(2)), "float32", small=False)
+    leaves = [torch.from_numpy(rng.normal(size=s)) for s in [(194, 65), (65, 4), (65,)]]
+    add("conv", leaves, offsets, bool(rng.integers(2)), "float32", small=False)
     np.savez(tmp_path / "in.npz", **given)  # type: ignore[arg-type]
     root = Path(__file__).resolve().parent.parent
     command = [
@@ -232,21 +214,3 @@ def test_triton_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("\n") == 6 * 2 + 3 * 2  # six kernels for two types; three of them have two forms
-
-
-def test_auto_takes_the_fastest_backend_at_hand() -> None:
-    assert default_backend(torch.device("cpu")) == "numba"
-    assert default_backend(torch.device("cpu"), torch.float64) == "reference"
-    assert default_backend(torch.device("cuda")) == ("triton" if find_spec("triton") else "reference")
-    assert default_backend(torch.device("cuda"), torch.float64) == "reference"
-
-
-@pytest.mark.parametrize("backend", ["triton", "mamba_ssm"])
-def test_a_backend_that_is_not_there_says_how_to_get_it(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.zeros(1, 1)
-    monkeypatch.setattr("model.backends.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=rf"^scan backend {backend} is not installed; pip install [^\n]*$"):
-        choose_backend(x, backend)
-    monkeypatch.setattr("model.backends.find_spec", lambda name: object())
-    with pytest.raises(ValueError, match=rf"^scan backend {backend} needs a CUDA device; got cpu; use auto$"):
-        choose_backend(x, backend)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.ahead import Waiting, ahead
+from pipeline.ahead import DEPTH, Waiting, ahead
 from pipeline.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
 
 
@@ -87,7 +87,19 @@ def test_ahead_raises_at_the_item_and_stops() -> None:
         found += [found.append(n) for n in ahead(make, range(1000), Waiting())]
     assert found == [0, 1]
     assert len(made) < 10
-    stream = ahead(make, range(3, 1000), Waiting())
+    assert makers() == [], "a thread outlives the error"
+
+
+def test_a_closed_ahead_stops_making() -> None:
+    made = []
+    stream = ahead(made.append, range(1000), Waiting())
     next(stream)
+    assert makers() != []
     stream.close()  # type: ignore[attr-defined]
-    assert threading.active_count() < 10
+    assert makers() == [], "a thread outlives its stream"
+    assert len(made) <= 1 + DEPTH, "what was begun, and no more"
+
+
+def makers() -> list[threading.Thread]:
+    """Threads of `ahead` that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]

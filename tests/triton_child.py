@@ -2,9 +2,9 @@
 
     python tests/triton_child.py INPUTS.npz OUTPUTS.npz
 
-Inputs hold, for each case i, `i.kind` (scan or conv), `i.offsets`, `i.reverse`, `i.dtype`, `i.dy` and the tensors
-`i.0`, `i.1`, …; outputs `i.y` and the gradients `i.0`, `i.1`, ….  Chunks and blocks are made small: the interpreter
-takes 10 ms for what a GPU does in one step, and small chunks have more seams.
+Inputs hold, for each case i, `i.kind` (scan or conv), `i.offsets`, `i.reverse`, `i.dtype`, `i.dy`, `i.small` and
+the tensors `i.0`, `i.1`, …; outputs `i.y` and the gradients `i.0`, `i.1`, ….  Where `small` is set, chunks and blocks
+are small: the interpreter takes 10 ms for what a GPU does in one step, and small chunks have more seams.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from model.scan import selective_scan
 
 
 def main() -> None:
-    scan_triton.CHUNK, scan_triton.BLOCK, conv_triton.PART, conv_triton.BLOCK = 4, 2, 4, 2
+    shipped = scan_triton.CHUNK, scan_triton.BLOCK, conv_triton.PART, conv_triton.BLOCK
     given, made = np.load(sys.argv[1]), {}
     for case in sorted({name.split(".")[0] for name in given.files}):
+        sizes = (4, 2, 4, 2) if bool(given[f"{case}.small"]) else shipped
+        scan_triton.CHUNK, scan_triton.BLOCK, conv_triton.PART, conv_triton.BLOCK = sizes
         dtype = getattr(torch, str(given[f"{case}.dtype"]))
         count = sum(name.startswith(f"{case}.") and name.split(".")[1].isdigit() for name in given.files)
         leaves = [torch.from_numpy(given[f"{case}.{i}"]).to(dtype).requires_grad_() for i in range(count)]
