@@ -12,11 +12,12 @@ import os
 import secrets
 import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from awscrt import checksums
 from numpy.typing import NDArray
@@ -33,6 +34,11 @@ BINARY = getattr(os, "O_BINARY", 0)
 def crc32c(data: bytes | NDArray[Any], start: int = 0) -> int:
     """CRC-32C (Castagnoli) of contiguous `data`, continuing from `start`; other threads run meanwhile if it is long."""
     return int(checksums.crc32c(data, start))
+
+
+def unnamed_file() -> IO[bytes]:
+    """A file in the temporary folder (`TMPDIR`) that nobody else sees and that goes with its last descriptor."""
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def new_name() -> str:

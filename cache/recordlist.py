@@ -15,6 +15,7 @@ from typing import IO, overload
 
 import numpy as np
 
+from cache import fsio
 from cache.idlist import IdList
 from cache.keys import ABSENT, Keys
 from cache.records import Record
@@ -56,7 +57,7 @@ class _Store:
     def _write(self) -> None:
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as its records
+                self._file = fsio.unnamed_file()
             with memoryview(self._memory) as sequences:
                 written = 0
                 while written < len(sequences):

@@ -234,7 +234,8 @@ def test_the_weights_of_the_other_network_are_named(
     (other,) = CONVOLUTIONS.keys() - {name}
     torch.save(random_tensors(published_names(other), rng), tmp_path / "made.pth")
     (tmp_path / "m.smi").write_text("a\tCCO\n")
-    done = program("embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", name, "--weights", "made.pth")
+    command = ("embed", "run", "--modality", "molecule", "-i", "m.smi", "--encoder", name, "--weights", "made.pth")
+    done = program(*command, "--quiet")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --weights made.pth: these look like {other}: ")

@@ -189,7 +189,7 @@ def test_a_folder_gives_transformers_rows_or_is_refused(
     for changed in ({"layer_norm_eps": 1e-12}, {"position_embedding_type": "absolute"}, {"token_dropout": False}):
         (folder / "config.json").write_text(json.dumps(said | changed))
         for weights in ("folder", "folder/model.safetensors"):
-            done = program(*run, weights)
+            done = program(*run, weights, "--quiet")
             assert done.returncode == 2
             assert done.stderr.startswith(f"error: --weights {weights}: config.json ")
             assert len(done.stderr.splitlines()) == 1
