@@ -91,7 +91,7 @@ class RecordList(Sequence[Record]):
     long = records.take(np.flatnonzero(records.lengths > 1022))
     """
 
-    def __init__(self, store: _Store, places: Sequence[int] | np.ndarray) -> None:
+    def __init__(self, store: _Store, places: np.ndarray) -> None:
         self._store, self._places = store, places
 
     @classmethod
@@ -103,11 +103,11 @@ class RecordList(Sequence[Record]):
         for record in records:
             store.append(record)
         store.flush()
-        return cls(store, range(len(store.ids)))
+        return cls(store, np.arange(len(store.ids)))
 
     def take(self, chosen: np.ndarray) -> RecordList:
         """The records at these places of this list, (m,) integers."""
-        return RecordList(self._store, np.asarray(self._places)[chosen])
+        return RecordList(self._store, self._places[chosen])
 
     @property
     def keys(self) -> np.ndarray:
@@ -147,7 +147,7 @@ class RecordList(Sequence[Record]):
     __hash__ = None  # type: ignore[assignment]
 
     def _chosen(self, values: np.ndarray) -> np.ndarray:
-        found = values if isinstance(self._places, range) and len(self) == len(values) else values[self._places]
+        found: np.ndarray = values[self._places]
         found.flags.writeable = False
         return found
 
