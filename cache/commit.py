@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt, InputError, one_line
+from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
-from cache.recipe import FORMAT, parse_json
+from cache.recipe import FORMAT
 from cache.trust import list_folder, refuse_links
 
 HEX32 = re.compile(r"[0-9a-f]{32}")

@@ -16,8 +16,8 @@ import psutil
 
 from cache import fsio
 from cache.errors import CacheCorrupt
+from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
-from cache.recipe import parse_json
 
 WEEK = 7 * 24 * 3600.0
 """Seconds after which what nobody is known to write is taken for left behind."""

@@ -8,10 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
+from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
 from cache.records import INPUT_NAMES, NORMALISER, check_modality
 from cache.trust import list_folder, refuse_links, refuse_shared
@@ -22,8 +23,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 _FOLDER = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}-[0-9a-f]{16}")
 _TRUNCATE = re.compile(r"truncate:([1-9][0-9]{0,9})")
 _MAX_JSON = 1 << 20
-_MAX_DEPTH = 32
-_MAX_PARTS, _MAX_VALUES = 100_000, 400_000
 
 IMPORTED = "imported"
 """The tokenizer of a recipe whose rows were made elsewhere."""
@@ -115,38 +114,6 @@ def parse_recipe(data: bytes, where: Path) -> Recipe:
     if recipe.long.startswith("truncate") and not _TRUNCATE.fullmatch(recipe.long):
         raise CacheCorrupt(f"{where}: long '{printable(recipe.long)}' is not truncate:N; the recipe is damaged")
     return recipe
-
-
-def parse_json(data: bytes, where: Path) -> dict[str, Any]:
-    """A JSON object in UTF-8 without duplicate keys, NaN or Infinity, at most 32 deep; else `CacheCorrupt`."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key stands twice")
-        return found
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        # Counted before it is parsed: a few million tiny values take a hundred times the file's bytes.
-        if sum(map(data.count, (b"{", b"[", b":"))) > _MAX_PARTS or data.count(b",") > _MAX_VALUES:
-            raise ValueError("more values than such a file ever holds")
-        found = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=refuse)
-        if _deeper(found, _MAX_DEPTH):
-            raise ValueError(f"nested more than {_MAX_DEPTH} deep")
-    except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{where}: {one_line(error)}; the file is damaged") from None
-    if not isinstance(found, dict):
-        raise CacheCorrupt(f"{where}: not a JSON object; the file is damaged")
-    return found
-
-
-def _deeper(value: Any, levels: int) -> bool:
-    """Whether objects and lists lie within each other in more than so many levels."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return inner is not None and (levels == 0 or any(_deeper(v, levels - 1) for v in inner))
 
 
 def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:

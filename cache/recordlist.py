@@ -34,7 +34,6 @@ class _Store:
         self.keys = bytearray()
         self.lengths = array("q")
         self._ends = array("q", [0])
-        self._end = 0
         self._memory = bytearray()
         """All sequences, or those on their way into the file."""
         self._lock = Lock()
@@ -44,8 +43,7 @@ class _Store:
         self.keys += record.key
         self.lengths.append(record.length)
         self._memory += record.sequence.encode("ascii")
-        self._end += len(record.sequence)
-        self._ends.append(self._end)
+        self._ends.append(self._ends[-1] + len(record.sequence))
         if len(self._memory) >= (IN_MEMORY if self._file is None else _AT_ONCE):
             self._write()
 
@@ -116,7 +114,7 @@ class RecordList(Sequence[Record]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """(n,) int64 rows of each record, read-only."""
+        """(n,) int64 residues, nucleotides or atoms of each record, read-only."""
         return self._chosen(np.frombuffer(self._store.lengths, np.int64))
 
     def repeated_ids(self) -> Iterator[tuple[int, int]]:
@@ -165,7 +163,7 @@ class Distinct(Mapping[bytes, Record]):
         self.digests = keys.digest
         """(n, 32) the keys, uint8."""
         self.lengths = given.lengths
-        """(n,) int64 rows of each."""
+        """(n,) int64 residues, nucleotides or atoms of each."""
 
     def find(self, key: bytes) -> int:
         """Place of a key among the distinct ones, or `cache.keys.ABSENT`."""

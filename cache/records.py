@@ -51,7 +51,7 @@ class Record(NamedTuple):
     sequence: str
     """Normalised: RNA in upper case with U for T; protein in upper case without a trailing `*`; canonical SMILES."""
     length: int
-    """Rows it will have: nucleotides, residues, or atoms of the canonical SMILES in their order there."""
+    """Nucleotides, residues, or atoms of the canonical SMILES in their order there; its rows: `Recipe.rows_of`."""
 
 
 class Records(NamedTuple):

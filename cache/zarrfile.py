@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from cache import fsio
 from cache.errors import VERIFY, CacheCorrupt, one_line
+from cache.jsonfile import parse_json
 from cache.plainfile import PlainFile
-from cache.recipe import parse_json
 
 INNER_CHUNK_BYTES = 128 << 10
 """Size aimed at for an inner chunk of `rows`: what a reader without the fast path must read at least."""

@@ -18,6 +18,7 @@ import numpy as np
 from cache.errors import InputError, one_line
 from cache.recipe import Recipe
 from cache.recordlist import RecordList
+from cache.records import Record, record_of
 from embed.encoder import EncoderInfo, Loading
 from embed.plan import RunOptions
 from embed.published import PUBLISHED
@@ -164,18 +165,24 @@ def _seconds(one: Transformer, ids: Tensor, lengths: list[int]) -> float:
 
 def _of_records(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> float:
     """Seconds for all pending records, by the rows of a few from all over the file; the first only warms up."""
-    assert info.load is not None  # who asks for an estimate has been refused otherwise
     encoder = info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
     few = pending.take(np.unique(np.linspace(0, len(pending) - 1, FEW).astype(int)))
-    for _ in encoder.encode(few[:1]):
+    for _ in encoder.encode([_start_of(few[0], recipe)]):
         pass
     begun, rows = time.perf_counter(), 0
-    for record in few:
+    for record in (_start_of(record, recipe) for record in few):
         for _ in encoder.encode([record]):
             rows += record.length
         if time.perf_counter() - begun > PATIENCE:
             break
     return (time.perf_counter() - begun) / rows * int(pending.lengths.sum())
+
+
+def _start_of(record: Record, recipe: Recipe) -> Record:
+    """The record, or the start of a long sequence, whose time grows with its length; a SMILES cannot be cut."""
+    if recipe.modality == "molecule" or record.length <= LONGEST_TIMED:
+        return record
+    return record_of(recipe.modality, record.id, record.sequence[:LONGEST_TIMED])
 
 
 def in_words(seconds: float) -> str:

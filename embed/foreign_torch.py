@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cache.errors import CacheCorrupt, InputError, one_line, printable
-from cache.recipe import parse_json
+from cache.jsonfile import parse_json
 from embed.foreign import BadEntry, Entry
 from embed.foreign_files import entry_name
 from embed.shards import MAX_HEADER, weight_map

@@ -24,7 +24,7 @@ _SHOWN = 3
 """Keys named in an error, then the count of the rest."""
 _WAYS = (
     "its rows would be another model's: correct config.json if that is wrong, else encode with the library that it is "
-    "of, and `embed import` the rows"
+    "of, and `crossllm cache import` the rows"
 )
 
 

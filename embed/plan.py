@@ -12,7 +12,7 @@ import numpy as np
 
 from cache.background import WRITE_AHEAD
 from cache.commit import Store
-from cache.errors import InputError, printable
+from cache.errors import Conflict, InputError, printable
 from cache.reader import CacheReader
 from cache.recipe import Recipe, StorageType, held_like, refuse_other
 from cache.recordlist import Distinct, RecordList
@@ -151,6 +151,8 @@ def settle_recipe(options: RunOptions, info: EncoderInfo, weights: str | None = 
     digest = weights if options.weights is None else weights_digest(options.weights, options.quiet)
     asked = info.recipe(digest, options.layer)
     same = held_like(options.cache_dir, asked, "weights", "layer")
+    if not options.new_recipe:
+        same = _of_policy(options, info, same)
     base = same[0] if len(same) == 1 else asked
     held = base.long if base.long in info.policies() else asked.long
     if options.new_recipe:
@@ -177,6 +179,18 @@ def settle_recipe(options: RunOptions, info: EncoderInfo, weights: str | None = 
     return asked
 
 
+def _of_policy(options: RunOptions, info: EncoderInfo, held: list[Recipe]) -> list[Recipe]:
+    """Of several recipes those of the policy that `--long` names; without the flag they must not differ in it."""
+    policies = {recipe.long: recipe.folder_name for recipe in held}
+    if len(policies) < 2:
+        return held
+    if options.long is None:
+        names = " and ".join(f"{folder} ({long})" for long, folder in sorted(policies.items()))
+        flags = " or ".join("error" if long == "whole" else long.partition(":")[0] for long in sorted(policies))
+        raise Conflict(f"--long: the cache holds {names}; say which by --long {flags}")
+    return [recipe for recipe in held if recipe.long == info.policy(options.long)] or held
+
+
 def beyond_limit(info: EncoderInfo, lengths: np.ndarray) -> np.ndarray:
     """Places of those of these lengths that are beyond the encoder's limit, (m,)."""
     return np.flatnonzero(lengths > info.limit) if info.limit is not None else np.empty(0, np.int64)
@@ -192,7 +206,7 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pend
     ways = "embed it in overlapping windows with --long window"
     ways += ", or whole with --long whole" * info.rotary
     ways += f", or its first {info.limit} alone with --long truncate"
-    if held_like(options.cache_dir, recipe, "weights", "layer"):
+    if not options.new_recipe and held_like(options.cache_dir, recipe, "weights", "layer"):
         ways += "; windows and truncate are other recipes than this cache's, and need --new-recipe too"
     takes = f"{info.name} takes {info.limit}"
     raise InputError(

@@ -218,6 +218,7 @@ def _not_done_by_others(cache_dir: Path, recipe: Recipe, plan: Plan, outcome: Ou
     listed, reader = commit_paths(recipe.folder(cache_dir)), CacheReader(cache_dir, recipe)
     for start in range(0, len(plan.places), BATCH):
         if (now := commit_paths(recipe.folder(cache_dir))) != listed:
+            del reader  # before the next one is made: its index is all keys of the cache
             listed, reader = now, CacheReader(cache_dir, recipe)
         places = plan.places[start : start + BATCH]
         places = places[reader.absent(plan.distinct.digests[places])]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheCorrupt, InputError, printable
-from cache.recipe import parse_json
+from cache.jsonfile import parse_json
 
 MAX_HEADER = 8 << 20
 """Bytes of a safetensors header and of an index."""

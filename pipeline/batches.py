@@ -31,12 +31,11 @@ class Entities:
 
     def __init__(self, reader: CacheReader, keys: Sequence[bytes], window: int) -> None:
         numbers: dict[bytes, int] = {}
-        self.of_pair = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
-        """(P,) number of each pair's entity."""
+        of_pair = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
         self._reader, self._window = reader, window
         self._keys = list(numbers)
         lengths = np.array([reader.length(key) for key in self._keys], np.int64)
-        self.side = Side(self.of_pair, -(-lengths // window))
+        self.side = Side(of_pair, -(-lengths // window))
         self._memo: dict[int, np.ndarray] = {}
         self._memo_bytes = 0
 
@@ -53,7 +52,7 @@ class Entities:
     def moments(self, pairs: np.ndarray) -> Moments:
         """Of each column over the tokens of these pairs' distinct entities, each token counting once."""
         count, mean, squares = 0, np.zeros(()), np.zeros(())  # squares: of the deviations from the mean so far
-        for entity in np.unique(self.of_pair[pairs]).tolist():
+        for entity in np.unique(self.side.of_pair[pairs]).tolist():
             tokens = self.tokens(entity).astype(np.float64)
             own, new = tokens.mean(0), count + len(tokens)
             # Chan, Golub & LeVeque, Am Stat 1983;37:242, equation 1.5b; E[x²] − E[x]² would leave rounding errors.
@@ -66,11 +65,11 @@ class Entities:
     def prefetch(self, pairs: np.ndarray) -> None:
         """Tell the system that these pairs are next; averages are kept in memory and need none of it."""
         if self._window == 1:
-            self._reader.prefetch(self._keys[entity] for entity in np.unique(self.of_pair[pairs]).tolist())
+            self._reader.prefetch(self._keys[entity] for entity in np.unique(self.side.of_pair[pairs]).tolist())
 
     def pack(self, pairs: np.ndarray) -> tuple[Packed, Tensor]:
         """The tokens of these pairs' distinct entities, and each pair's index into them."""
-        distinct, index = np.unique(self.of_pair[pairs], return_inverse=True)
+        distinct, index = np.unique(self.side.of_pair[pairs], return_inverse=True)
         if self._window == 1:
             rows, offsets = self._reader.gather([self._keys[entity] for entity in distinct.tolist()])
             return Packed(torch.from_numpy(rows), torch.from_numpy(offsets)), torch.from_numpy(index)

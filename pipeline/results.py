@@ -71,7 +71,7 @@ def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]
         "seed": config.seed,
         "tokens": tokens_name(inputs.window),
         "fusion": config.model.fusion,
-        "parameters": _parameters(inputs, config),
+        "parameters": parameter_counts(inputs, config),
         "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},
         "shared_between_folds": inputs.folds.shared,
         "ids_are_sequences": _ids_are_sequences(inputs.dataset),
@@ -80,7 +80,8 @@ def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]
     }
 
 
-def _parameters(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
+def parameter_counts(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
+    """Part of the model → its parameters."""
     a, b = (reader.recipe.dim for reader in inputs.readers)
     return InteractionModel(a, b, config.model).parameter_counts()
 

@@ -29,8 +29,8 @@ from safetensors.torch import save
 
 from cache import fsio
 from cache.errors import CacheCorrupt, Conflict
+from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
-from cache.recipe import parse_json
 from pipeline import report
 from pipeline.fold import Epoch, FoldResult, Target
 from pipeline.pairs import MAX_LABEL

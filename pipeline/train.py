@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from cache.console import note
 from model.backends import default_backend
-from model.interaction import InteractionModel
 from model.tokens import tokens_name
 from pipeline.baselines import BASELINES
 from pipeline.batches import PairBatches
@@ -19,7 +18,7 @@ from pipeline.dataset import Dataset, default_run
 from pipeline.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
 from pipeline.inputs import Inputs, TrainOptions, open_inputs
 from pipeline.metrics import Scored
-from pipeline.results import write_results
+from pipeline.results import parameter_counts, write_results
 from pipeline.runfolder import RunFolder
 from pipeline.splits import Parts, cut_parts
 from pipeline.tracking import FoldEvents
@@ -82,7 +81,7 @@ def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
 def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder) -> list[FoldResult]:
     config = options.config
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
-    counts = InteractionModel(*batches.dims, config.model).parameter_counts()
+    counts = parameter_counts(inputs, config)
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     scan = default_backend(torch.device(options.device))
     note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")

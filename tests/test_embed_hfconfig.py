@@ -112,7 +112,7 @@ def test_a_key_that_changes_rows_is_refused(
     assert str(error.value).startswith(f"--weights {tmp_path}: config.json says ")
     assert says in str(error.value)
     assert "\n" not in str(error.value)
-    assert "embed import" in str(error.value)
+    assert "crossllm cache import" in str(error.value)
 
 
 @pytest.mark.parametrize(("text", "says"), [

@@ -510,3 +510,23 @@ def test_ten_times_the_records_take_little_more_memory(memory: Path) -> None:
         peak[count] = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
     print({count: f"{size / 2**20:.0f} MiB" for count, size in peak.items()})
     assert peak[200_000] - peak[20_000] < 60 << 20
+
+
+def test_the_estimate_of_a_profile_encodes_the_start_of_a_long_sequence_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embed.profile import ProfileEncoder
+
+    asked: list[int] = []
+    plain = ProfileEncoder.encode
+
+    def spying(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+        listed = list(records)
+        asked.extend(record.length for record in listed)
+        return plain(self, listed)
+
+    monkeypatch.setattr(ProfileEncoder, "encode", spying)
+    write_fasta(tmp_path / "a.fasta", {"long": "ACGU" * 500_000, "short": "ACGU"})
+    found = dry_run(RunOptions("rna", tmp_path / "a.fasta", tmp_path / "c", "profile"))
+    assert found.seconds is not None
+    assert max(asked) == estimate_module.LONGEST_TIMED

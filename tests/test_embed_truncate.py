@@ -273,3 +273,20 @@ def test_repair_proves_cut_records_by_their_cut_length(cut_set: TrainOptions) ->
     assert not verify(cache, data=True).damage
     after = CacheReader(cache, recipe)
     assert {key: after[key].tobytes() for key in after} == before
+
+
+def test_two_recipes_that_differ_in_policy_are_named_and_one_is_chosen(tmp_path: Path, weights: Path) -> None:
+    fasta = write(tmp_path / "a.fasta", x=HEAD * 2)
+    options = RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights, dtype="float32", quiet=True)
+    run(dataclasses.replace(options, long="truncate"))
+    run(dataclasses.replace(options, long="window", new_recipe=True))
+    with pytest.raises(
+        Conflict, match=r"truncate:440.* and .*window:440:220.*; say which by --long truncate or window"
+    ):
+        run(options)
+    followed = dataclasses.replace(options, dtype=None)  # and its storage type with it
+    for long in ("truncate", "window"):
+        assert run(dataclasses.replace(followed, long=long)).already == 1
+    with pytest.raises(InputError) as refused:
+        run(dataclasses.replace(options, long="error", new_recipe=True))
+    assert "--new-recipe too" not in str(refused.value)
