@@ -27,6 +27,7 @@ from model.interaction import FUSIONS
 from pipeline.demo import write_demo
 
 PAIRS_AT_ONCE = 512
+"""Of the fusions whose memory grows with the pairs' tokens."""
 
 
 def entities(cache: Path, modality: str, count: int) -> Packed:
@@ -71,7 +72,8 @@ def main() -> None:
         counter.encoded = 0
         began = time.perf_counter()
         encoded_a, encoded_b = model.encode_a(a), model.encode_b(b)
-        logits = torch.cat([model.fuse(encoded_a, encoded_b, *part.T) for part in grid.split(PAIRS_AT_ONCE)])
+        at_once = PAIRS_AT_ONCE if args.fusion == "cross_attention" else len(grid)
+        logits = torch.cat([model.fuse(encoded_a, encoded_b, *part.T) for part in grid.split(at_once)])
         screen, encoded = time.perf_counter() - began, counter.encoded
         began = time.perf_counter()
         alone = torch.cat([one_pair(model, a, b, pair) for pair in grid[sampled]])

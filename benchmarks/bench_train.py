@@ -65,9 +65,9 @@ class Padded(nn.Module):
         pairs = zip(a, b, *lengths.tolist(), strict=True)
         joined = pad_sequence([torch.cat([x[:i], y[:j]]) for x, y, i, j in pairs], True)
         total = lengths.sum(0)
-        mixed = m.fusion.norm(self._stack(m.fusion.mixer, joined, total))
+        mixed = self._stack(m.fusion.mixer, joined, total)
         inside = torch.arange(mixed.shape[1]) < total[:, None]
-        pooled = (mixed * inside[..., None]).sum(1) / total[:, None]
+        pooled = m.fusion.norm((mixed * inside[..., None]).sum(1) / total[:, None])
         logit: Tensor = m.head(pooled)[:, 0]
         return logit
 

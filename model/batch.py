@@ -71,3 +71,14 @@ def segment_mean(x: Packed) -> Tensor:
     lengths = x.offsets.diff().to(x.tokens.device)
     tokens = x.tokens.float() if x.tokens.dtype == torch.bfloat16 else x.tokens
     return torch.segment_reduce(tokens, "mean", lengths=lengths, axis=0, unsafe=True)
+
+
+def segment_sum(x: Packed) -> Tensor:
+    """Sum of each sequence's tokens: (T, M) → (S, M)."""
+    lengths = x.offsets.diff().to(x.tokens.device)
+    return torch.segment_reduce(x.tokens, "sum", lengths=lengths, axis=0, unsafe=True)
+
+
+def spread_over(rows: Tensor, offsets: Tensor) -> Tensor:
+    """Each sequence's row to all its tokens: (S, M) → (T, M)."""
+    return rows.repeat_interleave(offsets.diff().to(rows.device), 0, output_size=int(offsets[-1]))

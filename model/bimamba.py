@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.backends import choose_backend
 from model.conv import causal_conv
 from model.scan import selective_scan
 
@@ -53,28 +54,39 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
         """X (T, M), offsets (S+1,) → (T, M); `reverse` runs convolution and scan from each sequence's end."""
-        # Convolution, scan, Δ and A stay in float32 whatever autocast does: states overflow half precision.
-        full = self.A_log.dtype
-        u, z = self.in_proj(x).chunk(2, dim=-1)  # (T, C) each
-        u = F.silu(causal_conv(u.to(full), self.conv1d.weight[:, 0], self._conv_bias(), offsets, reverse, self.backend))
-        low, B, C = torch.split(self.x_proj(u), [self.rank, self.d_state, self.d_state], dim=-1)
-        delta = F.softplus(self.dt_proj(low))
-        A = -torch.exp(self.A_log)
-        y = selective_scan(
-            u.to(full),
-            delta.to(full),
-            A,
-            B.to(full).contiguous(),
-            C.to(full).contiguous(),
-            self.D,
-            offsets,
-            reverse,
-            self.backend,
-        )
+        before, z = self.expand(x)
+        u = F.silu(causal_conv(before, self.conv_weight, self.conv_bias, offsets, reverse, self.backend))
+        delta, B, C = self.select(u)
+        y = selective_scan(u, delta, self.A, B, C, self.D, offsets, reverse, self.backend)
         out: Tensor = self.out_proj(y * F.silu(z))
         return out
 
-    def _conv_bias(self) -> Tensor:
+    def expand(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """X (T, M) → what the convolution reads and what the gate does, z; (T, C) each."""
+        # Convolution, scan, Δ and A stay in float32 whatever autocast does: states overflow half precision.
+        before, z = self.in_proj(x).chunk(2, dim=-1)
+        return before.to(self.A_log.dtype), z
+
+    def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """U (T, C) → Δ (T, C), B and C (T, N): the selection."""
+        full = self.A_log.dtype
+        low, B, C = torch.split(self.x_proj(u), [self.rank, self.d_state, self.d_state], dim=-1)
+        delta = F.softplus(self.dt_proj(low))
+        return delta.to(full), B.to(full).contiguous(), C.to(full).contiguous()
+
+    @property
+    def A(self) -> Tensor:  # noqa: N802 - the paper's name
+        """(C, N), negative."""
+        return -torch.exp(self.A_log)
+
+    @property
+    def conv_weight(self) -> Tensor:
+        """(C, W); the last tap is the token's own."""
+        return self.conv1d.weight[:, 0]
+
+    @property
+    def conv_bias(self) -> Tensor:
+        """(C,)."""
         assert self.conv1d.bias is not None  # Conv1d was made with one
         return self.conv1d.bias
 
@@ -88,6 +100,7 @@ class BiMamba(nn.Module):
 
     def __init__(self, d_model: int, d_state: int = 16, bidirectional: bool = True, backend: str = "auto") -> None:
         super().__init__()
+        self.backend = backend
         self.norm = nn.LayerNorm(d_model)
         self.fwd = Mamba(d_model, d_state, backend=backend)
         self.bwd = Mamba(d_model, d_state, backend=backend) if bidirectional else None
@@ -99,3 +112,7 @@ class BiMamba(nn.Module):
         if self.bwd is not None:
             y = y + self.bwd(normed, offsets, reverse=True)
         return y
+
+    def takes_states(self, x: Tensor) -> bool:
+        """Whether the backend of a tensor like `x` can start a scan from given states."""
+        return choose_backend(x, self.backend) != "mamba_ssm"

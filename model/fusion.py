@@ -3,9 +3,9 @@
 Every fusion is called with the encoded entities of both sides and, for each pair, which two it has:
 `fusion(a, b, a_index, b_index)` → (P, M).  X_A, X_B are the encoded tokens of a pair, x̄ the mean over tokens.
 
-    cross_mamba      S = [X_A ; X_B],  S_mixed = BiMamba(S),  s̄ = mean LN(S_mixed)
+    cross_mamba      S = [X_A ; X_B],  S_mixed = BiMamba(S),  s̄ = LN(mean S_mixed)
                      (CrossLLM-Mamba, arXiv:2602.22236; `order` puts B first, or takes the mean of both ways)
-    concat           W [x̄_A ; x̄_B], x̄ = mean LN(X): static concatenation, the baseline of that paper's ablation
+    concat           W [x̄_A ; x̄_B], x̄ = LN(mean X): static concatenation, the baseline of that paper's ablation
     gated            g ⊙ x̄_A + (1 − g) ⊙ x̄_B,  g = σ(W [x̄_A ; x̄_B] + b)
                      (BioLLMNet, Brief Bioinform 2025;26:bbaf549)
     cross_attention  X_A' = X_A + MHA(LN X_A → LN X_B), X_B' likewise, then as concat
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from model.batch import Packed, gather, join_pairs, segment_mean
 from model.bimamba import BiMamba
+from model.crossing import is_shorter, mixed_mean
 
 ORDERS = ("ab", "ba", "both")
 HEADS = 4
@@ -44,14 +45,21 @@ class CrossMamba(nn.Module):
         """(P, M)."""
         ways = {"ab": (a, b, a_index, b_index), "ba": (b, a, b_index, a_index)}
         if self._order != "both":
-            return self._mixed(join_pairs(*ways[self._order]))
-        return (self._mixed(join_pairs(*ways["ab"])) + self._mixed(join_pairs(*ways["ba"]))) / 2
+            return self._mixed(*ways[self._order])
+        return (self._mixed(*ways["ab"]) + self._mixed(*ways["ba"])) / 2
 
-    def _mixed(self, joined: Packed) -> Tensor:
-        x = joined.tokens
-        for block in self.mixer:
-            x = block(x, joined.offsets)
-        return segment_mean(Packed(self.norm(x), joined.offsets))
+    def _mixed(self, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> Tensor:
+        pairs = first, second, first_index, second_index
+        only = self.mixer[0] if len(self.mixer) == 1 else None
+        if isinstance(only, BiMamba) and only.takes_states(first.tokens) and is_shorter(only, *pairs):
+            mean = mixed_mean(only, *pairs)
+        else:
+            x, offsets = join_pairs(*pairs)
+            for block in self.mixer:
+                x = block(x, offsets)
+            mean = segment_mean(Packed(x, offsets))
+        pooled: Tensor = self.norm(mean)
+        return pooled
 
 
 class Concat(nn.Module):
@@ -140,5 +148,5 @@ class _Attention(nn.Module):
 
 def _pooled(norm: nn.Module, a: Packed, b: Packed, a_index: Tensor, b_index: Tensor) -> tuple[Tensor, Tensor]:
     """x̄_A and x̄_B of every pair, each entity pooled once."""
-    mean_a, mean_b = (segment_mean(side._replace(tokens=norm(side.tokens))) for side in (a, b))
+    mean_a, mean_b = (norm(segment_mean(side)) for side in (a, b))
     return mean_a[a_index.to(mean_a.device)], mean_b[b_index.to(mean_b.device)]

@@ -1,4 +1,4 @@
-"""The selective scan on packed sequences: one signature, several backends, each held to `reference`.
+"""The selective scan on packed sequences: one signature, several backends, each held to `model/scan_reference.py`.
 
 Glossary, code → Mamba paper (Gu & Dao 2023, arXiv:2312.00752, algorithm 2):
     u      x, the input of the state space model          (T, C)
@@ -15,16 +15,13 @@ it runs from each sequence's last token to its first, so nothing is flipped and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
-
-import torch
 from torch import Tensor
 
+from model import scan_autograd, scan_reference
 from model.backends import choose_backend
+from model.batch import Packed, segment_sum
 from model.checks import check_beside, check_matrices, check_offsets
-
-Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool], Tensor]
+from model.scan_autograd import Kernels
 
 
 def selective_scan(
@@ -54,56 +51,94 @@ def selective_scan(
             tensors.
     """
     _check(u, delta, A, B, C, D, offsets)
-    return BACKENDS[choose_backend(u, backend)](u, delta, A, B, C, D, offsets, reverse)
+    chosen = choose_backend(u, backend)
+    if chosen == "mamba_ssm":
+        from model import scan_mamba_ssm
+
+        return scan_mamba_ssm.scan(u, delta, A, B, C, D, offsets, reverse)
+    kernels = _kernels(chosen)
+    if kernels is None:
+        return scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)[0]
+    return scan_autograd.scan(kernels, u, delta, A, B, C, D, None, offsets, reverse, False)[0]
 
 
-def scan_reference(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
-) -> Tensor:
-    """The recurrence as the paper writes it, step by step, in plain torch; any float type, any device."""
-    rows = list(zip(u.unbind(), delta.unbind(), B.unbind(), C.unbind(), strict=True))
-    outputs = []
-    for start, stop in pairwise(offsets.tolist()):
-        h = u.new_zeros(A.shape)  # (C, N)
-        steps = []
-        for t in reversed(range(start, stop)) if reverse else range(start, stop):
-            x, size, b, c = rows[t]
-            h = torch.exp(size[:, None] * A) * h + (size * x)[:, None] * b
-            steps.append(h @ c + D * x)
-        outputs.append(torch.stack(steps[::-1] if reverse else steps))
-    return torch.cat(outputs)
+def scan_states(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    offsets: Tensor,
+    reverse: bool = False,
+    backend: str = "auto",
+    initial: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Y (T, C) and the states after each sequence (S, N, C), from the states before each; differentiable in all.
+
+    Args:
+        u, delta, A, B, C, D, offsets, reverse: as `selective_scan` has them.
+        backend: likewise, but for `mamba_ssm`, whose kernel takes no states.
+        initial: (S, N, C) states before each sequence, of the type of A; None: zero.
+
+    Raises:
+        ValueError: as `selective_scan` raises it.
+    """
+    _check(u, delta, A, B, C, D, offsets)
+    if initial is not None:
+        check_beside("A", A, {"initial": (initial, (len(offsets) - 1, A.shape[1], A.shape[0]))})
+    kernels = _kernels(choose_backend(u, backend))
+    if kernels is None:
+        return scan_reference.scan(u, delta, A, B, C, D, offsets, reverse, initial)
+    return scan_autograd.scan(kernels, u, delta, A, B, C, D, initial, offsets, reverse, True)
 
 
-def _scan_numba(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
-) -> Tensor:
-    from model.scan_numba import scan  # compiles, so only where it is used
+def scan_reach(
+    gate: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    offsets: Tensor,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """What a sequence's gated outputs sum to, whatever the state h₀ before it: Σ_t gate_t y_t = P + Σ_n h₀ W.
 
-    return scan(u, delta, A, B, C, D, offsets, reverse)
+    The scan is linear in its state, so P (S, C) is the sum from a zero state, and W (S, N, C) is
+    Σ_t gate_t C_t Π_{s ≤ t} Ā_s.  Differentiable in all seven tensors.
+
+    Args:
+        gate: (T, C).
+        u, delta, A, B, C, D, offsets, reverse, backend: as `scan_states` has them.
+
+    Raises:
+        ValueError: as `selective_scan` raises it.
+    """
+    _check(u, delta, A, B, C, D, offsets)
+    check_beside("u", u, {"gate": (gate, tuple(u.shape))})
+    kernels = _kernels(choose_backend(u, backend))
+    if kernels is None:
+        y, _ = scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)
+        return segment_sum(Packed(gate * y, offsets)), scan_reference.reach(gate, delta, A, C, offsets, reverse)
+    return scan_autograd.reach(kernels, gate, u, delta, A, B, C, D, offsets, reverse)
 
 
-def _scan_triton(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
-) -> Tensor:
-    from model.scan_triton import scan
+def _kernels(chosen: str) -> Kernels | None:
+    """Of a backend, compiled where it is used first; None: the reference has none."""
+    if chosen == "numba":
+        from model import scan_numba
 
-    return scan(u, delta, A, B, C, D, offsets, reverse)
+        return scan_numba
+    if chosen == "triton":
+        from model import scan_triton
 
-
-def _scan_mamba_ssm(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
-) -> Tensor:
-    from model.scan_mamba_ssm import scan
-
-    return scan(u, delta, A, B, C, D, offsets, reverse)
-
-
-BACKENDS: dict[str, Scan] = {
-    "reference": scan_reference,
-    "numba": _scan_numba,
-    "triton": _scan_triton,
-    "mamba_ssm": _scan_mamba_ssm,
-}
+        return scan_triton
+    if chosen == "mamba_ssm":
+        raise ValueError("scan backend mamba_ssm takes and gives no states; use triton, or auto")
+    return None
 
 
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor) -> None:

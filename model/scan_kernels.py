@@ -4,8 +4,9 @@ The paper's exp(ΔA) is 2^(ΔA·log₂e), the factor multiplied into A once.  A 
 sequences and goes through them in chunks of `EVERY` steps; inside a chunk each state of a tile (16 channels) runs
 through all steps before the next, so that it stays in a register.
 
-Legend: T packed tokens, C channels (whole tiles), N states, G groups of sequences.  Arrays come flat, in C order, but
-for the partial sums; `model.scan_numba` is the only caller.
+`model.scan_kernels_back` goes backward, with the same tasks.  Legend: T packed tokens, C channels (whole tiles), N
+states, S sequences, G groups of sequences.  Arrays come flat, in C order, but for the partial sums; `model.scan_numba`
+is the only caller.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, spread, store, total
+from model.scan_lanes import WIDTH, aligned, exp2, fma, load, spread, store
 
 BLOCK = 128
 """Channels of a task: 512 bytes of a row at once, which the memory's prefetching wants."""
@@ -24,7 +25,7 @@ TILE = (EVERY + 1) * WIDTH
 
 
 @njit(error_model="numpy")
-def _turn(rows, first, step, steps, states, out):
+def turn(rows, first, step, steps, states, out):
     """Rows of B or C of one chunk as (N, EVERY): a state's values one after the other."""
     for k in range(steps):
         for n in range(states):
@@ -44,9 +45,30 @@ def _run_states(at, column, channels, states, steps, dt, du, bs, cs, h, y):
         store(h, n * WIDTH, now)
 
 
+@njit(error_model="numpy")
+def take(rows, s, left, tiles, channels, states, held):
+    """A sequence's states from (S, N, C) into a task's tiles (C/16, N, 16); zero where `rows` is empty."""
+    held[:] = np.float32(0.0)
+    if len(rows):
+        for i in range(tiles):
+            for n in range(states):
+                store(held, (i * states + n) * WIDTH, load(rows, (s * states + n) * channels + left + i * WIDTH))
+
+
+@njit(error_model="numpy")
+def put(held, s, left, tiles, channels, states, rows):
+    """A task's tiles back into (S, N, C), unless that is empty."""
+    if len(rows):
+        for i in range(tiles):
+            for n in range(states):
+                store(rows, (s * states + n) * channels + left + i * WIDTH, load(held, (i * states + n) * WIDTH))
+
+
 @njit(parallel=True, cache=True, error_model="numpy")
-def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, y, kept):
-    """Y (T, C) and, where `kept` (chunks, C/16, N, 16) is not empty, the state before each chunk; at is (N, C)."""
+def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initial, y, kept, final):
+    """Y (T, C); at is (N, C).  Each of the others may be empty: `initial` and `final` (S, N, C), the states before and
+    after the sequences, and `kept` (chunks, C/16, N, 16), those before each chunk.
+    """
     channels, states = len(d), len(at) // len(d)
     blocks = -(-channels // BLOCK)
     for task in prange(blocks * (len(groups) - 1)):
@@ -57,14 +79,14 @@ def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, y, ke
         bs, cs = aligned(EVERY * states), aligned(EVERY * states)
         held = aligned(BLOCK * states)
         for s in range(groups[group], groups[group + 1]):
-            held[:] = np.float32(0.0)
+            take(initial, s, left, tiles, channels, states, held)
             length = offsets[s + 1] - offsets[s]
             for start in range(0, length, EVERY):
                 steps = min(EVERY, length - start)
                 step = -1 if reverse else 1
                 first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
-                _turn(b, first, step, steps, states, bs)
-                _turn(c, first, step, steps, states, cs)
+                turn(b, first, step, steps, states, bs)
+                turn(c, first, step, steps, states, cs)
                 for k in range(steps):
                     t = (first + k * step) * channels + left
                     for i in range(tiles):
@@ -94,93 +116,31 @@ def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, y, ke
                     t = (first + k * step) * channels + left
                     for i in range(tiles):
                         store(y, t + i * WIDTH, load(out, i * TILE + k * WIDTH))
+            put(held, s, left, tiles, channels, states, final)
 
 
 @njit(error_model="numpy")
-def _load_back(dy, u, delta, dd, left, tiles, channels, first, step, steps, scratch):
-    """A chunk's rows into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
-    dt, du, slope, to_input, to_delta = scratch[:5]
-    none = spread(np.float32(0.0))
-    for k in range(steps):
-        t = (first + k * step) * channels + left
-        for i in range(tiles):
-            lane, column = i * TILE + k * WIDTH, i * WIDTH
-            x, size, back = load(u, t + column), load(delta, t + column), load(dy, t + column)
-            store(dt, lane, size)
-            store(du, lane, size * x)
-            store(slope, lane, back)
-            store(to_input, lane, none)
-            store(to_delta, lane, none)
-            store(dd, left + column, fma(back, x, load(dd, left + column)))
-
-
-@njit(error_model="numpy")
-def _back_states(at, column, tile, channels, states, steps, scratch, kept, chunk, g, da):
-    """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to."""
-    dt, du, slope, to_input, to_delta, decay, before, bs, cs, sums_b, sums_c = scratch
+def _reach_states(at, column, channels, states, steps, dt, gate, cs, h):
+    """All states of a tile back through a chunk: what the gated outputs from here on take from the state before it."""
     for n in range(states):
-        a, now = load(at, n * channels + column), load(kept, (chunk * channels + column) * states + n * WIDTH)
-        for k in range(steps):  # the chunk's states again
-            lane = tile + k * WIDTH
-            e = exp2(load(dt, lane) * a)
-            store(decay, k * WIDTH, e)
-            store(before, k * WIDTH, now)
-            now = fma(e, now, load(du, lane) * spread(bs[n * EVERY + k]))
-        to_state, to_a = load(g, n * WIDTH), spread(np.float32(0.0))
+        a = load(at, n * channels + column)
+        now = load(h, n * WIDTH)
         for k in range(steps - 1, -1, -1):
-            lane, own = tile + k * WIDTH, (n * EVERY + k) * WIDTH
-            dy, earlier = load(slope, lane), load(before, k * WIDTH)
-            store(sums_c, own, fma(dy, now, load(sums_c, own)))
-            to_state = fma(spread(cs[n * EVERY + k]), dy, to_state)
-            store(sums_b, own, fma(to_state, load(du, lane), load(sums_b, own)))
-            store(to_input, lane, fma(to_state, spread(bs[n * EVERY + k]), load(to_input, lane)))
-            to_state = to_state * load(decay, k * WIDTH)  # from here on of the state before this step
-            through = to_state * earlier
-            store(to_delta, lane, fma(through, a, load(to_delta, lane)))
-            to_a = fma(through, load(dt, lane), to_a)
-            now = earlier
-        store(g, n * WIDTH, to_state)
-        own = column * states + n * WIDTH
-        store(da, own, load(da, own) + to_a)
-
-
-@njit(error_model="numpy")
-def _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch):
-    """Rows of the gradients of u and Δ of one chunk."""
-    dt, _, slope, to_input, to_delta = scratch[:5]
-    ln2 = spread(np.float32(LN2))
-    for k in range(steps):
-        t = (first + k * step) * channels + left
-        for i in range(tiles):
-            lane, column = i * TILE + k * WIDTH, i * WIDTH
-            through = load(to_input, lane)
-            store(du, t + column, fma(load(d, left + column), load(slope, lane), load(dt, lane) * through))
-            store(ddelta, t + column, fma(ln2, load(to_delta, lane), load(u, t + column) * through))
-
-
-@njit(error_model="numpy")
-def _add_lanes(sums, out, first, step, steps, states):
-    """Sum the lanes of (N, EVERY, 16) into rows of (T, N)."""
-    for k in range(steps):
-        for n in range(states):
-            out[(first + k * step) * states + n] = total(load(sums, (n * EVERY + k) * WIDTH))
+            now = exp2(load(dt, k * WIDTH) * a) * fma(spread(cs[n * EVERY + k]), load(gate, k * WIDTH), now)
+        store(h, n * WIDTH, now)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def backward(dy, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, kept, du, ddelta, da, db, dc, dd):
-    """Gradients; da (G, C/16, N, 16), dd (G, C), db and dc (blocks, T·N) are partial sums, added up by the caller."""
-    channels, states = len(d), len(at) // len(d)
+def reach(gate, delta, at, c, offsets, groups, channels, reverse, out):
+    """W (S, N, C), what Σ_t gate_t y_t of a sequence takes from the state before it: Σ_t gate_t C_t Π_{s ≤ t} Ā_s."""
+    states = len(at) // channels
     blocks = -(-channels // BLOCK)
     for task in prange(blocks * (len(groups) - 1)):
         block, group = task % blocks, task // blocks
         left = block * BLOCK
         tiles = min(BLOCK, channels - left) // WIDTH
-        rows, values = tiles * TILE, EVERY * states
-        bs, cs, sums_b, sums_c = aligned(values), aligned(values), aligned(values * WIDTH), aligned(values * WIDTH)
-        inputs = (aligned(rows), aligned(rows), aligned(rows), aligned(rows), aligned(rows))
-        scratch = (*inputs, aligned(TILE), aligned(TILE), bs, cs, sums_b, sums_c)
+        dt, gates, cs = aligned(tiles * TILE), aligned(tiles * TILE), aligned(EVERY * states)
         held = aligned(BLOCK * states)
-        own_da, own_dd = da[group], dd[group]
         for s in range(groups[group], groups[group + 1]):
             held[:] = np.float32(0.0)
             length = offsets[s + 1] - offsets[s]
@@ -189,26 +149,14 @@ def backward(dy, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, 
                 steps = min(EVERY, length - start)
                 step = -1 if reverse else 1
                 first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
-                _turn(b, first, step, steps, states, bs)
-                _turn(c, first, step, steps, states, cs)
-                sums_b[:] = np.float32(0.0)
-                sums_c[:] = np.float32(0.0)
-                _load_back(dy, u, delta, own_dd, left, tiles, channels, first, step, steps, scratch)
+                turn(c, first, step, steps, states, cs)
+                for k in range(steps):
+                    t = (first + k * step) * channels + left
+                    for i in range(tiles):
+                        lane = i * TILE + k * WIDTH
+                        store(dt, lane, load(delta, t + i * WIDTH))
+                        store(gates, lane, load(gate, t + i * WIDTH))
                 for i in range(tiles):
-                    g = held[i * WIDTH * states :]
-                    _back_states(
-                        at,
-                        left + i * WIDTH,
-                        i * TILE,
-                        channels,
-                        states,
-                        steps,
-                        scratch,
-                        kept,
-                        kept_offsets[s] + chunk,
-                        g,
-                        own_da,
-                    )
-                _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch)
-                _add_lanes(sums_b, db[block], first, step, steps, states)
-                _add_lanes(sums_c, dc[block], first, step, steps, states)
+                    column, h = left + i * WIDTH, held[i * WIDTH * states :]
+                    _reach_states(at, column, channels, states, steps, dt[i * TILE :], gates[i * TILE :], cs, h)
+            put(held, s, left, tiles, channels, states, out)

@@ -1,24 +1,44 @@
-"""Selective scan on the CPU: plans the tasks of `model.scan_kernels` and joins them to autograd.
+"""Selective scan on the CPU: plans the tasks of `model.scan_kernels`; float32.
 
 Forward keeps the states before each chunk of `EVERY` steps.  Backward computes a chunk's states again from those, so
 memory is O(T·C) instead of the O(T·C·N) of all states.  Sums over sequences and over channels are taken in a fixed
 order, whatever the number of threads: the same input gives the same bits.
+The functions are those of `model.scan_autograd.Kernels`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from model import scan_kernels, scan_kernels_back
 from model.numba_call import flat, fresh, use_threads
-from model.scan_kernels import BLOCK, EVERY, backward, forward
+from model.scan_kernels import BLOCK, EVERY
 from model.scan_lanes import LOG2E, WIDTH
 
 GROUPS = 16
 """Groups of sequences: the most tasks a channel block is split into; constant, so that sums never depend on threads."""
+
+
+class _Plan(NamedTuple):
+    """Of the tasks."""
+
+    ends: np.ndarray
+    """The offsets."""
+    groups: np.ndarray
+    kept: np.ndarray
+    """Where each sequence's chunks begin among all."""
+    reverse: bool
+
+
+def _plan(offsets: Tensor, reverse: bool) -> _Plan:
+    ends = offsets.numpy()
+    chunks = -(-np.diff(ends) // EVERY)
+    return _Plan(ends, _group(ends), np.concatenate([[0], np.cumsum(chunks)]), reverse)
 
 
 def _group(offsets: np.ndarray) -> np.ndarray:
@@ -29,49 +49,84 @@ def _group(offsets: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate([[0], cuts, [count]])).astype(np.int64)
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, offsets: Any, reverse: bool, keep: bool
-    ) -> Any:
-        """y, shape (T, C); see `model.scan.selective_scan`."""
-        ends = offsets.numpy()
-        spare = -u.shape[1] % WIDTH  # channels up to a whole register: they stay zero
-        u, delta, D = (F.pad(x.detach(), (0, spare)) if spare else x for x in (u, delta, D))
-        at = F.pad(A.detach().t() * LOG2E, (0, spare)).contiguous()
-        chunks = -(-np.diff(ends) // EVERY)
-        kept_offsets = np.concatenate([[0], np.cumsum(chunks)])
-        kept = fresh(int(kept_offsets[-1]) * at.numel() if keep else 0)
-        y = fresh(*u.shape)
-        plan = (ends, _group(ends), kept_offsets, reverse)
-        use_threads()
-        forward(*flat(u, delta, at, B, C, D), *plan, *flat(y, kept))
-        ctx.save_for_backward(u, delta, at, B, C, D, kept)
-        ctx.plan, ctx.channels = plan, len(A)
-        return y[:, : len(A)] if spare else y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Any) -> Any:
-        """Gradients of u, delta, A, B, C and D."""
-        u, delta, at, B, C, D, kept = ctx.saved_tensors
-        (tokens, padded), states, channels = u.shape, len(at), ctx.channels
-        groups, blocks = len(ctx.plan[1]) - 1, -(-padded // BLOCK)
-        if padded > channels:
-            dy = F.pad(dy, (0, padded - channels))
-        du, ddelta = fresh(*u.shape), fresh(*u.shape)
-        da, dd = torch.zeros(groups, padded * states), torch.zeros(groups, padded)
-        db, dc = fresh(blocks, tokens * states), fresh(blocks, tokens * states)
-        partial = [x.numpy() for x in (da, db, dc, dd)]
-        use_threads()
-        backward(*flat(dy, u, delta, at, B, C, D), *ctx.plan, *flat(kept, du, ddelta), *partial)
-        da = da.sum(0).view(-1, states, WIDTH).transpose(1, 2).reshape(padded, states)[:channels]
-        db, dc = db.sum(0).view_as(B), dc.sum(0).view_as(C)
-        return du[:, :channels], ddelta[:, :channels], da, db, dc, dd.sum(0)[:channels], None, None, None
+def _whole(*tensors: Tensor) -> list[Tensor]:
+    """Channels, the last dimension, up to a whole register: they stay zero."""
+    spare = -tensors[0].shape[-1] % WIDTH
+    return [F.pad(x.detach(), (0, spare)) if spare else x.detach() for x in tensors]
 
 
-def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, offsets: Any, reverse: bool) -> torch.Tensor:
-    """`model.scan.selective_scan` for float32 tensors on the CPU."""
-    # Inside forward() gradients are always off, and needs_input_grad is set for parameters even under no_grad.
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (u, delta, A, B, C, D))
-    y: torch.Tensor = _Scan.apply(u, delta, A, B, C, D, offsets, reverse, keep)
-    return y
+def _slopes(A: Tensor) -> Tensor:
+    """A·log₂e as (N, C), whole registers."""
+    return _whole(A.detach().t() * LOG2E)[0].contiguous()
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial: Tensor | None,
+    offsets: Tensor,
+    reverse: bool,
+    keep: bool,
+    ends: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the states after the sequences, the states before each chunk."""
+    channels = len(A)
+    u, delta, D = _whole(u, delta, D)
+    at, plan = _slopes(A), _plan(offsets, reverse)
+    before = fresh(0) if initial is None else _whole(initial)[0]
+    kept = fresh(int(plan.kept[-1]) * at.numel() if keep else 0)
+    final = fresh(*((len(plan.ends) - 1, *at.shape) if ends else (0,)))
+    y = fresh(*u.shape)
+    use_threads()
+    scan_kernels.forward(*flat(u, delta, at, B, C, D), *plan, *flat(before, y, kept, final))
+    return y[:, :channels], final[..., :channels], kept
+
+
+def backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    offsets: Tensor,
+    reverse: bool,
+    kept: Tensor,
+    ends: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of u, delta, A, B, C, D and the states before the sequences."""
+    channels = len(A)
+    dy, u, delta, D = _whole(dy, u, delta, D)
+    at, plan = _slopes(A), _plan(offsets, reverse)
+    (tokens, padded), states = u.shape, len(at)
+    groups, blocks = len(plan.groups) - 1, -(-padded // BLOCK)
+    after = fresh(0) if dfinal is None else _whole(dfinal)[0]
+    before = fresh(*((len(plan.ends) - 1, *at.shape) if ends else (0,)))
+    du, ddelta = fresh(*u.shape), fresh(*u.shape)
+    da, dd = torch.zeros(groups, padded * states), torch.zeros(groups, padded)
+    db, dc = fresh(blocks, tokens * states), fresh(blocks, tokens * states)
+    partial = [x.numpy() for x in (da, db, dc, dd)]
+    use_threads()
+    scan_kernels_back.backward(
+        *flat(dy, after, u, delta, at, B, C, D), *plan, *flat(kept, du, ddelta, before), *partial
+    )
+    da = da.sum(0).view(-1, states, WIDTH).transpose(1, 2).reshape(padded, states)[:channels]
+    db, dc = db.sum(0).view_as(B), dc.sum(0).view_as(C)
+    to_initial = before[..., :channels] if ends else None
+    return du[:, :channels], ddelta[:, :channels], da, db, dc, dd.sum(0)[:channels], to_initial
+
+
+def reach(gate: Tensor, delta: Tensor, A: Tensor, C: Tensor, offsets: Tensor, reverse: bool) -> Tensor:
+    """W."""
+    gate, delta = _whole(gate, delta)
+    at, plan = _slopes(A), _plan(offsets, reverse)
+    out = fresh(len(plan.ends) - 1, *at.shape)
+    use_threads()
+    scan_kernels.reach(*flat(gate, delta, at, C), plan.ends, plan.groups, at.shape[1], reverse, out.view(-1).numpy())
+    return out[..., : len(A)]

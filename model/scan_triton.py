@@ -10,17 +10,17 @@ Exponents are sums of Δ times A, so never above 0: nothing is divided, nothing 
 
 States are float32 whatever the inputs.  Sums over channels and chunks are partial sums added up in a fixed order by
 torch: no atomics, the same input gives the same bits.  Imported only where it is used: Triton is no dependency on CPUs.
+The functions at the end are those of `model.scan_autograd.Kernels`.
 
 Legend: T packed tokens, C channels, N states, K chunks, S sequences, L steps of a chunk, W channels of a block.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from model.chunks import Chunks, cut
 from model.triton_call import on_device_of_first
@@ -72,13 +72,18 @@ def _carry(inputs, delta, a, rows, out, sizes, first, steps, sign, C, N: tl.cons
 
 
 @triton.jit
-def _pass_on(carries, sizes, a, chunk_ends, C, N: tl.constexpr, FORWARD: tl.constexpr, W: tl.constexpr):
-    """`carries` (K, N, C) in place: from what each chunk adds to what comes into it, along each sequence."""
+def _pass_on(carries, sizes, a, chunk_ends, given, left_over, C, N: tl.constexpr, FORWARD: tl.constexpr,
+             W: tl.constexpr):  # fmt: skip
+    """`carries` (K, N, C) in place: from what each chunk adds to what comes into it, along each sequence.
+
+    `given` (S, N, C) comes into the sequences, `left_over` (S, N, C) is what leaves them.
+    """
     sequence, n = tl.program_id(0), tl.program_id(2)
     c = tl.program_id(1) * W + tl.arange(0, W)
     slope = tl.load(a + n * C + c, c < C, 0.0)
     begin, end = tl.load(chunk_ends + sequence), tl.load(chunk_ends + sequence + 1)
-    coming = tl.zeros((W,), tl.float32)
+    own = (sequence.to(tl.int64) * N + n) * C + c
+    coming = tl.load(given + own, c < C, 0.0)
     left = end - begin
     while left > 0:  # the interpreter's range() does not take a tensor with NumPy 2.4
         chunk = end - left if FORWARD else begin + left - 1
@@ -87,6 +92,7 @@ def _pass_on(carries, sizes, a, chunk_ends, C, N: tl.constexpr, FORWARD: tl.cons
         tl.store(at, coming, c < C)
         coming = tl.exp2(slope * tl.load(sizes + chunk * C + c, c < C, 0.0)) * coming + added
         left -= 1
+    tl.store(left_over + own, coming, c < C)
 
 
 @triton.jit
@@ -159,55 +165,86 @@ def _gradients(dy, u, delta, a, b, c_rows, d, coming, going, first, steps, sign,
     tl.store(ddelta + at, to_delta.to(ddelta.dtype.element_ty), inside)
 
 
-def _carries(inputs: Any, delta: Any, at: Any, rows: Any, chunks: Chunks, forward: bool) -> Any:
-    """(K, N, C) float32: the state, or its gradient, that comes into each chunk."""
+def _carries(
+    inputs: Tensor, delta: Tensor, at: Tensor, rows: Tensor, chunks: Chunks, forward: bool, given: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What comes into each chunk (K, N, C) and leaves each sequence (S, N, C), float32: the state, or its gradient."""
     states, channels = at.shape
-    count, blocks = len(chunks.first), triton.cdiv(channels, BLOCK)
+    count, sequences, blocks = len(chunks.first), len(chunks.ends) - 1, triton.cdiv(channels, BLOCK)
     carries, sizes = at.new_empty(count, states, channels), at.new_empty(count, channels)
     table = (chunks.first, chunks.steps, chunks.sign)
     _carry[count, blocks](inputs, delta, at, rows, carries, sizes, *table, channels, states, forward, CHUNK, BLOCK)
-    grid = (len(chunks.ends) - 1, blocks, states)
-    _pass_on[grid](carries, sizes, at, chunks.ends, channels, states, forward, BLOCK)
-    return carries
+    given = at.new_zeros(sequences, states, channels) if given is None else given.float().contiguous()
+    left_over = torch.empty_like(given)
+    grid = (sequences, blocks, states)
+    _pass_on[grid](carries, sizes, at, chunks.ends, given, left_over, channels, states, forward, BLOCK)
+    return carries, left_over
 
 
-class _Scan(torch.autograd.Function):
-    @staticmethod
-    @on_device_of_first
-    def forward(ctx: Any, u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, chunks: Chunks) -> Any:
-        """y, shape (T, C); see `model.scan.selective_scan`."""
-        u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
-        at, skip = (A.float().t() * LOG2E).contiguous(), D.float().contiguous()
-        y, (states, channels) = torch.empty_like(u), at.shape
-        coming = _carries(u, delta, at, B, chunks, True)
-        grid = (len(chunks.first), triton.cdiv(channels, BLOCK))
-        table = (chunks.first, chunks.steps, chunks.sign)
-        _outputs[grid](u, delta, at, B, C, skip, coming, *table, y, channels, states, CHUNK, BLOCK)
-        ctx.save_for_backward(u, delta, at, B, C, skip, coming)
-        ctx.chunks, ctx.types = chunks, (A.dtype, D.dtype)
-        return y
-
-    @staticmethod
-    @on_device_of_first
-    def backward(ctx: Any, dy: Any) -> Any:
-        """Gradients of u, delta, A, B, C and D."""
-        u, delta, at, B, C, skip, coming = ctx.saved_tensors
-        dy, chunks, (states, channels), tokens = dy.contiguous(), ctx.chunks, at.shape, len(u)
-        going = _carries(dy, delta, at, C, chunks, False)
-        count, blocks = len(chunks.first), triton.cdiv(channels, BLOCK)
-        du, ddelta = torch.empty_like(u), torch.empty_like(delta)
-        da, dd = at.new_empty(count, states, channels), at.new_empty(count, channels)
-        db, dc = at.new_empty(blocks, tokens, states), at.new_empty(blocks, tokens, states)
-        _gradients[count, blocks](
-            dy, u, delta, at, B, C, skip, coming, going, chunks.first, chunks.steps, chunks.sign,
-            du, ddelta, da, db, dc, dd, tokens, channels, states, CHUNK, BLOCK,
-        )  # fmt: skip
-        to_a, to_d = ctx.types
-        sums = da.sum(0).t().to(to_a), db.sum(0).to(B.dtype), dc.sum(0).to(C.dtype), dd.sum(0).to(to_d)
-        return du, ddelta, *sums, None
+def _slopes(A: Tensor) -> Tensor:
+    """A·log₂e as (N, C) float32."""
+    return (A.float().t() * LOG2E).contiguous()
 
 
-def scan(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, offsets: Any, reverse: bool) -> torch.Tensor:
-    """`model.scan.selective_scan` for float32, bfloat16 or float16 tensors on CUDA; states are float32."""
-    y: torch.Tensor = _Scan.apply(u, delta, A, B, C, D, cut(offsets, CHUNK, reverse, u.device))
-    return y
+@on_device_of_first
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    initial: Tensor | None,
+    offsets: Tensor,
+    reverse: bool,
+    keep: bool,
+    ends: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the states after the sequences, the states that come into the chunks."""
+    u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
+    at, chunks = _slopes(A), cut(offsets, CHUNK, reverse, u.device)
+    y, (states, channels) = torch.empty_like(u), at.shape
+    coming, final = _carries(u, delta, at, B, chunks, True, initial)
+    grid = (len(chunks.first), triton.cdiv(channels, BLOCK))
+    table = (chunks.first, chunks.steps, chunks.sign)
+    _outputs[grid](u, delta, at, B, C, D.float().contiguous(), coming, *table, y, channels, states, CHUNK, BLOCK)
+    return y, final if ends else final[:0], coming if keep else coming[:0]
+
+
+@on_device_of_first
+def backward(
+    dy: Tensor,
+    dfinal: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    offsets: Tensor,
+    reverse: bool,
+    kept: Tensor,
+    ends: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of u, delta, A, B, C, D and the states before the sequences."""
+    dy, u, delta, B, C = (x.contiguous() for x in (dy, u, delta, B, C))
+    at, chunks, tokens = _slopes(A), cut(offsets, CHUNK, reverse, u.device), len(u)
+    states, channels = at.shape
+    going, to_initial = _carries(dy, delta, at, C, chunks, False, dfinal)
+    count, blocks = len(chunks.first), triton.cdiv(channels, BLOCK)
+    du, ddelta = torch.empty_like(u), torch.empty_like(delta)
+    da, dd = at.new_empty(count, states, channels), at.new_empty(count, channels)
+    db, dc = at.new_empty(blocks, tokens, states), at.new_empty(blocks, tokens, states)
+    _gradients[count, blocks](
+        dy, u, delta, at, B, C, D.float().contiguous(), kept, going, chunks.first, chunks.steps, chunks.sign,
+        du, ddelta, da, db, dc, dd, tokens, channels, states, CHUNK, BLOCK,
+    )  # fmt: skip
+    sums = da.sum(0).t().to(A.dtype), db.sum(0).to(B.dtype), dc.sum(0).to(C.dtype), dd.sum(0).to(D.dtype)
+    return du, ddelta, *sums, to_initial if ends else None
+
+
+@on_device_of_first
+def reach(gate: Tensor, delta: Tensor, A: Tensor, C: Tensor, offsets: Tensor, reverse: bool) -> Tensor:
+    """W: what is left of the gradient's recurrence at a sequence's first step."""
+    gate, delta, C = (x.contiguous() for x in (gate, delta, C))
+    return _carries(gate, delta, _slopes(A), C, cut(offsets, CHUNK, reverse, gate.device), False, None)[1]

@@ -10,15 +10,16 @@ import torch
 
 
 def on_device_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A `forward(ctx, x, …)` or `backward(ctx, x, …)` whose kernels run where `x` lies.
+    """A function whose kernels run where the first tensor that it is given lies.
 
     Triton launches on the current CUDA device, whatever its tensors' device: those of cuda:1 would fault on cuda:0.
     Nothing is changed for a tensor on the CPU, where the interpreter runs.
     """
 
     @wraps(function)
-    def run(ctx: Any, x: torch.Tensor, *rest: Any) -> Any:
-        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-            return function(ctx, x, *rest)
+    def run(*given: Any) -> Any:
+        first = next(x for x in given if isinstance(x, torch.Tensor))
+        with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
+            return function(*given)
 
     return run

@@ -14,9 +14,10 @@ import numba
 import numpy as np
 import pytest
 import torch
-from test_model_scan import gradients, make, torch_threads
+from made_scans import gradients, make, torch_threads
 from tolerances import assert_close
 from torch import Tensor
+from triton_child import CALLS
 
 from model.chunks import cut
 from model.conv import causal_conv, causal_conv_reference
@@ -157,17 +158,17 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
 
     def add(kind: str, leaves: list[Tensor], offsets: Tensor, reverse: bool, dtype: str, small: bool = True) -> None:
         case = str(len({name.split(".")[0] for name in given}))
-        leaves = [x.to(getattr(torch, dtype)).double() for x in leaves]  # what the child will see
-        dy = torch.from_numpy(rng.normal(size=leaves[0].shape)).to(getattr(torch, dtype)).double()
-        if kind == "scan":
-            y, grads = gradients(leaves, offsets, reverse, "reference", dy)
-        else:
-            y, *grads = convolved(leaves, offsets, reverse, "reference", dy)
-        given.update({f"{case}.{i}": x.numpy() for i, x in enumerate(leaves)})
-        given.update({f"{case}.kind": np.array(kind), f"{case}.dtype": np.array(dtype), f"{case}.dy": dy.numpy()})
+        leaves = [x.to(getattr(torch, dtype)).double().requires_grad_() for x in leaves]  # what the child will see
+        made = CALLS[kind](leaves, offsets, reverse, "reference")
+        slopes = [torch.from_numpy(rng.normal(size=y.shape)).to(getattr(torch, dtype)).double() for y in made]
+        grads = torch.autograd.grad(made, leaves, slopes)
+        given.update({f"{case}.leaf{i}": x.detach().numpy() for i, x in enumerate(leaves)})
+        given.update({f"{case}.slope{i}": x.numpy() for i, x in enumerate(slopes)})
+        given.update({f"{case}.kind": np.array(kind), f"{case}.dtype": np.array(dtype)})
         given.update({f"{case}.offsets": offsets.numpy(), f"{case}.reverse": np.array(reverse)})
         given[f"{case}.small"] = np.array(small)
-        expected.update({f"{case}.y": y} | {f"{case}.{i}": g for i, g in enumerate(grads)})
+        expected.update({f"{case}.y{i}": y.detach() for i, y in enumerate(made)})
+        expected.update({f"{case}.{i}": g for i, g in enumerate(grads)})
 
     for reverse in (False, True):
         for lengths, channels, states, dtype in (
@@ -175,6 +176,10 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
         ):  # fmt: skip
             inputs, offsets = make(rng, lengths, channels, states)
             add("scan", inputs, offsets, reverse, dtype)
+            if dtype == "float32":  # states are float32 whatever the inputs
+                initial, gate = rng.normal(size=(len(lengths), states, channels)), rng.normal(size=inputs[0].shape)
+                add("states", [*inputs, torch.from_numpy(initial)], offsets, reverse, dtype)
+                add("reach", [torch.from_numpy(gate), *inputs], offsets, reverse, dtype)
         for dtype in ("float32", "bfloat16"):
             offsets = torch.tensor([0, 1, 3, 8, 9])
             leaves = [torch.from_numpy(rng.normal(size=s)) for s in [(9, 3), (3, 4), (3,)]]

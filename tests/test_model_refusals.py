@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 import torch
-from test_model_scan import make
+from made_scans import make
 from torch import Tensor
 
 from model import backends

@@ -1,53 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 
 import numba
 import numpy as np
 import pytest
 import torch
+from made_scans import gradients, make, torch_threads
 from tolerances import assert_close
-from torch import Tensor
-from torch.nn import functional as F
 
 from model.conv import causal_conv, causal_conv_reference
-from model.scan import scan_reference, selective_scan
+from model.scan import selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D")
-
-
-def make(rng: np.random.Generator, lengths: list[int], channels: int, states: int) -> tuple[list[Tensor], Tensor]:
-    """Inputs of a scan as a trained model has them, float64, and their offsets."""
-    offsets = torch.tensor(np.cumsum([0, *lengths]))
-    tokens = int(offsets[-1])
-
-    def normal(*shape: int) -> Tensor:
-        return torch.from_numpy(rng.normal(size=shape))
-
-    inputs = [normal(tokens, channels), F.softplus(normal(tokens, channels) - 2), -torch.exp(normal(channels, states)),
-              normal(tokens, states), normal(tokens, states), normal(channels)]  # fmt: skip
-    return inputs, offsets
-
-
-def gradients(
-    inputs: list[Tensor], offsets: Tensor, reverse: bool, backend: str, dy: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    y = selective_scan(*leaves, offsets, reverse, backend)
-    return y.detach(), list(torch.autograd.grad(y, leaves, dy))
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch's count of threads for a while: the kernels follow it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -88,7 +53,7 @@ def test_the_reference_passes_gradcheck(rng: np.random.Generator) -> None:
     inputs, offsets = make(rng, [3, 1, 4], 3, 2)
     for reverse in (False, True):
         leaves = [x.clone().requires_grad_() for x in inputs]
-        assert torch.autograd.gradcheck(lambda *x, r=reverse: scan_reference(*x, offsets, r), leaves)
+        assert torch.autograd.gradcheck(lambda *x, r=reverse: selective_scan(*x, offsets, r, "reference"), leaves)
 
 
 def test_numba_gives_the_same_bits_every_time_and_for_any_threads(rng: np.random.Generator) -> None:

@@ -18,9 +18,9 @@ assert WANTED == int(sys.argv[2]), WANTED
 import numba
 from embed import fused_cpu
 assert torch.get_num_threads() == WANTED, "import of fused_cpu"
-from model import conv_numba, scan_numba
+from model import conv_numba, scan_kernels, scan_kernels_back
 from model.conv import causal_conv
-from model.scan import selective_scan
+from model.scan import scan_reach
 seen = []
 
 def watch(module, name):
@@ -30,14 +30,16 @@ def watch(module, name):
         return kernel(*arguments)
     setattr(module, name, call)
 
-for module, names in ((conv_numba, ("_forward", "_backward")), (scan_numba, ("forward", "backward")),
-                      (fused_cpu, ("_rotate_float32", "_add_norm"))):
+for module, names in ((conv_numba, ("_forward", "_backward")), (scan_kernels, ("forward", "reach")),
+                      (scan_kernels_back, ("backward",)), (fused_cpu, ("_rotate_float32", "_add_norm"))):
     for name in names:
         watch(module, name)
 
 def scan():
     one = torch.ones(2, 16, requires_grad=True)
-    selective_scan(one, one, -torch.ones(16, 2), one[:, :2], one[:, :2], one[0], torch.tensor([0, 2])).sum().backward()
+    states = -torch.ones(16, 2)
+    sums, _ = scan_reach(one, one, one, states, one[:, :2], one[:, :2], one[0], torch.tensor([0, 2]))
+    sums.sum().backward()  # forward, reach, forward, backward
 
 def conv():
     one = torch.ones(2, 16, requires_grad=True)
@@ -55,7 +57,7 @@ with ThreadPoolExecutor(1) as reading:  # as a thread that reads the next batch
     for call in (first, *calls.values()):
         call()
         reading.submit(call).result()
-assert len(seen) == 12, seen
+assert len(seen) == 16, seen
 assert all(x[1:] == (WANTED, WANTED) for x in seen), seen
 assert torch.get_num_threads() == WANTED
 assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == WANTED, "in a new thread"

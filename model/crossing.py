@@ -1,0 +1,154 @@
+"""The mean of one BiMamba block over S = [X ; Y] of many pairs, the work on X and Y done once an entity, not a pair.
+
+Exact, not an approximation.  In the direction that reads X first, let h be the state after X's last token.  Then
+    X's outputs      do not depend on Y: their gated sum, and h, are X's own (`Lead`);
+    Y's first W − 1 tokens are reached by the convolution (W taps) from X: they are computed for each pair, from h on;
+    Y's other tokens have u, Δ, B, C and gate of their own, and the scan is linear in its state.  With h' the state
+                     after the W − 1 tokens, their gated sum is P_Y + Σ_n h' W_Y, where P_Y (the sum from a zero state)
+                     and W_Y = Σ_t gate_t C_t Π_{s ≤ t} Ā_s are Y's own (`Follow`).
+The direction that reads Y first, from its end, is the same with X and Y in each other's place.  The block's output
+projection and residual are linear, so they are taken of sums over tokens.  P pairs of S entities of L tokens cost S
+passes over L tokens and P passes over W − 1, where the joined sequences cost P passes over 2 L.
+
+It needs a mean that follows the block at once: a norm of each token, or a second block, sees h in every token of Y.
+Reference: `BiMamba` on `join_pairs`, then `segment_mean` (`model/fusion.py` takes it wherever this does not apply).
+Shapes: T packed tokens, M model width, C channels, N state, P pairs, S entities, W taps of the convolution.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.batch import Packed, segment_sum
+from model.bimamba import BiMamba, Mamba
+from model.conv import causal_conv
+from model.scan import scan_reach, scan_states
+
+AT_ONCE = 1 << 20
+"""Values of the states of the pairs that meet in one go: they stay in the processor's caches."""
+
+
+class Lead(NamedTuple):
+    """What an entity hands on that one direction reads first."""
+
+    pooled: Tensor
+    """(S, C) sum of its gated outputs."""
+    state: Tensor
+    """(S, N, C) after its last token."""
+    tail: Tensor
+    """(S, W − 1, C) what the convolution reads of its last tokens."""
+
+
+class Follow(NamedTuple):
+    """What an entity has to hand that one direction reads second."""
+
+    pooled: Tensor
+    """(S, C) sum of its gated outputs after its first W − 1 tokens, from a zero state."""
+    reach: Tensor
+    """(S, N, C) what that sum takes from the state."""
+    head: Tensor
+    """(S, W − 1, C) what the convolution reads of its first tokens."""
+    gate: Tensor
+    """(S, W − 1, C) their gates, 0 where a shorter entity has no token."""
+    inside: Tensor
+    """(S, W − 1) 1 where there is a token, else 0."""
+
+
+def mixed_mean(block: BiMamba, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> Tensor:
+    """(P, M): the mean over tokens of `block` on every pair's S = [X ; Y].
+
+    Args:
+        block: the mixer.
+        first, second: entities (T, M), X of the first set and Y of the second.
+        first_index, second_index: (P,) int64 on the CPU, which entity each pair has.
+    """
+    device = first.tokens.device
+    own_first, own_second = segment_sum(first), segment_sum(second)
+    x, y = (side._replace(tokens=block.norm(side.tokens)) for side in (first, second))
+    ways = [(block.fwd, _lead(block.fwd, x, False), _follow(block.fwd, y, False), first_index, second_index)]
+    if block.bwd is not None:
+        ways.append((block.bwd, _lead(block.bwd, y, True), _follow(block.bwd, x, True), second_index, first_index))
+    lengths = (first.offsets.diff()[first_index] + second.offsets.diff()[second_index]).to(device)
+    at_once = max(1, AT_ONCE // block.fwd.A_log.numel())
+    means = []
+    for start in range(0, len(first_index), at_once):
+        part = slice(start, start + at_once)
+        total = own_first.index_select(0, first_index[part].to(device))
+        total = total + own_second.index_select(0, second_index[part].to(device))
+        for mamba, lead, follow, lead_index, follow_index in ways:
+            total = total + _meet(mamba, lead, follow, lead_index[part].to(device), follow_index[part].to(device))
+        means.append(total / lengths[part, None])
+    return torch.cat(means)
+
+
+def is_shorter(block: BiMamba, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> bool:
+    """Whether entities and seams have fewer tokens than the joined pairs; entities of one or two tokens do not."""
+    joined = first.offsets.diff()[first_index].sum() + second.offsets.diff()[second_index].sum()
+    seams = len(first_index) * (block.fwd.conv_weight.shape[1] - 1)
+    return len(first.tokens) + len(second.tokens) + seams < int(joined)
+
+
+def _lead(mamba: Mamba, x: Packed, reverse: bool) -> Lead:
+    before, z = mamba.expand(x.tokens)
+    u = F.silu(causal_conv(before, mamba.conv_weight, mamba.conv_bias, x.offsets, reverse, mamba.backend))
+    delta, B, C = mamba.select(u)
+    y, state = scan_states(u, delta, mamba.A, B, C, mamba.D, x.offsets, reverse, mamba.backend)
+    edge, inside = _edge(x.offsets, mamba.conv_weight.shape[1] - 1, last=True, reverse=reverse)
+    tail = _rows(before, edge, inside)
+    return Lead(segment_sum(Packed(y * F.silu(z), x.offsets)), state, tail)
+
+
+def _follow(mamba: Mamba, x: Packed, reverse: bool) -> Follow:
+    before, z = mamba.expand(x.tokens)
+    u = F.silu(causal_conv(before, mamba.conv_weight, mamba.conv_bias, x.offsets, reverse, mamba.backend))
+    delta, B, C = mamba.select(u)
+    gate = F.silu(z).to(u.dtype)
+    edge, inside = _edge(x.offsets, mamba.conv_weight.shape[1] - 1, last=False, reverse=reverse)
+    # Without a step and a gate the first tokens change neither the state nor the sum.
+    seam = edge[inside].to(u.device)
+    rest, open_gate = delta.index_fill(0, seam, 0.0), gate.index_fill(0, seam, 0.0)
+    pooled, reach = scan_reach(open_gate, u, rest, mamba.A, B, C, mamba.D, x.offsets, reverse, mamba.backend)
+    there = inside.to(u.device, u.dtype)
+    return Follow(pooled, reach, _rows(before, edge, inside), _rows(gate, edge, inside), there)
+
+
+def _meet(mamba: Mamba, lead: Lead, follow: Follow, lead_index: Tensor, follow_index: Tensor) -> Tensor:
+    """(P, M): one direction's output, summed over the tokens of each pair; indices lie on the device."""
+    weight = mamba.conv_weight
+    pairs, steps = len(lead_index), weight.shape[1] - 1
+    near = torch.cat([lead.tail.index_select(0, lead_index), follow.head.index_select(0, follow_index)], 1)
+    taps = near.unfold(1, steps + 1, 1)  # (P, W − 1, C, W)
+    u = F.silu(((taps * weight).sum(-1) + mamba.conv_bias).flatten(0, 1))
+    delta, B, C = mamba.select(u)
+    delta = delta * follow.inside.index_select(0, follow_index).view(-1, 1)
+    offsets = torch.arange(0, (pairs + 1) * steps, steps)
+    state = lead.state.index_select(0, lead_index)
+    y, state = scan_states(u, delta, mamba.A, B, C, mamba.D, offsets, False, mamba.backend, state)
+    seam = (y.view(pairs, steps, -1) * follow.gate.index_select(0, follow_index)).sum(1)
+    rest = (state * follow.reach.index_select(0, follow_index)).sum(1)
+    pooled = lead.pooled.index_select(0, lead_index) + seam + follow.pooled.index_select(0, follow_index) + rest
+    out: Tensor = mamba.out_proj(pooled)
+    return out
+
+
+def _edge(offsets: Tensor, count: int, last: bool, reverse: bool) -> tuple[Tensor, Tensor]:
+    """(S, count) tokens of each entity's first or last `count` steps in the order of the scan, and which are there.
+
+    Of a shorter entity the first steps lie to the left and the last ones to the right, as the convolution has them.
+    """
+    start, stop = offsets[:-1, None], offsets[1:, None]
+    steps = torch.arange(count)
+    places = stop - start - count + steps if last else steps.expand(len(start), -1)  # counted in the scan's order
+    inside = (places >= 0) & (places < stop - start)
+    tokens = stop - 1 - places if reverse else start + places
+    return torch.where(inside, tokens, 0), inside
+
+
+def _rows(x: Tensor, tokens: Tensor, inside: Tensor) -> Tensor:
+    """Rows of x (T, C) at (S, count) tokens, zero where there is none: (S, count, C)."""
+    rows = x.index_select(0, tokens.flatten().to(x.device)).view(*tokens.shape, -1)
+    return rows * inside[..., None].to(x.device, x.dtype)

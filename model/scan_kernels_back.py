@@ -1,0 +1,156 @@
+"""Kernels of the selective scan's gradient on the CPU: the tasks of `model.scan_kernels`, gone through from the end.
+
+Numba's cache on disk does not see what a kernel takes from another file: after an edit of `model.scan_kernels`, touch
+this one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from model.scan_kernels import BLOCK, EVERY, TILE, put, take, turn
+from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, spread, store, total
+
+
+@njit(error_model="numpy")
+def _load_back(dy, u, delta, dd, left, tiles, channels, first, step, steps, scratch):
+    """A chunk's rows into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
+    dt, du, slope, to_input, to_delta = scratch[:5]
+    none = spread(np.float32(0.0))
+    for k in range(steps):
+        t = (first + k * step) * channels + left
+        for i in range(tiles):
+            lane, column = i * TILE + k * WIDTH, i * WIDTH
+            x, size, back = load(u, t + column), load(delta, t + column), load(dy, t + column)
+            store(dt, lane, size)
+            store(du, lane, size * x)
+            store(slope, lane, back)
+            store(to_input, lane, none)
+            store(to_delta, lane, none)
+            store(dd, left + column, fma(back, x, load(dd, left + column)))
+
+
+@njit(error_model="numpy")
+def _back_states(at, column, tile, channels, states, steps, scratch, kept, chunk, g, da):
+    """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to."""
+    dt, du, slope, to_input, to_delta, decay, before, bs, cs, sums_b, sums_c = scratch
+    for n in range(states):
+        a, now = load(at, n * channels + column), load(kept, (chunk * channels + column) * states + n * WIDTH)
+        for k in range(steps):  # the chunk's states again
+            lane = tile + k * WIDTH
+            e = exp2(load(dt, lane) * a)
+            store(decay, k * WIDTH, e)
+            store(before, k * WIDTH, now)
+            now = fma(e, now, load(du, lane) * spread(bs[n * EVERY + k]))
+        to_state, to_a = load(g, n * WIDTH), spread(np.float32(0.0))
+        for k in range(steps - 1, -1, -1):
+            lane, own = tile + k * WIDTH, (n * EVERY + k) * WIDTH
+            dy, earlier = load(slope, lane), load(before, k * WIDTH)
+            store(sums_c, own, fma(dy, now, load(sums_c, own)))
+            to_state = fma(spread(cs[n * EVERY + k]), dy, to_state)
+            store(sums_b, own, fma(to_state, load(du, lane), load(sums_b, own)))
+            store(to_input, lane, fma(to_state, spread(bs[n * EVERY + k]), load(to_input, lane)))
+            to_state = to_state * load(decay, k * WIDTH)  # from here on of the state before this step
+            through = to_state * earlier
+            store(to_delta, lane, fma(through, a, load(to_delta, lane)))
+            to_a = fma(through, load(dt, lane), to_a)
+            now = earlier
+        store(g, n * WIDTH, to_state)
+        own = column * states + n * WIDTH
+        store(da, own, load(da, own) + to_a)
+
+
+@njit(error_model="numpy")
+def _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch):
+    """Rows of the gradients of u and Δ of one chunk."""
+    dt, _, slope, to_input, to_delta = scratch[:5]
+    ln2 = spread(np.float32(LN2))
+    for k in range(steps):
+        t = (first + k * step) * channels + left
+        for i in range(tiles):
+            lane, column = i * TILE + k * WIDTH, i * WIDTH
+            through = load(to_input, lane)
+            store(du, t + column, fma(load(d, left + column), load(slope, lane), load(dt, lane) * through))
+            store(ddelta, t + column, fma(ln2, load(to_delta, lane), load(u, t + column) * through))
+
+
+@njit(error_model="numpy")
+def _add_lanes(sums, out, first, step, steps, states):
+    """Sum the lanes of (N, EVERY, 16) into rows of (T, N)."""
+    for k in range(steps):
+        for n in range(states):
+            out[(first + k * step) * states + n] = total(load(sums, (n * EVERY + k) * WIDTH))
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def backward(
+    dy,
+    dfinal,
+    u,
+    delta,
+    at,
+    b,
+    c,
+    d,
+    offsets,
+    groups,
+    kept_offsets,
+    reverse,
+    kept,
+    du,
+    ddelta,
+    dfirst,
+    da,
+    db,
+    dc,
+    dd,
+):
+    """Gradients; da (G, C/16, N, 16), dd (G, C), db and dc (blocks, T·N) are partial sums, added up by the caller.
+
+    `dfinal`, the gradient of the states after the sequences, and `dfirst`, of those before, are (S, N, C) or empty.
+    """
+    channels, states = len(d), len(at) // len(d)
+    blocks = -(-channels // BLOCK)
+    for task in prange(blocks * (len(groups) - 1)):
+        block, group = task % blocks, task // blocks
+        left = block * BLOCK
+        tiles = min(BLOCK, channels - left) // WIDTH
+        rows, values = tiles * TILE, EVERY * states
+        bs, cs, sums_b, sums_c = aligned(values), aligned(values), aligned(values * WIDTH), aligned(values * WIDTH)
+        inputs = (aligned(rows), aligned(rows), aligned(rows), aligned(rows), aligned(rows))
+        scratch = (*inputs, aligned(TILE), aligned(TILE), bs, cs, sums_b, sums_c)
+        held = aligned(BLOCK * states)
+        own_da, own_dd = da[group], dd[group]
+        for s in range(groups[group], groups[group + 1]):
+            take(dfinal, s, left, tiles, channels, states, held)
+            length = offsets[s + 1] - offsets[s]
+            for chunk in range((length - 1) // EVERY, -1, -1):
+                start = chunk * EVERY
+                steps = min(EVERY, length - start)
+                step = -1 if reverse else 1
+                first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
+                turn(b, first, step, steps, states, bs)
+                turn(c, first, step, steps, states, cs)
+                sums_b[:] = np.float32(0.0)
+                sums_c[:] = np.float32(0.0)
+                _load_back(dy, u, delta, own_dd, left, tiles, channels, first, step, steps, scratch)
+                for i in range(tiles):
+                    g = held[i * WIDTH * states :]
+                    _back_states(
+                        at,
+                        left + i * WIDTH,
+                        i * TILE,
+                        channels,
+                        states,
+                        steps,
+                        scratch,
+                        kept,
+                        kept_offsets[s] + chunk,
+                        g,
+                        own_da,
+                    )
+                _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch)
+                _add_lanes(sums_b, db[block], first, step, steps, states)
+                _add_lanes(sums_c, dc[block], first, step, steps, states)
+            put(held, s, left, tiles, channels, states, dfirst)

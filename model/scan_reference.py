@@ -1,0 +1,53 @@
+"""The selective scan as the paper writes it, step by step in plain torch: any float type, any device, slow.
+
+What every backend of `model.scan` is held to.  Glossary and shapes: there.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    offsets: Tensor,
+    reverse: bool = False,
+    initial: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Y (T, C) and the states after each sequence (S, N, C), by `model.scan.scan_states`'s arguments."""
+    rows = list(zip(u.unbind(), delta.unbind(), B.unbind(), C.unbind(), strict=True))
+    outputs, final = [], []
+    for sequence, (start, stop) in enumerate(pairwise(offsets.tolist())):
+        h = u.new_zeros(A.shape) if initial is None else initial[sequence].t()  # (C, N)
+        steps = []
+        for t in _order(start, stop, reverse):
+            x, size, b, c = rows[t]
+            h = torch.exp(size[:, None] * A) * h + (size * x)[:, None] * b
+            steps.append(h @ c + D * x)
+        outputs.append(torch.stack(steps[::-1] if reverse else steps))
+        final.append(h.t())
+    return torch.cat(outputs), torch.stack(final)
+
+
+def reach(gate: Tensor, delta: Tensor, A: Tensor, C: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
+    """(S, N, C): W = Σ_t gate_t C_t Π_{s ≤ t} Ā_s of each sequence; see `model.scan.scan_reach`."""
+    found = []
+    for start, stop in pairwise(offsets.tolist()):
+        passed, total = torch.ones_like(A), torch.zeros_like(A)  # (C, N)
+        for t in _order(start, stop, reverse):
+            passed = passed * torch.exp(delta[t][:, None] * A)
+            total = total + gate[t][:, None] * C[t] * passed
+        found.append(total.t())
+    return torch.stack(found)
+
+
+def _order(start: int, stop: int, reverse: bool) -> range:
+    return range(stop - 1, start - 1, -1) if reverse else range(start, stop)
