@@ -31,6 +31,7 @@ from cache.idtable import read_table
 from model import Batch, InteractionModel, ModelConfig, focal_loss
 from model.batch import Packed, gather
 from model.bimamba import BiMamba, Mamba
+from model.interaction import joins_pairs
 from model.tokens import parse_tokens
 from pipeline.ahead import Waiting
 from pipeline.batches import PairBatches
@@ -143,7 +144,7 @@ def main() -> None:
         dataset, readers = write_cache(args.data, Path(folder) / "rpi1460")
         batches = PairBatches(dataset, readers, window)
         config = ModelConfig(d_model=args.d_model, dropout=0.0, noise=0.0)
-        bounds = Bounds(args.pairs, TrainConfig().batch_tokens)
+        bounds = Bounds(args.pairs, TrainConfig().batch_tokens, joins_pairs(config))
         everything = np.arange(len(dataset.labels))
         parts = shuffled_batches(everything, batches.sides, bounds, TrainConfig().sharing, np.random.default_rng(0))
         model = InteractionModel(WIDTH, WIDTH, config)

@@ -62,6 +62,14 @@ class ModelConfig:
     """Of the partners in S; `both` takes the mean of the two ways.  Cross-Mamba alone has an order."""
 
 
+def joins_pairs(config: ModelConfig) -> bool:
+    """Whether memory and work grow with the tokens of the pairs, not only with those of the distinct entities.
+
+    One Cross-Mamba block works once an entity (`model/crossing.py`), two do not; cross-attention looks at each pair.
+    """
+    return config.fusion == "cross_attention" or (config.fusion == "cross_mamba" and config.mixer_layers > 1)
+
+
 class InteractionModel(nn.Module):
     """`forward(batch)` → (P,) logits or affinities: `encode_a`, `encode_b`, then `fuse`."""
 

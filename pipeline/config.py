@@ -44,7 +44,8 @@ class TrainConfig:
     batch_pairs: int = field(default=32, metadata={"range": (1, 10**6)})
     """Most pairs a step."""
     batch_tokens: int = field(default=1 << 16, metadata={"range": (1, 1 << 40)})
-    """Most tokens a step: those of its distinct entities, and those of its joined pairs."""
+    """Most tokens a step, through encoder and mixer: those of its distinct entities twice, or, with a fusion that joins
+    the tokens of every pair, once and those of its pairs."""
     sharing: int = field(default=8, metadata={"range": (1, 10**6)})
     """Batches' worth of shuffled pairs that are put in order of their entities together, so that a batch shares them;
     1: batches of the plain shuffle."""

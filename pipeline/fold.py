@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import InputError
-from model.interaction import InteractionModel
+from model.interaction import InteractionModel, joins_pairs
 from model.losses import affinity_loss, focal_loss
 from model.standardise import Standardise
 from pipeline.batches import PairBatches
@@ -181,7 +181,7 @@ def predict(
 
 def bounds(config: TrainConfig) -> Bounds:
     """Of a batch."""
-    return Bounds(config.batch_pairs, config.batch_tokens)
+    return Bounds(config.batch_pairs, config.batch_tokens, joins_pairs(config.model))
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:

@@ -31,7 +31,9 @@ class Bounds(NamedTuple):
 
     pairs: int
     tokens: int
-    """Of the distinct entities, which are encoded, and of the joined pairs, which are mixed."""
+    """Through encoder and mixer: a distinct entity's count twice, or once a batch and once a pair where `joined`."""
+    joined: bool = False
+    """Whether the model mixes the tokens of every joined pair (`model.interaction.joins_pairs`)."""
 
 
 def shuffled_batches(
@@ -69,8 +71,10 @@ def cut(order: np.ndarray, sides: Sequence[Side], bounds: Bounds) -> list[np.nda
     sizes = [side.tokens[side.of_pair[order]].tolist() for side in sides]
 
     for n in range(len(order)):
-        # Mixed once a pair, and encoded where the batch does not hold the entity yet.
-        new = sum(own[n] * (1 + (e[n] not in s)) for own, e, s in zip(sizes, entities, seen, strict=True))
+        new = sum(
+            own[n] * (bounds.joined + (2 - bounds.joined) * (e[n] not in s))
+            for own, e, s in zip(sizes, entities, seen, strict=True)
+        )
         if n > start and (n - start == bounds.pairs or total + new > bounds.tokens):
             batches.append(order[start:n])
             start, total = n, 0

@@ -23,7 +23,7 @@ from pipeline.runfolder import RunFolder
 from pipeline.splits import Parts, cut_parts
 from pipeline.tracking import FoldEvents
 
-VERSION = 3
+VERSION = 4
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
 
 

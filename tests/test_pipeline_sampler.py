@@ -18,22 +18,27 @@ def sides(rng: np.random.Generator) -> tuple[Side, Side]:
     return Side(a, rng.integers(100, 900, 12)), Side(b, rng.integers(1, 60, 90))
 
 
-def tokens_of(batch: np.ndarray, sides: tuple[Side, Side]) -> int:
-    """Encoded once a distinct entity, mixed once a pair."""
-    return sum(int(s.tokens[np.unique(s.of_pair[batch])].sum() + s.tokens[s.of_pair[batch]].sum()) for s in sides)
+def tokens_of(batch: np.ndarray, sides: tuple[Side, Side], joined: bool = False) -> int:
+    """Encoded and mixed once a distinct entity, or mixed once a pair."""
+    distinct, mixed = (
+        sum(int(s.tokens[entities(s.of_pair[batch])].sum()) for s in sides) for entities in (np.unique, np.asarray)
+    )
+    return distinct + (mixed if joined else distinct)
 
 
+@pytest.mark.parametrize("joined", [True, False])
 @pytest.mark.parametrize("sharing", [1, 4])
 def test_an_epoch_has_every_pair_once_within_bounds(
-    rng: np.random.Generator, sides: tuple[Side, Side], sharing: int
+    rng: np.random.Generator, sides: tuple[Side, Side], sharing: int, joined: bool
 ) -> None:
-    pairs, bounds = rng.choice(400, 300, replace=False), Bounds(16, 9_000)
+    pairs, bounds = rng.choice(400, 300, replace=False), Bounds(16, 9_000 if joined else 6_000, joined)
+    most = bounds.tokens
     batches = shuffled_batches(pairs, sides, bounds, sharing, rng)
     assert sorted(np.concatenate(batches)) == sorted(pairs)
-    assert all(len(batch) <= 16 and tokens_of(batch, sides) <= 9_000 for batch in batches)
-    joined = [tokens_of(np.concatenate(two), sides) > 9_000 or len(two[0]) + len(two[1]) > 16 for two in pairwise(
+    assert all(len(batch) <= 16 and tokens_of(batch, sides, joined) <= most for batch in batches)
+    full = [tokens_of(np.concatenate(two), sides, joined) > most or len(two[0]) + len(two[1]) > 16 for two in pairwise(
         cut(np.arange(400), sides, bounds))]  # fmt: skip
-    assert all(joined[:-1]), "batches are as large as they may be"
+    assert all(full[:-1]), "batches are as large as they may be"
 
 
 def test_sharing_saves_tokens_and_loses_no_randomness(rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
