@@ -41,8 +41,30 @@ class Terminated(BaseException):
     """SIGTERM arrived.  A BaseException, so that no `except Exception` swallows it before a writer has committed."""
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+_LEFT = {
+    signal.SIGINT: "interrupted; what was committed before stays",
+    signal.SIGTERM: "terminated; what was committed before stays",
+}
+"""Signal → what is said when it ended the work."""
+
+
+def _hear(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise for a signal; leave at once while a module loads, where libraries swallow or replace what is raised."""
+    if _loading(frame):
+        try:
+            note(_LEFT[signal.Signals(number)])
+        finally:
+            os._exit(128 + number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _loading(frame: FrameType | None) -> bool:
+    """Whether the command, as far as it has come, is in the middle of an import."""
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def note(text: str) -> None:
@@ -92,7 +114,9 @@ def show_errors(lines: Sequence[str]) -> None:
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _hear)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's job in the background
+        signal.signal(signal.SIGINT, _hear)
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
@@ -130,10 +154,10 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         show_errors([_usage_line(error)])
         return 2
     except (KeyboardInterrupt, click.Abort):
-        note("interrupted; what was committed before stays")
+        note(_LEFT[signal.SIGINT])
         return 128 + signal.SIGINT
     except Terminated:
-        note("terminated; what was committed before stays")
+        note(_LEFT[signal.SIGTERM])
         return 128 + signal.SIGTERM
     except MemoryError:
         return _out_of_memory()
