@@ -189,8 +189,8 @@ def _os_error(error: OSError) -> int:
         return 0
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        show_errors([f"{where}{reason}; free some space and run the same command again: it goes on from here"])
+    if error.errno in fsio.NO_SPACE:
+        show_errors([f"{where}{reason}; free some space and run the same command again"])
         return 4
     if error.errno in _PATH_ERRORS:
         show_errors([f"{where}{reason}; check the path and its permissions"])
