@@ -12,7 +12,7 @@ from cache.checking import Subset
 from cache.console import note
 from cache.damage import named
 from cache.errors import CacheCorrupt, InputError
-from cache.flags import ByteSize, cache_option, dry_run_option, json_option, quiet_option
+from cache.flags import ByteSize, PathName, cache_option, dry_run_option, json_option, quiet_option
 from cache.inspection import info, verify
 
 _segment_bytes_option = click.option(
@@ -189,7 +189,7 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
 
 @cache.command("merge")
 @cache_option
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=PathName())
 @_segment_bytes_option
 @quiet_option
 @json_option

@@ -28,6 +28,19 @@ class ByteSize(click.ParamType[int]):
         return int(match[1]) * _UNITS[match[2]]
 
 
+class PathName(click.Path):
+    """A path; an empty one, as an unset variable of a script leaves, would be the folder at hand."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or a usage error."""
+        if value == "":
+            self.fail("a path is expected, this one is empty; write '.' for the folder at hand.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class CompressorName(click.Choice[str]):
     """none, which becomes None, or a compressor."""
 
@@ -71,9 +84,7 @@ def _store_options(
     return layout(codec(command))
 
 
-cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
-)
+cache_option = click.option("--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")

@@ -11,7 +11,7 @@ import click
 
 from cache.console import note, size_in_words
 from cache.errors import InputError, printable
-from cache.flags import json_option, quiet_option
+from cache.flags import PathName, json_option, quiet_option
 from cache.records import UNITS
 from embed.encoder import EncoderInfo
 from embed.encoders import DEFAULT_ENCODER, ENCODERS
@@ -104,7 +104,7 @@ def _weights(row: dict[str, Any]) -> str:
 @click.option(
     "--to",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(file_okay=False),
     default=None,
     help="Folder for the file. Default: $CROSSLLM_WEIGHTS/NAME, else ~/.cache/crossllm/weights/NAME, where `embed run` "
     "looks for it.",

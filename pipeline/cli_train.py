@@ -12,7 +12,7 @@ import click
 
 from cache.console import run as run_program
 from cache.errors import InputError, printable
-from cache.flags import on_bad_option
+from cache.flags import PathName, cache_option, on_bad_option
 
 SETTINGS = {
     "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
@@ -45,7 +45,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("train")
-@click.option("--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache.")
+@cache_option
 @click.option(
     "--recipe",
     "recipes",
@@ -57,7 +57,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     default=None,
     help="TOML file with the tables [train] and [model]; a run's own config.toml will do for its settings.",
 )
@@ -72,7 +72,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     default=None,
     help="The run's folder. Default: runs/<name of the dataset> in the cache.",
 )
