@@ -68,12 +68,17 @@ def _loading(frame: FrameType | None) -> bool:
 
 
 def note(text: str) -> None:
-    """Say something that is no result: to standard error, so that `--json` and pipes stay clean.
+    """Say something that is no result, on one line of standard error, so that `--json` and pipes stay clean.
 
     Nobody listening there is no reason to stop the work.
     """
     with suppress(OSError, ValueError):
-        click.echo("\n".join(map(plain_line, text.split("\n"))), err=True)
+        click.echo(plain_line(text), err=True)
+
+
+def say(*lines: str) -> None:
+    """Print the lines of a result, safe for a terminal: a path or a name in them may hold any character."""
+    click.echo("\n".join(map(plain_line, lines)))
 
 
 def size_in_words(count: int) -> str:
@@ -107,7 +112,7 @@ def write_skipped(cache_dir: Path, command: str, skipped: Sequence[Problem]) -> 
 def show_errors(lines: Sequence[str]) -> None:
     """Print one line a bad record, the first `SHOWN_LINES`, then how many more there are."""
     for line in lines[:SHOWN_LINES]:
-        note("error: " + plain_line(line))
+        note(f"error: {line}")
     if len(lines) > SHOWN_LINES:
         note(f"error: … and {len(lines) - SHOWN_LINES} more like these, {len(lines)} in all")
 

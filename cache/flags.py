@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from cache.commit import Store
+from cache.errors import printable
 from cache.zarrfile import Compressor
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -24,7 +25,7 @@ class ByteSize(click.ParamType[int]):
         """The bytes, or a usage error."""
         match = re.fullmatch(r"([1-9][0-9]{0,14})(|KiB|MiB|GiB)", str(value))
         if match is None:
-            self.fail(f"'{value}' is no size; write 268435456 or 256MiB.", param, ctx)
+            self.fail(f"'{printable(str(value))}' is no size; write 268435456 or 256MiB.", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
 
 

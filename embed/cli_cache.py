@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.cli import cache as store_commands
+from cache.console import say
 from cache.flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
 from cache.records import MODALITIES
 from embed.export_layouts import POOLED, WRITERS
@@ -51,7 +52,7 @@ def import_command(as_json: bool, **asked: Any) -> None:
     from embed.importing import ImportOptions, import_embeddings
 
     done = import_embeddings(ImportOptions(**asked))
-    click.echo(json.dumps(done._asdict()) if as_json else _imported(done))
+    say(json.dumps(done._asdict()) if as_json else _imported(done))
 
 
 def _imported(done: ImportSummary) -> str:
@@ -83,7 +84,7 @@ def export_command(as_json: bool, **asked: Any) -> None:
     from embed.exporting import ExportOptions, export_embeddings
 
     done = export_embeddings(ExportOptions(**asked))
-    click.echo(json.dumps(done._asdict()) if as_json else _exported(done))
+    say(json.dumps(done._asdict()) if as_json else _exported(done))
 
 
 def _exported(done: ExportSummary) -> str:

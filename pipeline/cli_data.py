@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cache.console import say
 from cache.errors import InputError, printable
 from cache.flags import PathName, on_bad_option
 from cache.records import OnBad
@@ -72,7 +73,7 @@ def import_command(
         task,
         on_bad,
     )
-    click.echo(import_dataset(options))
+    say(import_dataset(options))
 
 
 @data.command("demo")
@@ -82,4 +83,4 @@ def demo_command(cache_dir: Path, seed: int) -> None:
     """Generate an RNA–protein set with a planted interaction."""
     from pipeline.demo import write_demo
 
-    click.echo(write_demo(cache_dir, seed))
+    say(write_demo(cache_dir, seed))

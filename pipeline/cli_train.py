@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 import click
 
 from cache.console import run as run_program
-from cache.errors import InputError, printable
+from cache.console import say
+from cache.errors import InputError, one_line, printable
 from cache.flags import PathName, cache_option, on_bad_option
 
 SETTINGS = {
@@ -118,7 +119,7 @@ def train(
         click.echo(json.dumps(done.metrics))
         return
     click.echo(table(done.metrics))
-    click.echo(f"→ {done.folder}")
+    say(f"→ {done.folder}")
 
 
 def _recipes(texts: tuple[str, ...]) -> dict[str, str]:
@@ -137,8 +138,7 @@ def _check_device(name: str) -> None:
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"--device {printable(name)}: {reason}; cpu always works") from None
+        raise InputError(f"--device {printable(name)}: {one_line(error)}; cpu always works") from None
 
 
 def main() -> NoReturn:

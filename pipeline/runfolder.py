@@ -28,7 +28,7 @@ import tomli_w
 from safetensors.torch import save
 
 from cache import fsio
-from cache.errors import CacheCorrupt, Conflict
+from cache.errors import CacheCorrupt, Conflict, printable
 from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
 from pipeline import report
@@ -163,4 +163,4 @@ def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
         if isinstance(mine, dict) and isinstance(theirs, dict):
             yield from _differences(theirs, mine, f"{prefix}{name}.")
         elif mine != theirs:
-            yield f"{prefix}{name} ({mine}, there {theirs})"
+            yield f"{prefix}{printable(name)} ({printable(str(mine))}, there {printable(str(theirs))})"
