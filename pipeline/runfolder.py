@@ -32,6 +32,7 @@ from cache.errors import CacheCorrupt, Conflict, printable
 from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
 from pipeline import report
+from pipeline.config import TrainConfig
 from pipeline.fold import Epoch, FoldResult, Target
 from pipeline.pairs import MAX_LABEL
 
@@ -65,6 +66,10 @@ class RunFolder:
             held = tomllib.loads(read_bytes(where, _MAX_JSON).decode())
         except (ValueError, RecursionError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove the folder and train again") from None
+        # A setting that is younger than the run had its default then.
+        for table, known in TrainConfig().to_tables().items():
+            if isinstance(held.get(table), dict):
+                held[table] = known | held[table]
         if differences := list(_differences(held, self._config)):
             raise Conflict(f"{where}: this run differs in {'; '.join(differences)}; name another folder by --out")
 
