@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from cache.checking import Subset
-from cache.console import note
+from cache.console import note, say
 from cache.damage import named
-from cache.errors import CacheCorrupt, InputError
-from cache.flags import ByteSize, cache_option, dry_run_option, json_option, quiet_option
+from cache.errors import CacheCorrupt, InputError, printable
+from cache.flags import ByteSize, PathName, cache_option, dry_run_option, json_option, quiet_option
 from cache.inspection import info, verify
 
 _segment_bytes_option = click.option(
@@ -34,7 +34,7 @@ class SubsetType(click.ParamType[Subset]):
         part, slash, parts = str(value).partition("/")
         digits = part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit() and len(parts) < 10
         if not slash or not digits or not 1 <= int(part) <= int(parts):
-            self.fail(f"'{value}' is no part; write N/T with N from 1 to T, e.g. 3/7.", param, ctx)
+            self.fail(f"'{printable(str(value))}' is no part; write N/T with N from 1 to T, e.g. 3/7.", param, ctx)
         return Subset(int(part), int(parts))
 
 
@@ -52,12 +52,12 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"recipes": recipes}, indent=1))
         return
-    click.echo(
+    say(
         f"{'modality':10} {'encoder':20} {'digest':16} {'sequences':>9} {'residues':>12} {'MiB':>9} segments "
         "dtype    compute  layer long"
     )
     for r in recipes:
-        click.echo(
+        say(
             f"{r['modality']:10} {r['encoder']:20} {r['digest'][:16]:16} {r['sequences']:9} {r['residues']:12} "
             f"{r['bytes'] / 2**20:9.1f} {r['segments']:8} {r['dtype']:8} {r['compute']:8} {r['layer']:5} {r['long']}"
         )
@@ -95,7 +95,7 @@ def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bo
     if not as_json:
         part = f"part {subset.part} of {subset.parts} of the records" if subset else "every byte"
         checked = part if data or subset else "structure and small files; --data reads the rows"
-        click.echo(f"clean: {report.segments} segments, {report.records} records; checked: {checked}")
+        say(f"clean: {report.segments} segments, {report.records} records; checked: {checked}")
 
 
 @cache.command("repair")
@@ -117,20 +117,20 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
     else:
         for lost in done.dropped:
             what = named(bytes.fromhex(lost.key), lost.ids)
-            click.echo(f"{'would drop' if dry_run else 'dropped'} {what} of {lost.recipe}")
+            say(f"{'would drop' if dry_run else 'dropped'} {what} of {lost.recipe}")
         would = "would be " if dry_run else ""
         keyless = f", and at most {done.keyless} whose keys are lost" if done.keyless else ""
         if done.segments:
-            click.echo(
+            say(
                 f"{len(done.segments)} damaged segments {would}replaced, {done.kept} records of theirs {would}kept, "
                 f"{len(done.dropped)} {would}dropped{keyless}"
             )
         elif not done.left:
-            click.echo("nothing to repair")
+            say("nothing to repair")
         for segment in done.unknown:
-            click.echo(f"{would}lost: all records of segment {segment}; which and how many, its files do not say")
+            say(f"{would}lost: all records of segment {segment}; which and how many, its files do not say")
         for command in done.again:
-            click.echo(f"to make them again: {command}")
+            say(f"to make them again: {command}")
     if done.left:
         raise CacheCorrupt(map(str, done.left))
 
@@ -151,7 +151,7 @@ def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
         lists = {name: list(map(str, found)) for name, found in done._asdict().items() if name != "bytes"}
         click.echo(json.dumps(lists | {"bytes": done.bytes}, indent=1))
     else:
-        click.echo(
+        say(
             f"{'would remove' if dry_run else 'removed'} {len(done.superseded)} superseded and {len(done.abandoned)} "
             f"abandoned segments and {len(done.temporary)} temporary files, {done.bytes / 2**20:.1f} MiB"
         )
@@ -175,11 +175,11 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
     if as_json:
         click.echo(json.dumps(done._asdict(), indent=1))
     elif not done.sources:
-        click.echo("nothing to compact")
+        say("nothing to compact")
     elif dry_run:
-        click.echo(f"would rewrite {done.sources} segments, {done.bytes / 2**20:.1f} MiB")
+        say(f"would rewrite {done.sources} segments, {done.bytes / 2**20:.1f} MiB")
     else:
-        click.echo(
+        say(
             f"{done.sources} segments → {done.outputs}, {done.records} records, {done.duplicates} duplicates left out; "
             f"`crossllm cache gc` frees {done.bytes / 2**20:.1f} MiB"
         )
@@ -189,7 +189,7 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
 
 @cache.command("merge")
 @cache_option
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=PathName())
 @_segment_bytes_option
 @quiet_option
 @json_option
@@ -201,7 +201,7 @@ def merge_command(cache_dir: Path, sources: tuple[Path, ...], segment_bytes: int
     if as_json:
         click.echo(json.dumps(done._asdict(), indent=1))
     else:
-        click.echo(
+        say(
             f"copied {done.records} records, {done.bytes / 2**20:.1f} MiB, and {done.ids} ids → {cache_dir}; "
             f"{done.already} records were there"
         )

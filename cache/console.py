@@ -41,17 +41,44 @@ class Terminated(BaseException):
     """SIGTERM arrived.  A BaseException, so that no `except Exception` swallows it before a writer has committed."""
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise Terminated
+_LEFT = {
+    signal.SIGINT: "interrupted; what was committed before stays",
+    signal.SIGTERM: "terminated; what was committed before stays",
+}
+"""Signal → what is said when it ended the work."""
+
+
+def _hear(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise for a signal; leave at once while a module loads, where libraries swallow or replace what is raised."""
+    if _loading(frame):
+        try:
+            note(_LEFT[signal.Signals(number)])
+        finally:
+            os._exit(128 + number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _loading(frame: FrameType | None) -> bool:
+    """Whether the command, as far as it has come, is in the middle of an import."""
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def note(text: str) -> None:
-    """Say something that is no result: to standard error, so that `--json` and pipes stay clean.
+    """Say something that is no result, on one line of standard error, so that `--json` and pipes stay clean.
 
     Nobody listening there is no reason to stop the work.
     """
     with suppress(OSError, ValueError):
-        click.echo("\n".join(map(plain_line, text.split("\n"))), err=True)
+        click.echo(plain_line(text), err=True)
+
+
+def say(*lines: str) -> None:
+    """Print the lines of a result, safe for a terminal: a path or a name in them may hold any character."""
+    click.echo("\n".join(map(plain_line, lines)))
 
 
 def size_in_words(count: int) -> str:
@@ -85,14 +112,16 @@ def write_skipped(cache_dir: Path, command: str, skipped: Sequence[Problem]) -> 
 def show_errors(lines: Sequence[str]) -> None:
     """Print one line a bad record, the first `SHOWN_LINES`, then how many more there are."""
     for line in lines[:SHOWN_LINES]:
-        note("error: " + plain_line(line))
+        note(f"error: {line}")
     if len(lines) > SHOWN_LINES:
         note(f"error: … and {len(lines) - SHOWN_LINES} more like these, {len(lines)} in all")
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _hear)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's job in the background
+        signal.signal(signal.SIGINT, _hear)
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
@@ -130,10 +159,10 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         show_errors([_usage_line(error)])
         return 2
     except (KeyboardInterrupt, click.Abort):
-        note("interrupted; what was committed before stays")
+        note(_LEFT[signal.SIGINT])
         return 128 + signal.SIGINT
     except Terminated:
-        note("terminated; what was committed before stays")
+        note(_LEFT[signal.SIGTERM])
         return 128 + signal.SIGTERM
     except MemoryError:
         return _out_of_memory()
@@ -165,8 +194,8 @@ def _os_error(error: OSError) -> int:
         return 0
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        show_errors([f"{where}{reason}; free some space and run the same command again: it goes on from here"])
+    if error.errno in fsio.NO_SPACE:
+        show_errors([f"{where}{reason}; free some space and run the same command again"])
         return 4
     if error.errno in _PATH_ERRORS:
         show_errors([f"{where}{reason}; check the path and its permissions"])

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from cache.commit import Store
+from cache.errors import printable
 from cache.zarrfile import Compressor
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -24,8 +25,21 @@ class ByteSize(click.ParamType[int]):
         """The bytes, or a usage error."""
         match = re.fullmatch(r"([1-9][0-9]{0,14})(|KiB|MiB|GiB)", str(value))
         if match is None:
-            self.fail(f"'{value}' is no size; write 268435456 or 256MiB.", param, ctx)
+            self.fail(f"'{printable(str(value))}' is no size; write 268435456 or 256MiB.", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
+
+
+class PathName(click.Path):
+    """A path; an empty one, as an unset variable of a script leaves, would be the folder at hand."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or a usage error."""
+        if value == "":
+            self.fail("a path is expected, this one is empty; write '.' for the folder at hand.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class CompressorName(click.Choice[str]):
@@ -71,9 +85,7 @@ def _store_options(
     return layout(codec(command))
 
 
-cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache."
-)
+cache_option = click.option("--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 WINDOWS = sys.platform == "win32"
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system answers where nothing more can be written."""
 _NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
 """What a folder answers in which no killed writer can have made one: not ours to list, read-only, an automount."""
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -104,7 +105,7 @@ def _named(path: Path, wanted: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None:
             raise
-        more = f" for {wanted} more bytes" if wanted and error.errno in _NO_SPACE else ""
+        more = f" for {wanted} more bytes" if wanted and error.errno in NO_SPACE else ""
         raise OSError(error.errno, f"{error.strerror}{more}", str(path)) from error
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from cache.errors import printable
+
 T = TypeVar("T")
 
 
@@ -14,7 +16,7 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool) -> Iterable
     """The same items, with a bar while they are worked on."""
     from tqdm import tqdm
 
-    bar: Iterable[T] = tqdm(items, total=total, desc=what, unit="seq", disable=hidden(quiet))
+    bar: Iterable[T] = tqdm(items, total=total, desc=printable(what), unit="seq", disable=hidden(quiet))
     return bar
 
 
@@ -28,7 +30,7 @@ def residue_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[i
     """A bar over `total` residues, with residues a second and the time left; called like that of `byte_progress`."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="res", unit_scale=True, disable=hidden(quiet)) as bar:
+    with tqdm(total=total, desc=printable(what), unit="res", unit_scale=True, disable=hidden(quiet)) as bar:
         yield bar.update
 
 
@@ -38,5 +40,5 @@ def byte_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int]
     from tqdm import tqdm
 
     off = hidden(quiet)
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=off) as bar:
+    with tqdm(total=total, desc=printable(what), unit="B", unit_scale=True, unit_divisor=1024, disable=off) as bar:
         yield bar.update

@@ -34,11 +34,11 @@ class Acknowledger:
         try:
             os.write(descriptor, b"")
         except OSError as error:
-            if error.errno != errno.EBADF:
-                raise
-            raise InputError(
-                f"--ack-fd: descriptor {descriptor} is not open for writing; open it, e.g. `{descriptor}>acks.txt`"
-            ) from None
+            if error.errno == errno.EBADF:
+                raise InputError(
+                    f"--ack-fd: descriptor {descriptor} is not open for writing; open it, e.g. `{descriptor}>acks.txt`"
+                ) from None
+            self._give_up(error)
 
     def __call__(self, keys: Sequence[bytes]) -> None:
         """Acknowledge records that are committed and on disk."""
@@ -49,8 +49,11 @@ class Acknowledger:
             try:
                 self._write_all(self._descriptor, lines)
             except OSError as error:
-                note(f"note: --ack-fd {self._descriptor}: {error.strerror}; the run goes on, no more keys are written")
-                self._descriptor = None
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        note(f"note: --ack-fd {self._descriptor}: {error.strerror}; the run goes on, no more keys are written")
+        self._descriptor = None
 
     def _write_all(self, descriptor: int, data: bytes) -> None:
         view, ready = memoryview(data), select.poll()

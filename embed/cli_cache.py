@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cache.cli import cache as store_commands
-from cache.flags import cache_option, json_option, on_bad_option, quiet_option, store_options
+from cache.console import say
+from cache.flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
 from cache.records import MODALITIES
 from embed.export_layouts import POOLED, WRITERS
 
@@ -25,12 +25,12 @@ _modality_option = click.option(
 @click.command("import")
 @_modality_option
 @click.option(
-    "--input", "-i", type=click.Path(path_type=Path), required=True,
+    "--input", "-i", type=PathName(), required=True,
     help="HDF5 or safetensors file, or a folder of .npy, fair-esm .pt or safetensors.",
 )  # fmt: skip
 @click.option(
     "--fasta",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     required=True,
     help="The sequences, by the same ids: FASTA, or SMILES, CSV or SDF for molecules.",
 )
@@ -52,7 +52,7 @@ def import_command(as_json: bool, **asked: Any) -> None:
     from embed.importing import ImportOptions, import_embeddings
 
     done = import_embeddings(ImportOptions(**asked))
-    click.echo(json.dumps(done._asdict()) if as_json else _imported(done))
+    say(json.dumps(done._asdict()) if as_json else _imported(done))
 
 
 def _imported(done: ImportSummary) -> str:
@@ -71,7 +71,7 @@ def _imported(done: ImportSummary) -> str:
 @click.option(
     "--format", "layout", type=click.Choice(tuple(WRITERS)), required=True, help="csv and npz hold pooled vectors."
 )
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="New file or folder.")
+@click.option("--output", "-o", type=PathName(), required=True, help="New file or folder.")
 @click.option("--pool", type=click.Choice(["mean", "max"]), default=None, help="For csv and npz. Default: mean.")
 @quiet_option
 @json_option
@@ -84,7 +84,7 @@ def export_command(as_json: bool, **asked: Any) -> None:
     from embed.exporting import ExportOptions, export_embeddings
 
     done = export_embeddings(ExportOptions(**asked))
-    click.echo(json.dumps(done._asdict()) if as_json else _exported(done))
+    say(json.dumps(done._asdict()) if as_json else _exported(done))
 
 
 def _exported(done: ExportSummary) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from cache.console import note, size_in_words
+from cache.console import note, say, size_in_words
 from cache.errors import InputError, printable
-from cache.flags import json_option, quiet_option
+from cache.flags import PathName, json_option, quiet_option
 from cache.records import UNITS
 from embed.encoder import EncoderInfo
 from embed.encoders import DEFAULT_ENCODER, ENCODERS
@@ -44,8 +44,8 @@ def models_command(as_json: bool) -> None:
     for cells in table:
         right = {2, 3, 4, 6}
         padded = (c.rjust(w) if n in right else c.ljust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True)))
-        click.echo("  ".join(padded).rstrip())
-    click.echo("* taken when --encoder is not given.  Longer than the limit: `embed run --long`.")
+        say("  ".join(padded).rstrip())
+    say("* taken when --encoder is not given.  Longer than the limit: `embed run --long`.")
 
 
 def _row(info: EncoderInfo) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _weights(row: dict[str, Any]) -> str:
 @click.option(
     "--to",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(file_okay=False),
     default=None,
     help="Folder for the file. Default: $CROSSLLM_WEIGHTS/NAME, else ~/.cache/crossllm/weights/NAME, where `embed run` "
     "looks for it.",
@@ -134,8 +134,11 @@ def pull_command(
         return
     was = "fetched" if done.downloaded else "already there, checked"
     named = "" if folder is None else f" --weights {done.path}"
-    click.echo(f"{name}: {was}: {done.path} ({done.bytes:,} bytes)\nSHA-256 {done.sha256} {_trust(done.checked)}")
-    click.echo(f"next: embed run --modality {info.modality} --encoder {name}{named} --input FILE")
+    say(
+        f"{name}: {was}: {done.path} ({done.bytes:,} bytes)",
+        f"SHA-256 {done.sha256} {_trust(done.checked)}",
+        f"next: embed run --modality {info.modality} --encoder {name}{named} --input FILE",
+    )
 
 
 def _trust(checked: str) -> str:

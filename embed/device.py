@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import InputError, one_line
+from cache.errors import InputError, one_line, printable
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "_ALLOC_FAILED")
 """Torch's allocator on Linux and on Windows; MPS and drivers; C++; cuBLAS and its kin, with memory of their own."""
@@ -28,7 +28,7 @@ def device_of(name: str) -> torch.device:
     # torch has no class of its own for these, and imports what drives some devices only now.
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = one_line(error).split(". ")[0]
-        raise InputError(f"--device {name}: {reason}; `cpu` always works") from None
+        raise InputError(f"--device {printable(name)}: {reason}; `cpu` always works") from None
     return device
 
 

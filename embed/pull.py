@@ -95,7 +95,8 @@ def pull(asked: Asked, quiet: bool = False) -> Pulled:
         note(f"note: {left}: left by a download that was broken off, or one that runs now; delete it if none does")
     temporary = folder / f".tmp-{asked.file.name}-{fsio.new_name()}"
     with _gone_at_the_end(temporary):
-        digest = _fetch(asked, temporary, quiet)
+        with _said_that_nothing_is_kept(folder):
+            digest = _fetch(asked, temporary, quiet)
         if not fsio.move_new(temporary, asked.path) and _digest(asked.path, quiet) != digest:
             raise Conflict(f"{asked.path}: another process has put another file there; delete it and try again")
     _keep(asked.path, digest)
@@ -141,8 +142,8 @@ def _fetch(asked: Asked, temporary: Path, quiet: bool) -> str:
     with opened(asked.url, _advice(asked)) as source:
         total = _total(asked, source, temporary.parent)
         with (
-            fsio.SyncedFile(temporary) as file,
             byte_progress(total or 0, asked.file.name, quiet) as done,
+            fsio.SyncedFile(temporary) as file,
         ):
             for chunk in source.chunks(_CHUNK):
                 if file.size + len(chunk) > _most(asked.file):
@@ -205,6 +206,17 @@ def _advice(asked: Asked) -> str:
         f"download {shown(asked.url)} on a machine with network, copy it to {asked.path} and run the same command "
         "again, which checks it; or name it with `embed run --weights`"
     )
+
+
+@contextmanager
+def _said_that_nothing_is_kept(folder: Path) -> Iterator[None]:
+    """An error for want of space says that the download begins anew, and names the folder that it was for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in fsio.NO_SPACE:
+            raise
+        raise OSError(error.errno, f"{error.strerror}, nothing was kept", str(folder)) from None
 
 
 @contextmanager

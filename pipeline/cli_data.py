@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cache.console import say
 from cache.errors import InputError, printable
-from cache.flags import on_bad_option
+from cache.flags import PathName, on_bad_option
 from cache.records import OnBad
 
 if TYPE_CHECKING:
     from pipeline.pairs import Task
 
 _cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache to write."
+    "--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache to write."
 )
 
 
@@ -27,7 +28,7 @@ def data() -> None:
 @data.command("import")
 @click.option("--a", "a", required=True, metavar="MODALITY=FILE", help="First partner's FASTA, e.g. rna=rna.fasta.")
 @click.option("--b", "b", required=True, metavar="MODALITY=FILE", help="Second partner's, e.g. protein=protein.fasta.")
-@click.option("--pairs", type=click.Path(path_type=Path), required=True, help="TSV or CSV with a header line.")
+@click.option("--pairs", type=PathName(), required=True, help="TSV or CSV with a header line.")
 @_cache_option
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
@@ -72,7 +73,7 @@ def import_command(
         task,
         on_bad,
     )
-    click.echo(import_dataset(options))
+    say(import_dataset(options))
 
 
 @data.command("demo")
@@ -82,4 +83,4 @@ def demo_command(cache_dir: Path, seed: int) -> None:
     """Generate an RNA–protein set with a planted interaction."""
     from pipeline.demo import write_demo
 
-    click.echo(write_demo(cache_dir, seed))
+    say(write_demo(cache_dir, seed))

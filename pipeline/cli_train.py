@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import click
 
 from cache.console import run as run_program
-from cache.errors import InputError, printable
-from cache.flags import on_bad_option
+from cache.console import say
+from cache.errors import InputError, one_line, printable
+from cache.flags import PathName, cache_option, on_bad_option
 
 SETTINGS = {
     "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
@@ -24,7 +25,8 @@ SETTINGS = {
     "batch_pairs": ("N", "Most pairs a step.", "32"),
     "batch_tokens": ("N", "Most tokens a step.", "65536"),
     "fusion": ("NAME", "cross_mamba, concat, gated or cross_attention.", "cross_mamba"),
-    "compute": ("TYPE", "Of the matrix products: float32 or bfloat16.", "float32"),
+    "compute": ("TYPE", "Of the matrix products: float32, bfloat16, or auto, what the device is made for.", "float32"),
+    "scan": ("NAME", "Backend of the scan: reference, numba, triton, mamba_ssm or auto.", "auto"),
     "lr": ("RATE", "Learning rate.", "0.002"),
     "d_model": ("N", "Width of the model.", "32"),
     "d_state": ("N", "State of the scan.", "16"),
@@ -45,7 +47,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("train")
-@click.option("--cache", "cache_dir", type=click.Path(path_type=Path), required=True, help="Folder of the cache.")
+@cache_option
 @click.option(
     "--recipe",
     "recipes",
@@ -57,7 +59,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     default=None,
     help="TOML file with the tables [train] and [model]; a run's own config.toml will do for its settings.",
 )
@@ -72,7 +74,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     default=None,
     help="The run's folder. Default: runs/<name of the dataset> in the cache.",
 )
@@ -118,7 +120,7 @@ def train(
         click.echo(json.dumps(done.metrics))
         return
     click.echo(table(done.metrics))
-    click.echo(f"→ {done.folder}")
+    say(f"→ {done.folder}")
 
 
 def _recipes(texts: tuple[str, ...]) -> dict[str, str]:
@@ -137,8 +139,7 @@ def _check_device(name: str) -> None:
     try:
         torch.ones(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"--device {printable(name)}: {reason}; cpu always works") from None
+        raise InputError(f"--device {printable(name)}: {one_line(error)}; cpu always works") from None
 
 
 def main() -> NoReturn:

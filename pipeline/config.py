@@ -16,6 +16,7 @@ from typing import Any
 
 from cache.errors import InputError, printable
 from cache.textfile import read_lines
+from model.backends import NAMES
 from model.interaction import ModelConfig
 from model.losses import MSE_WEIGHT
 
@@ -49,8 +50,11 @@ class TrainConfig:
     sharing: int = field(default=8, metadata={"range": (1, 10**6)})
     """Batches' worth of shuffled pairs that are put in order of their entities together, so that a batch shares them;
     1: batches of the plain shuffle."""
-    compute: str = field(default="float32", metadata={"one_of": ("float32", "bfloat16")})
-    """Type of the matrix products; parameters, scan and sums are in float32."""
+    compute: str = field(default="float32", metadata={"one_of": ("float32", "bfloat16", "auto")})
+    """Type of the matrix products; parameters, scan and sums are in float32.  auto: bfloat16 where the device computes
+    in it; what it chose is saved."""
+    scan: str = field(default="auto", metadata={"one_of": ("auto", *NAMES)})
+    """Backend of the selective scan (`model/backends.py`); another one changes numbers by rounding.  Saved as given."""
     lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
     """AdamW's learning rate after `warmup_steps` of linear rise."""
     warmup_steps: int = field(default=20, metadata={"range": (1, 10**9)})

@@ -146,7 +146,7 @@ def fit_fold(
 
 def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> InteractionModel:
     """A model of random weights that knows the moments of its training part's tokens."""
-    model = InteractionModel(*batches.dims, config.model)
+    model = InteractionModel(*batches.dims, config.model, config.scan)
     sides = [layer for layer in (model.standardise_a, model.standardise_b) if isinstance(layer, Standardise)]
     if sides:
         for layer, moments in zip(sides, batches.moments(parts.train), strict=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cache.commands import command_for
 from cache.console import note, say_notes
-from cache.errors import CacheCorrupt, InputError, printable
+from cache.errors import CacheCorrupt, InputError, one_line, printable
 from cache.idtable import read_table
 from cache.reader import CacheReader
 from cache.recipe import choose_recipe
@@ -74,7 +74,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     try:
         window = parse_tokens(options.config.tokens)
     except ValueError as error:
-        raise InputError(f"--tokens: {error}") from None
+        raise InputError(f"--tokens: {one_line(error, 200)}") from None
     if window is None:
         keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
@@ -85,7 +85,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
     else:
         folds = random_folds(dataset, config.folds, config.seed)
         if config.fold_column in dataset.extra:
-            note(f"note: pairs.tsv has a column '{config.fold_column}', not used; --split given takes its folds")
+            held = printable(config.fold_column)
+            note(f"note: pairs.tsv has a column '{held}', not used; --split given takes its folds")
     return Inputs(dataset, (reader_a, reader_b), window, folds)
 
 

@@ -34,7 +34,7 @@ def write_results(
     Args:
         folder: the run's.
         inputs: what it was trained on.
-        config: the run's.
+        config: the run's, `auto` resolved.
         by: column of the pairs table whose values are scored one by one as well.
         parts: of each fold.
         results: of each fold.
@@ -70,6 +70,8 @@ def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]
         "pairs": len(inputs.dataset.labels),
         "seed": config.seed,
         "tokens": tokens_name(inputs.window),
+        "compute": config.compute,
+        "scan": config.scan,
         "fusion": config.model.fusion,
         "parameters": parameter_counts(inputs, config),
         "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},

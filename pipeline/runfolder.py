@@ -28,10 +28,11 @@ import tomli_w
 from safetensors.torch import save
 
 from cache import fsio
-from cache.errors import CacheCorrupt, Conflict
+from cache.errors import CacheCorrupt, Conflict, printable
 from cache.jsonfile import parse_json
 from cache.plainfile import read_bytes
 from pipeline import report
+from pipeline.config import TrainConfig
 from pipeline.fold import Epoch, FoldResult, Target
 from pipeline.pairs import MAX_LABEL
 
@@ -65,6 +66,10 @@ class RunFolder:
             held = tomllib.loads(read_bytes(where, _MAX_JSON).decode())
         except (ValueError, RecursionError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove the folder and train again") from None
+        # A setting that is younger than the run had its default then.
+        for table, known in TrainConfig().to_tables().items():
+            if isinstance(held.get(table), dict):
+                held[table] = known | held[table]
         if differences := list(_differences(held, self._config)):
             raise Conflict(f"{where}: this run differs in {'; '.join(differences)}; name another folder by --out")
 
@@ -163,4 +168,4 @@ def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str = "") 
         if isinstance(mine, dict) and isinstance(theirs, dict):
             yield from _differences(theirs, mine, f"{prefix}{name}.")
         elif mine != theirs:
-            yield f"{prefix}{name} ({mine}, there {theirs})"
+            yield f"{prefix}{printable(name)} ({printable(str(mine))}, there {printable(str(theirs))})"

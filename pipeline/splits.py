@@ -87,7 +87,9 @@ def given_folds(dataset: Dataset, column: str) -> Folds:
     values = [value.strip() for value in dataset.extra[column]]
     names = sorted(set(values), key=lambda name: (int(name) if name.isascii() and name.isdigit() else math.inf, name))
     if not 2 <= len(names) <= 100:
-        raise InputError(f"--fold-column {column}: {len(names)} distinct values; 2 to 100 folds are expected")
+        raise InputError(
+            f"--fold-column {printable(column)}: {len(names)} distinct values; 2 to 100 folds are expected"
+        )
     fold = np.array([names.index(value) for value in values])
     groups = dataset.sequence_pairs()
     folds_of_group: dict[int, set[int]] = {}

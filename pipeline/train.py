@@ -10,10 +10,13 @@ import torch
 from tqdm import tqdm
 
 from cache.console import note
-from model.backends import default_backend
+from cache.errors import InputError
+from model.backends import choose_backend, default_backend
+from model.device import has_bfloat16
 from model.tokens import tokens_name
 from pipeline.baselines import BASELINES
 from pipeline.batches import PairBatches
+from pipeline.config import TrainConfig, held_config, resolve
 from pipeline.dataset import Dataset, default_run
 from pipeline.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
 from pipeline.inputs import Inputs, TrainOptions, open_inputs
@@ -39,9 +42,12 @@ def train(options: TrainOptions) -> Run:
     """Fit and score every fold, the baselines beside the model; everything is kept in the run folder.
 
     Raises:
-        InputError: no dataset, no embeddings for a pair, or a split that cannot be cut.
+        InputError: no dataset, no embeddings for a pair, a split that cannot be cut, or a scan backend that cannot run
+            here.
         Conflict: the run folder holds another run.
     """
+    options = dataclasses.replace(options, config=_settled(options))
+    scan = _backend(options.config.scan, torch.device(options.device))
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
     count = len(inputs.folds.names)
@@ -58,15 +64,52 @@ def train(options: TrainOptions) -> Run:
             for a, b, f in zip(dataset.a_ids, dataset.b_ids, inputs.folds.of_pair, strict=True)
         ),
     )
-    results = _fit_folds(options, inputs, parts, folder)
+    results = _fit_folds(options, inputs, parts, folder, scan)
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     for name, baseline in BASELINES[dataset.task].items():
         scored[name] = [baseline(dataset, part) for part in parts]
-    return Run(folder.path, write_results(folder, inputs, config, options.by, parts, results, scored))
+    ran = dataclasses.replace(config, scan=scan)
+    return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored))
+
+
+def _settled(options: TrainOptions) -> TrainConfig:
+    """The configuration with `compute` chosen, and both it and `scan` as the run has them that is gone on with.
+
+    Another device, or another machine's device of that name, would choose otherwise halfway through a run.
+    """
+    config, device = options.config, torch.device(options.device)
+    where = held_config(options.out or default_run(options.cache_dir)) if options.resume else None
+    held = None if where is None else resolve(where)
+    if held is not None and config.scan in ("auto", default_backend(device) if held.scan == "auto" else None):
+        config = dataclasses.replace(config, scan=held.scan)
+    if config.compute != "auto":
+        return config
+    if held is not None:
+        chosen, why = held.compute, "as this run began"
+    elif has_bfloat16(device):
+        chosen, why = "bfloat16", f"{device} computes in it"
+    else:
+        chosen, why = "float32", f"{device} does not compute in bfloat16"
+    note(f"note: --compute auto: {chosen}, {why}")
+    return dataclasses.replace(config, compute=chosen)
+
+
+def _backend(scan: str, device: torch.device) -> str:
+    """The scan backend that a setting stands for on a device.
+
+    Raises:
+        InputError: it is not installed, or cannot run on the device.
+    """
+    if scan == "auto":
+        return default_backend(device)
+    try:
+        return choose_backend(torch.empty(0, device=device), scan)
+    except ValueError as error:
+        raise InputError(f"--scan: {error}") from None
 
 
 def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
-    """What goes into `config.toml`: all that changes a number, `auto` resolved."""
+    """What goes into `config.toml`: all that changes a number, `auto` of tokens and compute resolved."""
     config = dataclasses.replace(options.config, tokens=tokens_name(inputs.window))
     data = {
         "digest": inputs.dataset.digest,
@@ -78,12 +121,13 @@ def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
     return {"dataset": data, "recipe": recipes, "run": run, **config.to_tables()}
 
 
-def _fit_folds(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder) -> list[FoldResult]:
+def _fit_folds(
+    options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder, scan: str
+) -> list[FoldResult]:
     config = options.config
     batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
     counts = parameter_counts(inputs, config)
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
-    scan = default_backend(torch.device(options.device))
     note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")
     results = []
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)

@@ -64,8 +64,8 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 def program(tmp_path: Path) -> Program:
     """Runs `embed …`, `train …` or `crossllm …` as a process in `tmp_path`."""
     entry = {
-        "embed": "from embed.cli import main; main()",
-        "train": "from pipeline.cli_train import main; main()",
+        "embed": "from pipeline.main import embed; embed()",
+        "train": "from pipeline.main import train; train()",
         "crossllm": "from pipeline.main import main; main()",
     }
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from cache import CacheReader, choose_recipe, key_of, normalise
 from cache.console import run as run_program
 from embed.importing import ImportOptions, ImportSummary, import_embeddings
-from pipeline.main import crossllm
+from pipeline.cli import crossllm
 
 SEQUENCES = {"a": "ACGU", "b": "GGAUC", "c": "UUACGGA"}
 """The ids and sequences of `seqs.fasta`."""

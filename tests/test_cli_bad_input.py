@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
+from cache import console
+from pipeline.cli import crossllm
+
 
 def _fifo(path: Path) -> None:
     os.mkfifo(path)
@@ -223,6 +226,41 @@ def test_bad_usage_is_one_line(name: str, program: Program, tmp_path: Path) -> N
     done = program(*command.split())
     assert_refused(done, 1, say)
     assert [p.name for p in tmp_path.iterdir()] == ["good.fasta"]
+
+
+EMPTY_PATHS = {  # option or argument → the rest of its command
+    "embed pull --to": "embed pull rnabert",
+    "train --cache": "train",
+    "train --out": "train --cache c",
+    "train --config": "train --cache c",
+    "data demo --cache": "data demo",
+    "data import --cache": "data import --a rna=x --b protein=y --pairs z",
+    "data import --pairs": "data import --a rna=x --b protein=y --cache c",
+    "cache info --cache": "cache info",
+    "cache merge SOURCES...": "cache merge --cache c",
+    "cache import --input": "cache import --modality rna --fasta x --cache c",
+    "cache import --fasta": "cache import --modality rna --input x --cache c",
+    "cache export --output": "cache export --modality rna --format csv --cache c",
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_PATHS)
+def test_an_empty_path_is_no_path(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    option = name.split()[-1]
+    flag = [option] if option.startswith("--") else []
+    assert console._run(crossllm, [*EMPTY_PATHS[name].split(), *flag, ""]) == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    command = " ".join(EMPTY_PATHS[name].split()[: 1 if name.startswith("train") else 2])
+    shown = {"--input": "'--input' / '-i'", "--output": "'--output' / '-o'"}.get(option, f"'{option}'")
+    assert line == (
+        f"error: Invalid value for {shown}: a path is expected, this one is empty; write '.' for the folder at hand. "
+        f"See `crossllm {command} --help`."
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_closed_pipe_is_success() -> None:

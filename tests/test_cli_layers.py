@@ -65,7 +65,7 @@ def test_public_names_have_docstrings(path: Path) -> None:
     ("code", "forbidden"),
     [
         (
-            "from pipeline.main import crossllm; crossllm(['--help'], standalone_mode=False)",
+            "from pipeline.cli import crossllm; crossllm(['--help'], standalone_mode=False)",
             "torch transformers rdkit dask zarr h5py numcodecs",
         ),
         (

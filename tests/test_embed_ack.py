@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -85,6 +86,32 @@ def test_a_reader_of_acks_that_went_away_does_not_stop_the_work(
     assert len(contents(tmp_path / "cache")) == len(SEQUENCES)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "--ack-fd" in line]
     assert line == f"note: --ack-fd {writer}: Broken pipe; the run goes on, no more keys are written"
+
+
+def test_a_device_that_is_full_does_not_stop_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_input(tmp_path / "cache")
+    with open("/dev/full", "wb", buffering=0) as full:
+        embed_run(tmp_path / "cache", full.fileno())
+        said = f"note: --ack-fd {full.fileno()}: No space left on device; the run goes on, no more keys are written"
+    assert len(contents(tmp_path / "cache")) == len(SEQUENCES)
+    assert [line for line in capsys.readouterr().err.splitlines() if "--ack-fd" in line] == [said]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EPIPE])
+def test_what_a_descriptor_answers_at_first_is_taken_as_later(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written: list[bytes] = []
+
+    def fails(_descriptor: int, data: bytes) -> int:
+        written.append(data)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("embed.ack.os.write", fails)
+    Acknowledger(7)([bytes(32)])
+    assert written == [b""], "given up at the first look"
+    said = f"note: --ack-fd 7: {os.strerror(number)}; the run goes on, no more keys are written\n"
+    assert capsys.readouterr().err == said
 
 
 def test_acks_wait_for_a_slow_reader(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from embed import device, esm2
 from embed.encoders import ENCODERS
 from embed.plan import RunOptions
 from embed.run import run
+from model import device as model_device
 
 CPU = torch.device("cpu")
 
@@ -87,6 +90,7 @@ def test_what_the_processor_has_is_what_the_kernel_says() -> None:
     assert device.has_bfloat16(CPU) == bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+@pytest.mark.parametrize("has_bfloat16", [device.has_bfloat16, model_device.has_bfloat16], ids=["embed", "model"])
 @pytest.mark.parametrize(
     ("capabilities", "platform", "expected"),
     [
@@ -99,13 +103,27 @@ def test_what_the_processor_has_is_what_the_kernel_says() -> None:
     ],
 )
 def test_processors(
-    capabilities: dict[str, bool], platform: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+    capabilities: dict[str, bool],
+    platform: str,
+    expected: bool,
+    has_bfloat16: Callable[[torch.device], bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(sys, "platform", platform)
-    assert device.has_bfloat16(CPU) is expected
+    assert has_bfloat16(CPU) is expected
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: expected)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert device.has_bfloat16(CPU) is expected, "torch 2.10 has no get_capabilities"
-    assert device.has_bfloat16(torch.device("meta")) is False
+    assert has_bfloat16(CPU) is expected, "torch 2.10 has no get_capabilities"
+    assert has_bfloat16(torch.device("meta")) is False
+
+
+@pytest.mark.parametrize("has_bfloat16", [device.has_bfloat16, model_device.has_bfloat16], ids=["embed", "model"])
+@pytest.mark.parametrize("supported", [True, False])
+def test_cuda_is_asked_for_hardware(
+    supported: bool, has_bfloat16: Callable[[torch.device], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
+    assert has_bfloat16(torch.device("cuda", 1)) is supported

@@ -22,6 +22,7 @@ from urllib.response import addinfourl
 
 import pytest
 from conftest import Program
+from faultio import MAY_RAISE, Fail, FaultyOs, Op, installed
 
 from cache import console, fsio
 from cache.errors import CacheCorrupt, Conflict, InputError
@@ -390,8 +391,37 @@ def test_no_room_is_exit_4_before_a_byte_comes(
     answer(body(BODY))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
     assert program_in_process("pull", "rnabert", "--url", URL) == 4
-    assert f"no room for {len(BODY)} bytes" in capsys.readouterr().err
+    line = capsys.readouterr().err.splitlines()[-1]
+    folder = pulled_path("rnabert").parent
+    again = "nothing was kept; free some space and run the same command again"
+    assert line == f"error: {folder}: no room for {len(BODY)} bytes, {again}"
     assert held() == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_is_exit_4_and_what_is_said_of_it_is_true(
+    number: int, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At every operation: "nothing was kept" wherever a byte of the download failed, and nowhere else."""
+    publish()
+    done: list[Op] = []
+    with installed(FaultyOs()) as shim:
+        shim.on_op = lambda _n, op: done.append(op)
+        fetch()
+    for n, op in enumerate(done, 1):
+        if op.kind not in MAY_RAISE[number]:
+            continue
+        shutil.rmtree(pulled_path("rnabert").parent.parent, ignore_errors=True)
+        with installed(FaultyOs(Fail(n, number))):
+            assert program_in_process("pull", "rnabert", "--quiet") == 4, op
+        *_notes, line = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert line.endswith("; free some space and run the same command again")
+        ours = op.kind in ("create", "write", "fsync", "close") and ".tmp-w.pth-" in op.path
+        assert ("nothing was kept" in line) == ours
+        assert not [name for name in held() if name.startswith(".tmp-w.pth")]
+        assert not ours or held() == []
+        assert not ours or fetch().downloaded
 
 
 def test_offline_is_exit_2_and_one_line(
