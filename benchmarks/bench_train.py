@@ -1,12 +1,13 @@
 """A training step on RPI1460's pairs: packed with shared entities, packed without sharing, and padded mambapy blocks.
 
     python benchmarks/bench_train.py [--json FILE] [--data ../shared/data/rpi1460] [--d-model 128] [--tokens window:8]
-                                     [--pairs 32] [--steps 5] [--peer-pairs 4]
+                                     [--pairs 32] [--steps 5] [--peer-pairs 4] [--epoch]
 
 All three have the same weights and compute the same logits (checked).  Embeddings are random, 1,280 wide, in a cache
 written to a temporary folder; lengths are RPI1460's.  A step is forward, backward and AdamW, on batches that the
 training's own sampler cut.  `waiting` is the share of the time in which the next batch was not ready.  The padded
 peer works on `--peer-pairs` pairs at a time, as it would run out of memory otherwise; all times are for a whole step.
+With `--epoch` there are no peers: one epoch over all pairs, its time and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -135,6 +138,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--peer-pairs", type=int, default=4)
+    parser.add_argument("--epoch", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(0)
     window = parse_tokens(args.tokens)
@@ -148,6 +152,9 @@ def main() -> None:
         everything = np.arange(len(dataset.labels))
         parts = shuffled_batches(everything, batches.sides, bounds, TrainConfig().sharing, np.random.default_rng(0))
         model = InteractionModel(WIDTH, WIDTH, config)
+        if args.epoch:
+            print_epoch(model, batches, parts, args)
+            return
         found, pairs = compare(model, batches, parts[: args.steps], args.peer_pairs)
         waiting = epoch_waiting(model, batches, parts[: 4 * args.steps])
     print(f"RPI1460, {args.tokens}, d_model {args.d_model}, {pairs:.1f} pairs a step")
@@ -187,6 +194,24 @@ def compare(
             if number:  # the first is a warm-up
                 times[name].append(taken)
     return {name: statistics.median(own) for name, own in times.items()}, float(np.mean([len(p) for p in parts]))
+
+
+def print_epoch(
+    model: InteractionModel, batches: PairBatches, parts: list[np.ndarray], args: argparse.Namespace
+) -> None:
+    """Time of one epoch, its share of waiting, and the most memory that the process has taken."""
+    began = time.perf_counter()
+    waiting = epoch_waiting(model, batches, parts)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    pairs = sum(map(len, parts))
+    print(f"RPI1460, {args.tokens}, d_model {args.d_model}: an epoch of {pairs} pairs in {len(parts)} steps")
+    print(f"{torch.get_num_threads()} threads, load of the machine {os.getloadavg()[0]:.1f}")
+    print(f"{seconds:.1f} s, {waiting:.1%} of it waiting for data, at most {peak / 2**30:.2f} GiB")
+    if args.json:
+        shapes = {"d_model": args.d_model, "tokens": args.tokens, "pairs": pairs, "width": WIDTH}
+        body = {"shapes": shapes, "steps": len(parts), "seconds": {"epoch": seconds}, "waiting": waiting}
+        args.json.write_text(json.dumps(body | {"peak_bytes": peak}, indent=1))
 
 
 def epoch_waiting(model: InteractionModel, batches: PairBatches, parts: list[np.ndarray]) -> float:

@@ -1,6 +1,6 @@
 """The fusion model: selective scan, BiMamba, Cross-Mamba, losses.  Imports nothing of ours.
 
-One batch goes `InteractionModel.forward` → `CrossMamba` → `BiMamba` → `Mamba` → `selective_scan`.
+One batch goes `InteractionModel.forward` → `BiMamba` (an encoder a side) → `CrossMamba` → `mixed_mean` → `scan_states`.
 """
 
 from model.batch import Batch, Packed

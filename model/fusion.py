@@ -4,7 +4,8 @@ Every fusion is called with the encoded entities of both sides and, for each pai
 `fusion(a, b, a_index, b_index)` → (P, M).  X_A, X_B are the encoded tokens of a pair, x̄ the mean over tokens.
 
     cross_mamba      S = [X_A ; X_B],  S_mixed = BiMamba(S),  s̄ = LN(mean S_mixed)
-                     (CrossLLM-Mamba, arXiv:2602.22236; `order` puts B first, or takes the mean of both ways)
+                     (CrossLLM-Mamba, arXiv:2602.22236; `order` puts B first, or takes the mean of both ways;
+                     one block's mean costs the work of the entities, not of the pairs: `model/crossing.py`)
     concat           W [x̄_A ; x̄_B], x̄ = LN(mean X): static concatenation, the baseline of that paper's ablation
     gated            g ⊙ x̄_A + (1 − g) ⊙ x̄_B,  g = σ(W [x̄_A ; x̄_B] + b)
                      (BioLLMNet, Brief Bioinform 2025;26:bbaf549)

@@ -181,7 +181,9 @@ def predict(
 
 def bounds(config: TrainConfig) -> Bounds:
     """Of a batch."""
-    return Bounds(config.batch_pairs, config.batch_tokens, joins_pairs(config.model))
+    # The kernel of mamba_ssm takes no states, which the mixer's shortcut hands on.
+    joined = joins_pairs(config.model) or config.scan == "mamba_ssm"
+    return Bounds(config.batch_pairs, config.batch_tokens, joined)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
