@@ -153,7 +153,7 @@ def _look_for_space(options: RunOptions, plan: Plan, records: int) -> None:
 
 
 def _load(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> Encoder:
-    return info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
+    return info.load(Loading((recipe,), options.weights, options.device, options.batch_tokens))
 
 
 def _embed(
@@ -183,13 +183,14 @@ def _embed(
         if acknowledge is not None:
             acknowledge.stopping = stopping
         pending = _not_done_by_others(options.cache_dir, recipe, plan, outcome)
-        for key, rows in encoder.encode(pending):
+        for key, found in encoder.encode(pending):
             place = _answered(encoder, plan, outcome, key)
             expected = recipe.rows_of(int(plan.distinct.lengths[place]))
             seen(expected)
-            if isinstance(rows, NotEncoded):
-                outcome.failures[key] = rows.reason
+            if isinstance(found, NotEncoded):
+                outcome.failures[key] = found.reason
                 continue
+            (rows,) = found
             if rows.shape[0] != expected:
                 raise RuntimeError(f"{encoder.name} gave {rows.shape[0]} rows for {expected} {UNITS[options.modality]}")
             try:

@@ -26,7 +26,7 @@ from cache.recordlist import RecordList
 from cache.records import read_records, record_of
 from embed import estimate as estimate_module
 from embed.dryrun import announce, dry_run, in_lines, warn
-from embed.encoder import EncoderInfo, NotEncoded
+from embed.encoder import EncoderInfo, NotEncoded, Outputs
 from embed.encoders import ENCODERS
 from embed.estimate import design_of, estimate, in_words, pieces, worth_timing
 from embed.plan import RunOptions, make_plan
@@ -47,9 +47,10 @@ class Fake:
         self._answer = answer
         self.notes: Counter[str] = Counter()
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:
         for record in records:
-            yield record.key, self._answer(record)
+            found = self._answer(record)
+            yield record.key, found if isinstance(found, NotEncoded) else (found,)
 
 
 def rows_of(record: Record) -> np.ndarray:
@@ -194,7 +195,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         layer = whole(design._replace(width=16, heads=2, inner=16), compute, device)
         rows = layer.rows
 
-        def spy(ids: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        def spy(ids: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
             seen.extend(lengths)
             return rows(ids, lengths)
 
@@ -410,7 +411,7 @@ def test_a_failure_is_exit_code_6(program: Program, tmp_path: Path, monkeypatch:
         "from embed.profile import ProfileEncoder\nfrom embed.encoder import NotEncoded\n"
         "encode = ProfileEncoder.encode\n"
         "ProfileEncoder.encode = lambda self, records: (\n"
-        "    (key, NotEncoded('cannot') if len(rows) == 2 else rows) for key, rows in encode(self, records))\n"
+        "    (key, NotEncoded('cannot') if len(found[0]) == 2 else found) for key, found in encode(self, records))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
@@ -427,14 +428,14 @@ def test_an_encoder_that_loses_count_is_our_bug(
 ) -> None:
     """Nothing is dropped in silence: every key that is handed out must come back, once."""
 
-    def encode(_self: Fake, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+    def encode(_self: Fake, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
         for number, record in enumerate(records):
             if fault != "dropped" or number:
-                yield record.key, rows_of(record)
+                yield record.key, (rows_of(record),)
             if fault == "twice":
-                yield record.key, rows_of(record)
+                yield record.key, (rows_of(record),)
             if fault == "unknown":
-                yield bytes(32), rows_of(record)
+                yield bytes(32), (rows_of(record),)
 
     monkeypatch.setattr(Fake, "encode", encode)
     fake(rows_of)
@@ -485,7 +486,7 @@ class Fake:
 
     def encode(self, records):
         for record in records:
-            yield record.key, np.full((record.length, 2), record.length, np.float32)
+            yield record.key, (np.full((record.length, 2), record.length, np.float32),)
 
 ENCODERS["rna", "fake"] = EncoderInfo("fake", "rna", 2, "none", lambda _: Fake())
 fasta, cache, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -520,7 +521,7 @@ def test_the_estimate_of_a_profile_encodes_the_start_of_a_long_sequence_alone(
     asked: list[int] = []
     plain = ProfileEncoder.encode
 
-    def spying(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+    def spying(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
         listed = list(records)
         asked.extend(record.length for record in listed)
         return plain(self, listed)

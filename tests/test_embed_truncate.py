@@ -23,6 +23,7 @@ from cache.inspection import verify
 from cache.recipe import Recipe
 from cache.repair import repair
 from embed import esm2, rinalmo, rnabert, rnafm
+from embed.encoder import Outputs
 from embed.encoders import ENCODERS
 from embed.run import RunOptions, run
 from embed.windows import Cut, left_out
@@ -181,8 +182,8 @@ def test_a_run_refuses_any_other_count_of_rows(
     fasta = write(tmp_path / "a.fasta", x=sequence)
     options = RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights, long=long, quiet=True)  # type: ignore[arg-type]
 
-    def wrong(self: object, records: list[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        yield from ((record.key, np.zeros((rows, 120), np.float32)) for record in records)
+    def wrong(self: object, records: list[Record]) -> Iterator[tuple[bytes, Outputs]]:
+        yield from ((record.key, (np.zeros((rows, 120), np.float32),)) for record in records)
 
     monkeypatch.setattr("embed.language.LanguageModel.encode", wrong)
     with pytest.raises(RuntimeError, match=f"gave {rows} rows for"):
