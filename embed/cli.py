@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,8 +18,9 @@ from embed.cli_weights import models_command, pull_command
 from embed.encoder import BATCH_TOKENS
 
 if TYPE_CHECKING:
+    from embed.dryrun import DryRun
     from embed.plan import RunOptions
-    from embed.run import RunSummary
+    from embed.run import RecipeSummary, RunSummary
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):
@@ -31,6 +34,25 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         if not key or not equals:
             self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
         return key, text
+
+
+class Layers(click.ParamType[tuple[int, ...]]):
+    """N, or several as N,N,…"""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers, or a usage error; which layers there are, the encoder knows."""
+        if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", str(value)):
+            self.fail(f"'{value}' is not the number of a layer, or several as 6,12,33.", param, ctx)
+        return tuple(map(int, str(value).split(",")))
+
+
+def _one_list(_ctx: click.Context, _param: click.Parameter, given: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The only list given; a flag that is repeated would lose all but its last value in silence."""
+    if len(given) > 1:
+        raise InputError("--layer: is given twice; name all layers in one list, e.g. --layer 6,12,33")
+    return given[0] if given else ()
 
 
 @click.group("embed")
@@ -69,7 +91,16 @@ def embed() -> None:
     help="Sequences beyond the encoder's limit: stop and list them, embed overlapping windows, embed the start alone, "
     "or, where positions are rotary, embed them whole. Default: error; what the cache's recipe does where it has one.",
 )
-@click.option("--layer", type=click.IntRange(1), default=None, help="Layer whose output is stored. Default: the last.")
+@click.option(
+    "--layer",
+    "layers",
+    type=Layers(),
+    multiple=True,
+    callback=_one_list,
+    metavar="N[,N,...]",
+    help="Layers whose outputs are stored, counted from 1, e.g. 6,12,33: one pass of the model, a recipe for each. "
+    "Default: the last.",
+)
 @click.option(
     "--compute",
     type=click.Choice(["float32", "bfloat16", "auto"]),
@@ -141,40 +172,51 @@ def run_command(
         _plan_only(asked_for, as_json)
         return
     done = run(asked_for)
-    if as_json:
-        click.echo(json.dumps(done._asdict()))
-    else:
-        click.echo(_in_words(done, asked_for.modality))
-    if done.failed_list:
+    click.echo(_as_json(done) if as_json else _in_words(done, asked_for.modality))
+    if done.failed:
         raise PartlyDone(
-            f"{done.failed_list}: lists {done.failed} sequences that could not be stored; the rest is done"
+            f"{part.failed_list}: lists {part.failed} sequences that could not be stored; the rest is done"
+            for part in done.recipes
+            if part.failed_list is not None
         )
 
 
-def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
-    from embed import dryrun
+def _as_json(found: RunSummary | DryRun) -> str:
+    return json.dumps(found._asdict() | {"recipes": [part._asdict() for part in found.recipes]})
 
-    found = dryrun.dry_run(asked_for)
-    click.echo(json.dumps(found._asdict()) if as_json else dryrun.in_lines(found, asked_for.modality))
-    dryrun.warn(found)
+
+def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
+    from embed.dryrun import dry_run
+    from embed.dryrun_lines import in_lines, warn
+
+    found = dry_run(asked_for)
+    click.echo(_as_json(found) if as_json else in_lines(found, asked_for.modality))
+    warn(found)
 
 
 def _in_words(done: RunSummary, modality: str) -> str:
     noun = "record" if done.records == 1 else "records"
     unit, kind = UNITS[modality], KINDS[modality]
     read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
-    special = [
-        f"layer {done.layer}" if done.layer else "",
-        done.compute if done.compute != "float32" else "",
-        done.long if done.long != "whole" else "",
-    ]
-    recipe = ", ".join([done.recipe, *filter(None, special)])
-    if done.embedded:
-        before = f", {done.already} were there" if done.already else ""
-        pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"
-        pace += f", {done.residues_embedded / max(done.seconds, 1e-3):.0f} a second"
-        return f"{read}: embedded {done.embedded}{before} → {done.cache} ({recipe}); {pace}"
-    return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
+    special = [done.compute if done.compute != "float32" else "", done.long if done.long != "whole" else ""]
+    recipe = ", ".join([_recipes_in_words(done.recipes), *filter(None, special)])
+    if not done.embedded:
+        return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
+    before = f", {done.already} were there" if done.already else ""
+    pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"
+    pace += f", {done.residues_embedded / max(done.seconds, 1e-3):.0f} a second"
+    return f"{read}: embedded {done.embedded}{before} → {done.cache} ({recipe}); {pace}"
+
+
+def _recipes_in_words(recipes: Sequence[RecipeSummary]) -> str:
+    """Folder and layer of each; of several also what is new where that is not the same in all."""
+    last = "last layer" if len(recipes) > 1 else ""
+    differ = len({part.embedded for part in recipes}) > 1
+    parts = (
+        (part.recipe, f"layer {part.layer}" if part.layer else last, f"{part.embedded} new" if differ else "")
+        for part in recipes
+    )
+    return "; ".join(", ".join(filter(None, part)) for part in parts)
 
 
 embed.add_command(models_command)

@@ -473,7 +473,7 @@ def test_embed_run_finds_what_was_pulled(
     assert found.returncode == 0, found.stderr
     named = program(*command, "--weights", weights)
     assert json.loads(named.stdout)["already"] == json.loads(found.stdout)["embedded"] == 1
-    assert json.loads(named.stdout)["recipe"] == json.loads(found.stdout)["recipe"]
+    assert json.loads(named.stdout)["recipes"] == json.loads(found.stdout)["recipes"]
     (row,) = [
         row
         for row in json.loads(program("embed", "models", "--json").stdout)["encoders"]

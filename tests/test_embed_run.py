@@ -147,17 +147,18 @@ def test_refused_rows_are_listed_and_the_rest_is_stored(tmp_path: Path, monkeypa
     with np.errstate(invalid="ignore"):
         summary = run(options)
     assert (summary.embedded, summary.failed) == (1, 1)
-    assert summary.failed_list is not None
-    listed = Path(summary.failed_list).read_text().splitlines()
+    (part,) = summary.recipes
+    assert part.failed_list is not None
+    listed = Path(part.failed_list).read_text().splitlines()
     assert [line.split("\t")[0] for line in listed] == ["id", "bad", "worse"]
     assert len(CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", None))) == 1
     monkeypatch.setattr(ProfileEncoder, "encode", encode)
     assert run(options).embedded == 1
-    assert not Path(summary.failed_list).exists(), "the list of a run that another has made good is gone"
+    assert not Path(part.failed_list).exists(), "the list of a run that another has made good is gone"
 
 
 def test_a_run_leaves_out_what_another_commits_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embed.run.BATCH", 1)
+    monkeypatch.setattr("embed.storing.BATCH", 1)
     fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "y": "GG", "z": "CC"})
     encode = ProfileEncoder.encode
 

@@ -159,11 +159,12 @@ def test_a_window_is_never_taken_for_a_cut_or_a_whole(tmp_path: Path, weights: P
         done[long] = run(asked)
         assert (done[long].embedded, done[long].already) == (1, 0)
         assert run(asked).already == 1
-    assert done["window"].recipe != done["truncate"].recipe
+    assert done["window"].recipes != done["truncate"].recipes
     with pytest.raises(Conflict, match="long: whole, not"):
         run(dataclasses.replace(options, long="error"))
     lengths = {
-        CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", d.recipe)).residues for d in done.values()
+        CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", d.recipes[0].recipe)).residues
+        for d in done.values()
     }
     assert lengths == {440, 880}
 
