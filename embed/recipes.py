@@ -44,9 +44,8 @@ def settle_recipes(options: RunOptions, info: EncoderInfo, weights: str | None =
     found: dict[str | None, Recipe] = {}
     for one in sorted(asked, key=lambda one: not held[one.layer]):  # those held first: the others follow them
         found[one.layer] = _settled(options, info, one, held[one.layer], [*found.values()][:1])
-    recipes = tuple(found[one.layer] for one in asked)
-    _refuse_several_passes(options, info, recipes)
-    return recipes
+    _refuse_several_passes(options, info, [found[one.layer] for one in asked if held[one.layer]])
+    return tuple(found[one.layer] for one in asked)
 
 
 def _settled(
@@ -93,10 +92,10 @@ def _of_policy(options: RunOptions, info: EncoderInfo, held: list[Recipe]) -> li
 
 
 def _refuse_several_passes(options: RunOptions, info: EncoderInfo, recipes: Sequence[Recipe]) -> None:
-    """Raise `Conflict` where the cache holds the layers as no single pass of the model makes them."""
+    """Raise `Conflict` where the cache holds these layers as no single pass of the model makes them."""
     for field in PASS:
         values = {recipe.layer or str(info.layers): getattr(recipe, field) for recipe in recipes}
-        if any(value != next(iter(values.values())) for value in values.values()):
+        if any(value != getattr(recipes[0], field) for value in values.values()):
             differ = ", ".join(f"layer {layer} has {_said(value)}" for layer, value in values.items())
             raise Conflict(
                 f"--layer {_listed(options.layers)}: these recipes of {options.cache_dir} differ in {field}, and one "
