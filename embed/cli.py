@@ -153,7 +153,8 @@ def embed() -> None:
     "--ack-fd",
     type=click.IntRange(0, 1 << 20),
     default=None,
-    help="Open descriptor to write keys to, in hex, one a line: each once its rows are committed and on disk.",
+    help="Open descriptor to write keys to, in hex, one a line: each once its rows are committed and on disk, in "
+    "every layer.",
 )
 @click.option("--quiet", is_flag=True, help="No plan and no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")

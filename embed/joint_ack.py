@@ -17,22 +17,16 @@ class JointAck:
         self._counting, self._telling = Lock(), Lock()
 
     def expect(self, key: bytes, recipes: int) -> None:
-        """Call before the key is handed to the first of so many writers."""
+        """Call before the key is handed to the first of so many writers; what one of them refuses it never commits."""
         with self._counting:
             self._left[key] = recipes
-
-    def give_up(self, key: bytes) -> None:
-        """One of the recipes refused its rows: the key is never acknowledged."""
-        with self._counting:
-            self._left.pop(key, None)
 
     def committed(self, keys: Sequence[bytes]) -> None:
         """One recipe has committed these keys."""
         with self._counting:
-            known = [key for key in keys if key in self._left]
-            for key in known:
+            for key in keys:
                 self._left[key] -= 1
-            done = [key for key in known if not self._left[key]]
+            done = [key for key in keys if not self._left[key]]
             for key in done:
                 del self._left[key]
         with self._telling:  # a reader that is slow holds up the writers, but not whoever hands them records

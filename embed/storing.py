@@ -131,8 +131,6 @@ def _stored(
             part.stored += 1
         except RowsRefused as refusal:
             part.failures[key], refused = str(refusal), True
-            if joint is not None:
-                joint.give_up(key)
     return not refused
 
 
