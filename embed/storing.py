@@ -87,7 +87,8 @@ def store(
                     if part.lacks[place]:
                         part.failures[key] = found.reason
                 continue
-            if wrong := next((rows.shape[0] for rows in found if rows.shape[0] != expected), None):
+            wrong = next((rows.shape[0] for rows in found if rows.shape[0] != expected), None)
+            if wrong is not None:
                 raise RuntimeError(f"{encoder.name} gave {wrong} rows for {expected} {UNITS[options.modality]}")
             if _stored(parts, writers, joint, place, key, found):
                 outcome.stored += 1

@@ -175,7 +175,9 @@ def test_profile_takes_all_and_cuts_nothing(tmp_path: Path) -> None:
         run(options)
 
 
-@pytest.mark.parametrize(("long", "rows"), [("truncate", 441), ("truncate", 439), ("window", 440), (None, 3)])
+@pytest.mark.parametrize(
+    ("long", "rows"), [("truncate", 441), ("truncate", 439), ("window", 440), (None, 3), (None, 0)]
+)
 def test_a_run_refuses_any_other_count_of_rows(
     long: str | None, rows: int, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
