@@ -77,7 +77,7 @@ def engine(published: object, tensors: dict[str, Tensor], texts: list[str], toke
         packed.append((torch.from_numpy(np.concatenate(ids)), [len(i) for i in ids]))
 
     def run() -> list[Tensor]:
-        return [model.rows(ids, lengths) for ids, lengths in packed]
+        return [model.rows(ids, lengths)[0] for ids, lengths in packed]
 
     run.model, run.packed = model, packed  # type: ignore[attr-defined]
     return run

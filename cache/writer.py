@@ -30,7 +30,7 @@ class CacheWriter:
     Left on an exception, the writer commits nothing of the open segment and removes it.
 
         with CacheWriter(Path("cache/rpi1460"), recipe) as writer:
-            for key, rows in encoder.encode(records):
+            for key, (rows,) in encoder.encode(records):
                 writer.add(key, rows)
     """
 

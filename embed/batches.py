@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from cache.console import note
 from embed.device import give_back_memory, is_out_of_memory
+from embed.encoder import Outputs
 from embed.windows import Window
 
 
@@ -31,8 +31,8 @@ class Piece(NamedTuple):
     """What they take in a batch, special tokens and pads too."""
 
 
-Landing = Callable[[], Sequence[np.ndarray]]
-"""Waits for a batch; the rows (L, D) of each of its pieces, in their order."""
+Landing = Callable[[], Sequence[Outputs]]
+"""Waits for a batch; the outputs of each of its pieces, in their order: arrays (L, D)."""
 
 
 class Batches:
@@ -44,15 +44,15 @@ class Batches:
         self.ahead = int(device.type == "cuda")
         """Batches on their way while one is given out."""
 
-    def run(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, np.ndarray | None]]:
-        """Each piece with its rows.  None for one that does not fit alone; nothing more comes of its record then."""
+    def run(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, Outputs | None]]:
+        """Each piece with its outputs.  None for one that does not fit alone; nothing more comes of its record then."""
         waiting = sorted(pieces, key=lambda piece: piece.tokens)
         flying: list[tuple[Sequence[Piece], Landing]] = []
         given_up: set[int] = set()
 
-        def landed() -> Iterator[tuple[Piece, np.ndarray]]:
+        def landed() -> Iterator[tuple[Piece, Outputs]]:
             batch, landing = flying.pop(0)
-            yield from ((p, rows) for p, rows in zip(batch, landing(), strict=True) if p.record not in given_up)
+            yield from ((p, found) for p, found in zip(batch, landing(), strict=True) if p.record not in given_up)
 
         while waiting:
             batch, alone = waiting[: self._fitting(waiting)], not flying

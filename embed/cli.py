@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from cache.console import run as run_program
-from cache.errors import InputError, PartlyDone
-from cache.flags import ByteSize, followed_store_options, on_bad_option
+from cache.console import say
+from cache.errors import InputError, PartlyDone, printable
+from cache.flags import ByteSize, PathName, followed_store_options, on_bad_option
 from cache.records import KINDS, MODALITIES, UNITS
 from embed.cli_weights import models_command, pull_command
 from embed.encoder import BATCH_TOKENS
 
 if TYPE_CHECKING:
+    from embed.dryrun import DryRun
     from embed.plan import RunOptions
-    from embed.run import RunSummary
+    from embed.run import RecipeSummary, RunSummary
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):
@@ -29,8 +33,27 @@ class KeyValue(click.ParamType[tuple[str, str]]):
         """Key and value, or a usage error."""
         key, equals, text = str(value).partition("=")
         if not key or not equals:
-            self.fail(f"'{value}' is not KEY=VALUE.", param, ctx)
+            self.fail(f"'{printable(str(value))}' is not KEY=VALUE.", param, ctx)
         return key, text
+
+
+class Layers(click.ParamType[tuple[int, ...]]):
+    """N, or several as N,N,…"""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers, or a usage error; which layers there are, the encoder knows."""
+        if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", str(value)):
+            self.fail(f"'{value}' is not the number of a layer, or several as 6,12,33.", param, ctx)
+        return tuple(map(int, str(value).split(",")))
+
+
+def _one_list(_ctx: click.Context, _param: click.Parameter, given: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    """The only list given; a flag that is repeated would lose all but its last value in silence."""
+    if len(given) > 1:
+        raise InputError("--layer: is given twice; name all layers in one list, e.g. --layer 6,12,33")
+    return given[0] if given else ()
 
 
 @click.group("embed")
@@ -43,7 +66,7 @@ def embed() -> None:
 @click.option(
     "--input",
     "-i",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     required=True,
     help="FASTA file; for molecules `id TAB SMILES` lines, a CSV or TSV with columns id and smiles, or an SDF. "
     "Plain or gzip.",
@@ -51,14 +74,14 @@ def embed() -> None:
 @click.option(
     "--cache",
     "cache_dir",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     default=None,
     help="Cache to write. Default: the input's folder if it holds dataset.toml, else cache/<stem of input>.",
 )
 @click.option("--encoder", default=None, help="Name of the encoder. Default: the modality's language model.")
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     default=None,
     help="Weights: a safetensors, .pt or .pth file, or a Hugging Face folder.",
 )
@@ -69,7 +92,16 @@ def embed() -> None:
     help="Sequences beyond the encoder's limit: stop and list them, embed overlapping windows, embed the start alone, "
     "or, where positions are rotary, embed them whole. Default: error; what the cache's recipe does where it has one.",
 )
-@click.option("--layer", type=click.IntRange(1), default=None, help="Layer whose output is stored. Default: the last.")
+@click.option(
+    "--layer",
+    "layers",
+    type=Layers(),
+    multiple=True,
+    callback=_one_list,
+    metavar="N[,N,...]",
+    help="Layers whose outputs are stored, counted from 1, e.g. 6,12,33: one pass of the model, a recipe for each. "
+    "Default: the last.",
+)
 @click.option(
     "--compute",
     type=click.Choice(["float32", "bfloat16", "auto"]),
@@ -122,7 +154,8 @@ def embed() -> None:
     "--ack-fd",
     type=click.IntRange(0, 1 << 20),
     default=None,
-    help="Open descriptor to write keys to, in hex, one a line: each once its rows are committed and on disk.",
+    help="Open descriptor to write keys to, in hex, one a line: each once its rows are committed and on disk, in "
+    "every layer.",
 )
 @click.option("--quiet", is_flag=True, help="No plan and no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -142,39 +175,53 @@ def run_command(
         return
     done = run(asked_for)
     if as_json:
-        click.echo(json.dumps(done._asdict()))
+        click.echo(_as_json(done))
     else:
-        click.echo(_in_words(done, asked_for.modality))
-    if done.failed_list:
+        say(_in_words(done, asked_for.modality))
+    if done.failed:
         raise PartlyDone(
-            f"{done.failed_list}: lists {done.failed} sequences that could not be stored; the rest is done"
+            f"{part.failed_list}: lists {part.failed} sequences that could not be stored; the rest is done"
+            for part in done.recipes
+            if part.failed_list is not None
         )
 
 
-def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
-    from embed import dryrun
+def _as_json(found: RunSummary | DryRun) -> str:
+    return json.dumps(found._asdict() | {"recipes": [part._asdict() for part in found.recipes]})
 
-    found = dryrun.dry_run(asked_for)
-    click.echo(json.dumps(found._asdict()) if as_json else dryrun.in_lines(found, asked_for.modality))
-    dryrun.warn(found)
+
+def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
+    from embed.dryrun import dry_run
+    from embed.dryrun_lines import in_lines, warn
+
+    found = dry_run(asked_for)
+    click.echo(_as_json(found) if as_json else in_lines(found, asked_for.modality))
+    warn(found)
 
 
 def _in_words(done: RunSummary, modality: str) -> str:
     noun = "record" if done.records == 1 else "records"
     unit, kind = UNITS[modality], KINDS[modality]
     read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
-    special = [
-        f"layer {done.layer}" if done.layer else "",
-        done.compute if done.compute != "float32" else "",
-        done.long if done.long != "whole" else "",
-    ]
-    recipe = ", ".join([done.recipe, *filter(None, special)])
-    if done.embedded:
-        before = f", {done.already} were there" if done.already else ""
-        pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"
-        pace += f", {done.residues_embedded / max(done.seconds, 1e-3):.0f} a second"
-        return f"{read}: embedded {done.embedded}{before} → {done.cache} ({recipe}); {pace}"
-    return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
+    special = [done.compute if done.compute != "float32" else "", done.long if done.long != "whole" else ""]
+    recipe = ", ".join([_recipes_in_words(done.recipes), *filter(None, special)])
+    if not done.embedded:
+        return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
+    before = f", {done.already} were there" if done.already else ""
+    pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"
+    pace += f", {done.residues_embedded / max(done.seconds, 1e-3):.0f} a second"
+    return f"{read}: embedded {done.embedded}{before} → {done.cache} ({recipe}); {pace}"
+
+
+def _recipes_in_words(recipes: Sequence[RecipeSummary]) -> str:
+    """Folder and layer of each; of several also what is new where that is not the same in all."""
+    last = "last layer" if len(recipes) > 1 else ""
+    differ = len({part.embedded for part in recipes}) > 1
+    parts = (
+        (part.recipe, f"layer {part.layer}" if part.layer else last, f"{part.embedded} new" if differ else "")
+        for part in recipes
+    )
+    return "; ".join(", ".join(filter(None, part)) for part in parts)
 
 
 embed.add_command(models_command)

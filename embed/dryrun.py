@@ -1,4 +1,4 @@
-"""What a run would do, and in what time and space: `embed run --dry-run`, and the line that a run begins with."""
+"""What a run would do, and in what time and space: `embed run --dry-run`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,34 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.console import note, say_notes, size_in_words
+from cache.console import say_notes
 from cache.recipe import Recipe, held_like
-from cache.records import KINDS, UNITS, read_records
+from cache.records import read_records
 from cache.writer import refuse_compressed_h5
 from embed.encoder import EncoderInfo
 from embed.encoders import DEFAULT_ENCODER, ENCODERS, find_encoder
-from embed.estimate import Estimate, estimate, in_words, pieces, worth_timing
+from embed.estimate import Estimate, estimate, pieces
 from embed.plan import (
     Plan,
     RunOptions,
+    Target,
     asked_layout,
-    beyond_limit,
     existing_folder,
     make_plan,
-    refuses_long,
-    settle_recipe,
 )
 from embed.published import weights_at_hand
+from embed.recipes import beyond_limit, refuses_long, settle_recipes
+
+
+class RecipePlan(NamedTuple):
+    """What a run would do in one recipe."""
+
+    recipe: str | None
+    """Folder name; None where it cannot be known without the weights."""
+    layer: str | None
+    """None: the last, or the only one."""
+    already: int | None
+    """Distinct sequences that are in it; None where the recipe is not known."""
 
 
 class DryRun(NamedTuple):
@@ -34,8 +44,8 @@ class DryRun(NamedTuple):
 
     cache: str
     encoder: str
-    recipe: str | None
-    """Folder name of the recipe; None where it cannot be known without the weights."""
+    recipes: tuple[RecipePlan, ...]
+    """One for each layer asked for, in that order."""
     weights_at_hand: bool
     """Or none are needed."""
     weights: str | None
@@ -48,8 +58,9 @@ class DryRun(NamedTuple):
     residues: int
     """Of the distinct sequences."""
     already: int | None
-    """Distinct sequences that are in the cache; None where the recipe is not known."""
+    """Distinct sequences that all recipes have; None where these are not known."""
     pending: int
+    """The others, which are computed once each."""
     pending_residues: int
     longest: int
     """Rows of the longest pending sequence."""
@@ -86,19 +97,19 @@ def dry_run(options: RunOptions) -> DryRun:
     options = dataclasses.replace(options, weights=options.weights or weights_at_hand(info.name))
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
-    recipe, known = _recipe(options, info, at_hand)
-    plan = make_plan(options, recipe, records)
-    lengths, stops = plan.lengths, refuses_long(options, info, recipe)
+    recipes, known = _recipes(options, info, at_hand)
+    plan = make_plan(options, recipes, records)
+    lengths, stops = plan.lengths, refuses_long(options, info, plan.recipe)
     beyond = beyond_limit(info, lengths)
     runs = plan.places if not stops else np.delete(plan.places, beyond)
-    timed = estimate(options, info, recipe, plan.distinct.records.take(runs))
+    timed = estimate(options, info, plan.recipe, plan.distinct.records.take(runs))
     if stops and len(beyond) and not len(runs):
         timed = Estimate(None, "all that is to be embedded is too long")
-    tokens = sum(length * count for length, count in pieces(lengths, recipe.long).items())
+    tokens = sum(length * count for length, count in pieces(lengths, plan.recipe.long).items())
     return DryRun(
         cache=str(options.cache_dir),
         encoder=info.name,
-        recipe=recipe.folder_name if known else None,
+        recipes=tuple(_in_recipe(plan, target, known) for target in plan.targets),
         weights_at_hand=at_hand,
         weights=None if options.weights is None else str(options.weights),
         weights_opened=options.weights is not None and not info.layers and len(runs) > 0,
@@ -111,10 +122,10 @@ def dry_run(options: RunOptions) -> DryRun:
         longest=int(lengths.max(initial=0)),
         limit=info.limit,
         beyond_limit=len(beyond),
-        long="error" if stops else recipe.long,
+        long="error" if stops else plan.recipe.long,
         batches=math.ceil(tokens / options.batch_tokens),
         bytes=plan.bytes(options.segment_bytes, len(records.records)),
-        free_bytes=_free(options),
+        free_bytes=free_bytes(options),
         device=options.device,
         seconds=timed.seconds,
         not_estimated=timed.reason,
@@ -130,89 +141,22 @@ def _encoder(options: RunOptions) -> tuple[EncoderInfo, bool]:
     return find_encoder(options.modality, options.encoder, options.weights), True
 
 
-def _recipe(options: RunOptions, info: EncoderInfo, at_hand: bool) -> tuple[Recipe, bool]:
-    """The recipe of the run, and whether it is known: without weights, by the only one of this encoder in the cache."""
+def _in_recipe(plan: Plan, target: Target, known: bool) -> RecipePlan:
+    if not known:
+        return RecipePlan(None, target.recipe.layer, None)
+    return RecipePlan(target.recipe.folder_name, target.recipe.layer, len(plan.distinct) - len(target.places))
+
+
+def _recipes(options: RunOptions, info: EncoderInfo, at_hand: bool) -> tuple[tuple[Recipe, ...], bool]:
+    """The recipes of the run, and whether they are known: without weights, by the only ones that the cache holds."""
     if at_hand:
-        return settle_recipe(options, info), True
-    held = {recipe.weights for recipe in held_like(options.cache_dir, info.recipe(None, options.layer), "layer")}
+        return settle_recipes(options, info), True
+    asked = [info.recipe(None, layer) for layer in options.layers or (None,)]
+    held = {recipe.weights for one in asked for recipe in held_like(options.cache_dir, one, "layer")}
     known = len(held) == 1
-    return settle_recipe(options, info, held.pop() if known else None), known
+    return settle_recipes(options, info, held.pop() if known else None), known
 
 
-def in_lines(found: DryRun, modality: str) -> str:
-    """The plan as people read it."""
-    unit, kind = UNITS[modality], KINDS[modality]
-    there = "what is there already is not known without the weights" if found.already is None else (
-        f"{found.already:,} already there"
-    )  # fmt: skip
-    lines = [
-        f"records     {found.records:,}, {found.distinct:,} distinct {kind}, {found.residues:,} {unit}; {there}",
-        f"to embed    {_pending(found, kind, unit)}",
-        f"encoder     {found.encoder}, {found.recipe or 'a recipe that its weights decide'} → {found.cache}",
-        f"disk        {_disk(found.bytes, found.free_bytes)}",
-        f"time        {_time(found)}",
-    ]
-    if found.beyond_limit:
-        fate = "they stop the run; name --long" if found.long == "error" else f"long = {found.long}"
-        lines.insert(2, f"too long    {found.beyond_limit:,} beyond the encoder's {found.limit:,}: {fate}")
-    if not found.weights_at_hand:
-        lines.append(f"weights     not at hand: `embed pull {found.encoder}` or `--weights PATH` is needed to run")
-    elif found.weights is not None:
-        opened = "opened to measure the time" if found.weights_opened else "digested but not opened"
-        lines.append(f"weights     {found.weights}, {opened}")
-    return "\n".join(lines)
-
-
-def warn(found: DryRun) -> None:
-    """Say on standard error what would stop the run, and why its time is not known."""
-    if found.seconds is None:
-        note(f"note: the time is not estimated: {found.not_estimated}")
-    if found.bytes > found.free_bytes:
-        note(f"note: {found.cache}: {found.bytes} bytes are needed and {found.free_bytes} are free")
-
-
-def _time(found: DryRun) -> str:
-    if found.seconds is None:
-        return f"not estimated: {found.not_estimated}"
-    if not found.pending:
-        return "nothing to embed"
-    without = ", without what is too long" if found.long == "error" and found.beyond_limit else ""
-    return _about(found.seconds, found.device) + without
-
-
-def _pending(found: DryRun, kind: str, unit: str) -> str:
-    if not found.pending:
-        return "nothing"
-    batches = "1 batch" if found.batches == 1 else f"about {found.batches:,} batches"
-    return f"{found.pending:,} {kind}, {found.pending_residues:,} {unit}, the longest {found.longest:,}; {batches}"
-
-
-def _about(seconds: float, device: str) -> str:
-    return f"{in_words(seconds)} on {device}, if the machine does nothing else"
-
-
-def _disk(needed: int, free: int) -> str:
-    return f"about {size_in_words(needed)} to write, {size_in_words(free)} free"
-
-
-def _free(options: RunOptions) -> int:
+def free_bytes(options: RunOptions) -> int:
+    """On the cache's file system."""
     return shutil.disk_usage(existing_folder(options.cache_dir)).free
-
-
-def announce(options: RunOptions, info: EncoderInfo, plan: Plan, records: int) -> None:
-    """Say on standard error what a run is about to do, before any weights are opened; nothing with `--quiet`.
-
-    The time is measured where there is work for minutes; of less the bar soon tells what is left.
-    """
-    if options.quiet or not len(plan.places):
-        return
-    kind, unit = KINDS[options.modality], UNITS[options.modality]
-    said = [
-        f"note: {len(plan.places):,} of {len(plan.distinct):,} {kind} to embed",
-        f"{plan.lengths.sum():,} {unit}",
-        _disk(plan.bytes(options.segment_bytes, records), _free(options)),
-    ]
-    if worth_timing(info, plan.recipe, plan.lengths, options.device):
-        seconds, reason = estimate(options, info, plan.recipe, plan.pending)
-        said.append(f"time not estimated: {reason}" if seconds is None else _about(seconds, options.device))
-    note(", ".join(said))

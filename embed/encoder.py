@@ -30,8 +30,12 @@ class NotEncoded(NamedTuple):
     reason: str
 
 
+Outputs = tuple[np.ndarray, ...]
+"""Rows (L, D) of one record, an array for each of `Loading.recipes` and in their order."""
+
+
 class Encoder(Protocol):
-    """A frozen model: records in, `(key, rows)` out."""
+    """A frozen model: records in, `(key, outputs)` out."""
 
     name: str
     modality: str
@@ -42,21 +46,28 @@ class Encoder(Protocol):
     notes: Counter[str]
     """What its input lost on the way in → how many records; filled while it encodes."""
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
-        """`(key, rows)` of each record, in any order, never to be zipped by position.
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:
+        """`(key, outputs)` of each record, in any order, never to be zipped by position.
 
-        Rows have the shape (L, D), L the length of the sequence, or what `Recipe.rows_of` says of it.
+        Every record is computed once, whatever the number of outputs.  Each of them has the shape (L, D), L the length
+        of the sequence, or what `Recipe.rows_of` says of it.
         """
         ...
 
 
 class Loading(NamedTuple):
-    """What a loader is told: the settled recipe, which says all that changes a number, and where and how to run."""
+    """What a loader is told: the settled recipes, which say all that changes a number, and where and how to run."""
 
-    recipe: Recipe
+    recipes: tuple[Recipe, ...]
+    """Of the outputs wanted, which are those of one pass: they differ in layer and storage type at most."""
     weights: Path | None = None
     device: str = "cpu"
     batch_tokens: int = BATCH_TOKENS
+
+    @property
+    def recipe(self) -> Recipe:
+        """Any of them, for what they have in common."""
+        return self.recipes[0]
 
 
 @dataclass(frozen=True)

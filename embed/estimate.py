@@ -159,13 +159,13 @@ def _token_seconds(one: Transformer, design: Design, length: int, options: RunOp
 
 def _seconds(one: Transformer, ids: Tensor, lengths: list[int]) -> float:
     begun = time.perf_counter()
-    one.rows(ids, lengths)[-1, -1].item()  # which waits for the device
+    one.rows(ids, lengths)[0][-1, -1].item()  # which waits for the device
     return time.perf_counter() - begun
 
 
 def _of_records(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> float:
     """Seconds for all pending records, by the rows of a few from all over the file; the first only warms up."""
-    encoder = info.load(Loading(recipe, options.weights, options.device, options.batch_tokens))
+    encoder = info.load(Loading((recipe,), options.weights, options.device, options.batch_tokens))
     few = pending.take(np.unique(np.linspace(0, len(pending) - 1, FEW).astype(int)))
     for _ in encoder.encode([_start_of(few[0], recipe)]):
         pass

@@ -29,7 +29,7 @@ from torch import Tensor
 from cache.errors import InputError
 from cache.records import Record
 from embed.device import device_of
-from embed.encoder import Loading
+from embed.encoder import Loading, Outputs
 from embed.molgraph import ATOM_TYPES, BOND_TYPE_ROWS, CHIRALITIES, DIRECTIONS, SELF_LOOP, Graph, graph_of, packed
 from embed.weights import pick_tensors, read_settled
 from embed.windows import by_budget
@@ -108,8 +108,8 @@ class GraphEncoder:
         self._batch_tokens = loading.batch_tokens
         self.notes: Counter[str] = Counter()
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        """`(key, rows)`, rows (A, 300) float32."""
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
+        """`(key, outputs)`, one output: rows (A, 300) float32."""
         for group in by_budget(records, self._batch_tokens):
             graphs = [graph_of(record.sequence) for record in group]
             self.notes.update(chain.from_iterable(graph.notes for graph in graphs))
@@ -117,7 +117,7 @@ class GraphEncoder:
                 rows = atom_rows(packed(graphs), self._weights, self._convolution, LAYERS).cpu().numpy()
             ends = np.cumsum([len(graph.atoms) for graph in graphs])
             for record, part in zip(group, np.split(rows, ends[:-1]), strict=True):
-                yield record.key, part
+                yield record.key, (part,)
 
 
 def _refuse_other_network(loading: Loading, found: Mapping[str, Tensor]) -> None:

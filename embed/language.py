@@ -19,7 +19,7 @@ from torch import Tensor
 from cache.records import UNITS, Record
 from embed.batches import Batches, Landing, Piece
 from embed.device import device_of, fetch, to_device
-from embed.encoder import Loading, NotEncoded
+from embed.encoder import Loading, NotEncoded, Outputs
 from embed.hfconfig import Config, refuse_other_config
 from embed.transformer import Design, Transformer, expected_shapes
 from embed.weights import pick_tensors, read_settled
@@ -96,7 +96,6 @@ class LanguageModel:
         self.limit: int | None = None
         self.notes: Counter[str] = Counter()
         self._policy, self._batch_tokens, self._padded_to = recipe.long, loading.batch_tokens, padded_to
-        self._layer = None if recipe.layer is None else int(recipe.layer)
         self._device = device_of(loading.device)
         found = read_settled(loading)
         marked = (form for form in published.forms if any(re.match(form.mark, name) for name in found))
@@ -109,12 +108,14 @@ class LanguageModel:
         del found  # the model takes each tensor out of `tensors` as it loads it, and nothing else is to hold it
         self._alphabet, self._tokens = form.alphabet, form.alphabet.table()
         self._specials = (form.alphabet.start is not None) + (form.alphabet.end is not None)
-        self._compute, self._stored = recipe.compute, getattr(torch, recipe.dtype)
+        self._compute = recipe.compute
+        self._stored = [getattr(torch, output.dtype) for output in loading.recipes]
+        self._layers = [design.layers if output.layer is None else int(output.layer) for output in loading.recipes]
         self._model = Transformer(tensors, design, getattr(torch, recipe.compute), self._device)
         self._batches = Batches(self._launch, loading.batch_tokens, self._device)
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
-        """`(key, rows)`, rows (L, D) float32, or from CUDA in the type in which they are stored where that holds them.
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:
+        """`(key, outputs)`: rows (L, D) float32 of each layer, or from CUDA in the type stored where that holds them.
 
         A sequence that does not fit into memory, or one of its windows, is `NotEncoded`.
         """
@@ -125,18 +126,16 @@ class LanguageModel:
             cut = [windows(record.length, self._policy) for record in group]
             waiting = [len(own) for own in cut]
             pieces = (self._piece(n, group[n], window) for n, own in enumerate(cut) for window in own)
-            rows: dict[int, np.ndarray] = {}
-            for (n, w, text, _), part in self._batches.run(pieces):
+            rows: dict[int, Outputs] = {}
+            for (n, window, text, _), parts in self._batches.run(pieces):
                 record = group[n]
-                if part is None:
+                if parts is None:
                     rows.pop(n, None)
                     yield record.key, NotEncoded(self._does_not_fit(len(text)))
                     continue
-                own = rows.get(n)
-                if own is None or own.dtype != part.dtype:  # float16 from CUDA does not hold every value
-                    shape = (cut[n][-1].keep_to, self.dim)
-                    own = rows[n] = np.empty(shape, part.dtype) if own is None else own.astype(np.float32)
-                own[w.keep_from : w.keep_to] = part[w.keep_from - w.start : w.keep_to - w.start]
+                if n not in rows:
+                    rows[n] = tuple(np.empty((cut[n][-1].keep_to, self.dim), part.dtype) for part in parts)
+                rows[n] = tuple(_joined(own, window, part) for own, part in zip(rows[n], parts, strict=True))
                 waiting[n] -= 1
                 # At once, so that a stop loses no more than a batch, and the longest do not hold up the others.
                 if not waiting[n]:
@@ -147,16 +146,20 @@ class LanguageModel:
         return Piece(n, window, text, self._padded_to or len(text) + self._specials)
 
     def _launch(self, pieces: Sequence[Piece]) -> Landing:
-        """Start the pieces as one batch; what is returned gives the (L, D) rows of each, without special tokens'."""
+        """Start the pieces as one batch; what is returned gives the outputs of each, without special tokens' rows."""
         ids = [self._ids(piece.text) for piece in pieces]
         lengths = [len(i) for i in ids]
         packed = to_device(np.concatenate(ids), self._device)
-        arrived = fetch(self._model.rows(packed, lengths, self._layer), self._stored)
+        found = self._model.rows(packed, lengths, self._layers)
+        arrived = [fetch(rows, stored) for rows, stored in zip(found, self._stored, strict=True)]
         starts = np.cumsum([self._alphabet.start is not None, *lengths])
 
-        def land() -> list[np.ndarray]:
-            rows = arrived()
-            return [rows[s : s + len(piece.text)] for s, piece in zip(starts, pieces, strict=False)]
+        def land() -> list[Outputs]:
+            layers = [rows() for rows in arrived]
+            return [
+                tuple(rows[s : s + len(piece.text)] for rows in layers)
+                for s, piece in zip(starts, pieces, strict=False)
+            ]
 
         return land
 
@@ -172,3 +175,13 @@ class LanguageModel:
         before, after = ([] if t is None else [t] for t in (alphabet.start, alphabet.end))
         pads = [alphabet.pad] * (0 if self._padded_to is None else self._padded_to - len(sequence))
         return np.concatenate([np.array(before, np.int64), tokens, np.array([*after, *pads], np.int64)])
+
+
+def _joined(own: np.ndarray, window: Window, part: np.ndarray) -> np.ndarray:
+    """The rows of a sequence, (L, D), with those that one of its windows gives; in float32 where the two types differ.
+
+    float16 from CUDA does not hold every value, so that two windows may come in two types.
+    """
+    own = own if own.dtype == part.dtype else own.astype(np.float32)
+    own[window.keep_from : window.keep_to] = part[window.keep_from - window.start : window.keep_to - window.start]
+    return own

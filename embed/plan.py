@@ -1,9 +1,9 @@
-"""What `embed run` is asked for and what is to be done, settled before weights are loaded or anything is written."""
+"""What `embed run` is asked for and what is to be done, known before weights are loaded or anything is written."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,15 +12,13 @@ import numpy as np
 
 from cache.background import WRITE_AHEAD
 from cache.commit import Store
-from cache.errors import Conflict, InputError, printable
 from cache.reader import CacheReader
-from cache.recipe import Recipe, StorageType, held_like, refuse_other
+from cache.recipe import Recipe, StorageType
 from cache.recordlist import Distinct, RecordList
-from cache.records import UNITS, OnBad, Records
+from cache.records import OnBad, Records
 from cache.writer import SEGMENT_BYTES
 from cache.zarrfile import Compressor
-from embed.encoder import BATCH_TOKENS, EncoderInfo
-from embed.weights import weights_digest
+from embed.encoder import BATCH_TOKENS
 from embed.windows import stored_rows
 
 _RECORD_BYTES = 8 + 32 + 4
@@ -45,8 +43,8 @@ class RunOptions:
     """None: as the cache's recipe has it, float16 for a new one."""
     long: Literal["error", "window", "truncate", "whole"] | None = None
     """What to do with sequences beyond the encoder's limit.  None: as the cache's recipe has it, else an error."""
-    layer: int | None = None
-    """Layer whose output is wanted, counted from 1; None: the last."""
+    layers: tuple[int, ...] = ()
+    """Layers whose outputs are wanted, counted from 1, a recipe each; none named: the last."""
     compute: str | None = None
     """Type of the matrix products.  None: as the cache's recipe has it, else the encoder's default; `auto`: else what
     the device is made for."""
@@ -77,18 +75,38 @@ class Layout(NamedTuple):
     compressor: Compressor | None
 
 
+class Target(NamedTuple):
+    """One recipe that a run writes."""
+
+    recipe: Recipe
+    places: np.ndarray
+    """(m,) places among the distinct sequences of those without rows in it, rising: the order of the file."""
+    layout: Layout
+
+
 class Plan(NamedTuple):
     """The distinct sequences of the input, and which of them the cache lacks; n of them, in arrays."""
 
     distinct: Distinct
+    targets: tuple[Target, ...]
+    """A recipe for each layer asked for, in that order."""
     places: np.ndarray
-    """(p,) places among the distinct ones of those that the cache lacks, rising: the order of the file."""
-    layout: Layout
-    recipe: Recipe
+    """(p,) places of those that any recipe lacks, rising: each is computed once, and stored where it is missing."""
+
+    @property
+    def wanted(self) -> tuple[Target, ...]:
+        """The recipes that lack anything; the others are not computed."""
+        return tuple(target for target in self.targets if len(target.places))
+
+    @property
+    def recipe(self) -> Recipe:
+        """That of the deepest layer to be computed; all have the way of computing in common."""
+        recipes = (target.recipe for target in self.wanted or self.targets)
+        return max(recipes, key=lambda recipe: math.inf if recipe.layer is None else int(recipe.layer))
 
     @property
     def pending(self) -> RecordList:
-        """The p records that the cache lacks."""
+        """The p records that are to be computed."""
         return self.distinct.records.take(self.places)
 
     @property
@@ -98,7 +116,7 @@ class Plan(NamedTuple):
 
     @property
     def rows(self) -> np.ndarray:
-        """(p,) rows to store of each of them: fewer than it is long where the recipe truncates."""
+        """(p,) rows that each of them has: fewer than it is long where the recipe truncates."""
         return stored_rows(self.recipe, self.lengths)
 
     @property
@@ -113,9 +131,13 @@ class Plan(NamedTuple):
         """
         if not len(self.places):
             return 0
-        rows = int(self.rows.sum()) * self.recipe.dim * np.dtype(self.recipe.dtype).itemsize
-        segments = -(-rows // segment_bytes)
-        return rows + len(self.places) * _RECORD_BYTES + segments * _SEGMENT_FILES + records * _TABLE_BYTES
+        return sum(self._bytes(target, segment_bytes) for target in self.wanted) + records * _TABLE_BYTES
+
+    def _bytes(self, target: Target, segment_bytes: int) -> int:
+        """Of one recipe's segments."""
+        recipe, lengths = target.recipe, self.distinct.lengths[target.places]
+        rows = int(stored_rows(recipe, lengths).sum()) * recipe.dim * np.dtype(recipe.dtype).itemsize
+        return rows + len(lengths) * _RECORD_BYTES + -(-rows // segment_bytes) * _SEGMENT_FILES
 
 
 def default_cache(input_file: Path) -> Path:
@@ -136,96 +158,16 @@ def asked_layout(options: RunOptions) -> Layout:
     return Layout(options.store or "zarr", None if options.compressor == "none" else options.compressor)
 
 
-def settle_recipe(options: RunOptions, info: EncoderInfo, weights: str | None = None) -> Recipe:
-    """The recipe to write: the cache's own of this encoder, weights and layer where it holds one, else the encoder's.
-
-    Args:
-        options: what was asked for.
-        info: the encoder.
-        weights: digest to take for that of the weights where none are named.
-
-    Raises:
-        InputError: the weights cannot be read, or the encoder has no such option.
-        Conflict: the cache's differs in a field, which is named.
-    """
-    digest = weights if options.weights is None else weights_digest(options.weights, options.quiet)
-    asked = info.recipe(digest, options.layer)
-    same = held_like(options.cache_dir, asked, "weights", "layer")
-    if not options.new_recipe:
-        same = _of_policy(options, info, same)
-    base = same[0] if len(same) == 1 else asked
-    held = base.long if base.long in info.policies() else asked.long
-    if options.new_recipe:
-        compute = info.compute(options.compute or base.compute, (), options.device)
-    else:
-        compute = info.compute(options.compute, same, options.device)
-    asked = dataclasses.replace(
-        asked,
-        dtype=options.dtype or base.dtype,
-        compute=compute,
-        long=held if options.long is None else info.policy(options.long),
-        options=info.settled_options(options.options, base.options),
-    )
-    if not options.new_recipe:
-        # What flags say; the rest is the encoder's own, or RDKit's.
-        by_flags = (
-            dataclasses.replace(asked, dtype=base.dtype, compute=base.compute, long=base.long, options=base.options)
-            in same
-        )
-        fix = "start another recipe with --new-recipe"
-        if by_flags and options.long not in ("window", "truncate"):
-            fix = f"leave the flag out to follow it, or {fix}"
-        refuse_other(options.cache_dir, asked, same, "run", fix)
-    return asked
+def make_plan(options: RunOptions, recipes: Sequence[Recipe], records: Records) -> Plan:
+    """Which distinct sequences each recipe lacks, in file order, and how they are to be laid down."""
+    distinct = records.distinct()
+    targets = tuple(_target(options, recipe, distinct) for recipe in recipes)
+    return Plan(distinct, targets, np.unique(np.concatenate([target.places for target in targets])))
 
 
-def _of_policy(options: RunOptions, info: EncoderInfo, held: list[Recipe]) -> list[Recipe]:
-    """Of several recipes those of the policy that `--long` names; without the flag they must not differ in it."""
-    policies = {recipe.long: recipe.folder_name for recipe in held}
-    if len(policies) < 2:
-        return held
-    if options.long is None:
-        names = " and ".join(f"{folder} ({long})" for long, folder in sorted(policies.items()))
-        flags = " or ".join("error" if long == "whole" else long.partition(":")[0] for long in sorted(policies))
-        raise Conflict(f"--long: the cache holds {names}; say which by --long {flags}")
-    return [recipe for recipe in held if recipe.long == info.policy(options.long)] or held
-
-
-def beyond_limit(info: EncoderInfo, lengths: np.ndarray) -> np.ndarray:
-    """Places of those of these lengths that are beyond the encoder's limit, (m,)."""
-    return np.flatnonzero(lengths > info.limit) if info.limit is not None else np.empty(0, np.int64)
-
-
-def refuse_too_long(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: RecordList) -> None:
-    """Raise `InputError`, one line a record, where the encoder does not take a pending sequence whole."""
-    if not refuses_long(options, info, recipe):
-        return
-    too_long = pending.take(beyond_limit(info, pending.lengths))
-    if not too_long:
-        return
-    ways = "embed it in overlapping windows with --long window"
-    ways += ", or whole with --long whole" * info.rotary
-    ways += f", or its first {info.limit} alone with --long truncate"
-    if not options.new_recipe and held_like(options.cache_dir, recipe, "weights", "layer"):
-        ways += "; windows and truncate are other recipes than this cache's, and need --new-recipe too"
-    takes = f"{info.name} takes {info.limit}"
-    raise InputError(
-        f"{options.input}: {record.length} {UNITS[info.modality]}, {takes} (record {printable(record.id)}); "
-        f"{ways if n == 0 else 'see --long'}"
-        for n, record in enumerate(too_long)
-    )
-
-
-def refuses_long(options: RunOptions, info: EncoderInfo, recipe: Recipe) -> bool:
-    """Whether a sequence beyond the encoder's limit stops the run."""
-    return recipe.long == "whole" and info.limit is not None and options.long != "whole"
-
-
-def make_plan(options: RunOptions, recipe: Recipe, records: Records) -> Plan:
-    """Which distinct sequences the cache lacks, in file order, and how they are to be laid down."""
-    distinct, reader = records.distinct(), CacheReader(options.cache_dir, recipe)
-    layout = asked_layout(options)
+def _target(options: RunOptions, recipe: Recipe, distinct: Distinct) -> Target:
+    reader, layout = CacheReader(options.cache_dir, recipe), asked_layout(options)
     held = {segment.stored_as for segment in reader.segments}
     if options.store is None and options.compressor is None and len(held) == 1:
         layout = Layout(*held.pop())
-    return Plan(distinct, np.flatnonzero(reader.absent(distinct.digests)), layout, recipe)
+    return Target(recipe, np.flatnonzero(reader.absent(distinct.digests)), layout)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from cache.records import AMBIGUOUS, CERTAIN, Record
+from embed.encoder import Outputs
 from embed.profile_molecule import columns as molecule_columns
 from embed.scales import AMINO_SCALES, BLOSUM62, CONJOINT_TRIAD, NUCLEOTIDE_SCALES, STACKING
 
@@ -35,11 +36,11 @@ class ProfileEncoder:
         self.dim = len(columns(modality))
         self.notes: Counter[str] = Counter()
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        """`(key, rows)`, rows (L, dim) float32."""
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
+        """`(key, outputs)`, one output: rows (L, dim) float32."""
         for record in records:
             codes = np.frombuffer(record.sequence.encode("ascii"), np.uint8)
-            yield record.key, np.concatenate(self._parts(self._table[codes]), axis=1, dtype=np.float32)
+            yield record.key, (np.concatenate(self._parts(self._table[codes]), axis=1, dtype=np.float32),)
 
     def _parts(self, base: np.ndarray) -> list[np.ndarray]:
         """Blocks of columns in the order of `columns`; `base` is (L, letter columns) float32."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cache.records import Record
+from embed.encoder import Outputs
 
 VERSION = 1
 """Raise when a column changes; it is part of the recipe, as RDKit's version is, whose descriptors these are."""
@@ -62,12 +63,12 @@ class MoleculeProfileEncoder:
         self.dim = len(columns())
         self.notes: Counter[str] = Counter()
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        """`(key, rows)`, rows (A, dim) float32; row i is atom i of the canonical SMILES."""
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
+        """`(key, outputs)`, one output: rows (A, dim) float32, row i being atom i of the canonical SMILES."""
         from embed.molgraph import read_smiles
 
         for record in records:
-            yield record.key, profile(read_smiles(record.sequence))
+            yield record.key, (profile(read_smiles(record.sequence)),)
 
 
 def columns() -> list[str]:

@@ -15,7 +15,7 @@ Shazeer 2020, SwiGLU (arXiv 2002.05202).  Shapes: T packed tokens, D width, H he
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -175,14 +175,16 @@ class Transformer:
         self._final_norm = norm("final_norm") if design.final_norm else None
 
     @torch.inference_mode()
-    def rows(self, ids: Tensor, lengths: Sequence[int], layer: int | None = None) -> Tensor:
-        """(T, D) float32: the output for packed tokens `ids` (T,), the sequences of these lengths one after the other.
+    def rows(self, ids: Tensor, lengths: Sequence[int], layers: Sequence[int] = ()) -> list[Tensor]:
+        """(T, D) float32 of each layer asked for: the output for packed tokens `ids` (T,), sequence after sequence.
 
         Args:
             ids: int64, specials included, on the model's device.
             lengths: of the sequences; each at least 1.
-            layer: output of this layer, counted from 1, before the final norm unless it is the last; None: the last.
+            layers: whose output is wanted, counted from 1; that of the last has gone through the final norm.  The
+                model runs once, to the deepest of them.  None named: the last.
         """
+        layers = layers or [self.design.layers]
         if ids.device.type == "cpu":
             fused_cpu.use_threads()
         packing = Packing.of(lengths, ids.device, self._rotary, self.attention.padding)
@@ -191,16 +193,21 @@ class Transformer:
             x = x + self._positions[packing.places + self.design.first_position]
         if self._embed_norm is not None:
             x = self._embed_norm(x)
-        last = self.design.layers if layer is None else layer
-        x = self._through(x, self._layers[:last], packing)
-        return self._final_norm(x) if self._final_norm is not None and last == self.design.layers else x
+        found = self._through(x, packing, layers)
+        if self._final_norm is not None and self.design.layers in found:
+            found[self.design.layers] = self._final_norm(found[self.design.layers])
+        return [found[layer] for layer in layers]
 
-    def _through(self, x: Tensor, layers: Sequence[Layer], packing: Packing) -> Tensor:
-        """(T, D) → (T, D): `h`, what the next matrix reads, is in the type of the products; the sum `x` is float32."""
+    def _through(self, x: Tensor, packing: Packing, wanted: Collection[int]) -> dict[int, Tensor]:
+        """Layer → its output (T, D), of those wanted.
+
+        `h`, what the next matrix reads, is in the type of the products; the sum `x` is float32.
+        """
+        found: dict[int, Tensor] = {}
         order, compute, added = self.design.order, self._compute, None
         _, add_norm, gate = self._elementwise
         h = x.to(compute)
-        for layer in layers:
+        for number, layer in enumerate(self._layers[: max(wanted)], 1):
             if order != "post":
                 x, h = add_norm(x, added, layer.attention_norm, order == "normed", compute)
             added = layer.out(self._attend(layer.qkv(h), packing))
@@ -213,7 +220,9 @@ class Transformer:
             if order == "post":
                 x, h = add_norm(x, added, layer.inner_norm, True, compute)
                 added = None
-        return x if added is None else x + added
+            if number in wanted:
+                found[number] = x.clone() if added is None else x + added  # the next layer may write into x itself
+        return found
 
     def _attend(self, qkv: Tensor, packing: Packing) -> Tensor:
         """(T, 3 D) → (T, D): attention inside each sequence."""

@@ -28,6 +28,7 @@ from cache.recipe import Recipe, write_recipe
 from cache.repair import repair
 from cache.segment import ROWS
 from cache.zarrfile import Compressor
+from embed.encoder import Outputs
 from embed.exporting import ExportOptions, export_embeddings
 from embed.importing import ImportOptions, import_embeddings
 from embed.profile import ProfileEncoder
@@ -237,7 +238,7 @@ def counting() -> Iterator[list[int]]:
     """Counts, in the one element of the list, the records that the encoder computes inside."""
     count, encode = [0], ProfileEncoder.encode
 
-    def counted(self: ProfileEncoder, records: list[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+    def counted(self: ProfileEncoder, records: list[Record]) -> Iterator[tuple[bytes, Outputs]]:
         for found in encode(self, records):
             count[0] += 1
             yield found

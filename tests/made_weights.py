@@ -41,14 +41,14 @@ def load(modality: str, name: str, weights: Path, batch_tokens: int = 16384, **r
     """The encoder over a file of weights."""
     info = ENCODERS[modality, name]
     settled = dataclasses.replace(info.recipe(weights_digest(weights)), **recipe)  # type: ignore[arg-type]
-    return info.load(Loading(settled, weights, batch_tokens=batch_tokens))
+    return info.load(Loading((settled,), weights, batch_tokens=batch_tokens))
 
 
 def rows_of(encoder: Encoder, records: Iterable[Record]) -> list[np.ndarray]:
-    """The rows of each record, in the records' order."""
+    """The rows of each record, in the records' order; of an encoder of one output."""
     records = list(records)
     found = dict(encoder.encode(records))
-    return [found[record.key] for record in records]
+    return [rows for record in records for (rows,) in [found[record.key]]]
 
 
 def rnabert_shapes(layers: int = 6) -> dict[str, tuple[int, ...]]:

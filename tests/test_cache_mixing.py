@@ -126,9 +126,9 @@ def test_another_layer_is_another_recipe_beside_the_first(tmp_path: Path, rng: n
     options = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, quiet=True)
     assert run(options).embedded == 2
     for layer in (5, 1):
-        done = run(dataclasses.replace(options, layer=layer))
+        done = run(dataclasses.replace(options, layers=(layer,)))
         assert (done.embedded, done.already) == (2, 0)
-    assert run(dataclasses.replace(options, layer=6)).already == 2, "the last, by its number"
+    assert run(dataclasses.replace(options, layers=(6,))).already == 2, "the last, by its number"
     found = [CacheReader(tmp_path / "cache", recipe) for recipe in list_recipes(tmp_path / "cache", "rna")]
     assert {reader.recipe.layer for reader in found} == {None, "5", "1"}
     assert len({reader[next(iter(found[0]))].tobytes() for reader in found}) == 3
@@ -142,7 +142,7 @@ def test_no_two_ways_of_making_rows_share_any(tmp_path: Path, rng: np.random.Gen
     save_file(random_tensors(rnabert_shapes(), rng), weights)
     plain = RunOptions("rna", fasta, tmp_path / "cache", "rnabert", weights, long="window", new_recipe=True, quiet=True)
     changes: tuple[dict[str, object], ...] = (
-        {}, {"layer": 3}, {"dtype": "float32"}, {"compute": "bfloat16"}, {"long": "truncate"},
+        {}, {"layers": (3,)}, {"dtype": "float32"}, {"compute": "bfloat16"}, {"long": "truncate"},
         {"compute": "bfloat16", "long": "truncate"},
     )  # fmt: skip
     asked = [dataclasses.replace(plain, **change) for change in changes]  # type: ignore[arg-type]

@@ -229,6 +229,9 @@ def test_bad_usage_is_one_line(name: str, program: Program, tmp_path: Path) -> N
 
 
 EMPTY_PATHS = {  # option or argument → the rest of its command
+    "embed run --input": "embed run --modality rna",
+    "embed run --cache": "embed run --modality rna --input x",
+    "embed run --weights": "embed run --modality rna --input x",
     "embed pull --to": "embed pull rnabert",
     "train --cache": "train",
     "train --out": "train --cache c",

@@ -62,11 +62,13 @@ def test_a_path_in_a_result_is_printable(program: Program, tmp_path: Path) -> No
     folder = tmp_path / ODD
     embedded_demo(folder / "demo", entities=30, pairs=160)
     merged = folder / "merged"
+    rna = ("run", "--modality", "rna", "--encoder", "profile", "--quiet")
     quick = ("--folds", "2", "--epochs", "1", "--d-model", "8", "--quiet")
     export = ("--modality", "rna", "--format", "csv", "--cache", folder / "demo")
     for number, (name, *arguments) in enumerate(
         [
             ("crossllm", "data", "demo", "--cache", folder / "other"),
+            ("embed", *rna, "-i", folder / "demo" / "rna.fasta"),
             ("crossllm", "cache", "merge", folder / "demo", "--cache", merged, "--quiet"),
             ("crossllm", "cache", "export", *export, "--output", folder / "out.csv", "--quiet"),
             ("train", "--cache", folder / "demo", *quick, "--out", folder / "run"),

@@ -175,7 +175,7 @@ def test_a_batch_never_waits_for_the_device(name: str, compute: str, rng: np.ran
     for way in ways if compute == "bfloat16" else ways[:1]:
         model = Transformer(random_tensors(expected_shapes(design), rng), design, getattr(torch, compute), meta, way)
         lengths = (*LENGTHS, 41, 43)
-        rows = model.rows(torch.zeros(sum(lengths), dtype=torch.int64, device=meta), lengths)
+        (rows,) = model.rows(torch.zeros(sum(lengths), dtype=torch.int64, device=meta), lengths)
         assert (rows.shape, rows.dtype, rows.device) == ((sum(lengths), 32), torch.float32, meta)
     with pytest.raises(RuntimeError, match="meta"):  # or this would prove nothing
         _ = rows + torch.ones(1, 32)

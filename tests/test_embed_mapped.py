@@ -250,7 +250,7 @@ def test_weights_that_are_not_those_of_the_recipe_are_refused(tiny: dict[str, Te
     recipe = ENCODERS["protein", "esm2-8m"].recipe("0" * 64)
     for check in (read_settled, check_settled):
         with pytest.raises(InputError, match="was changed while it was read"):
-            check(Loading(recipe, tmp_path / "w"))
+            check(Loading((recipe,), tmp_path / "w"))
 
 
 PREFIXES = {
@@ -279,7 +279,7 @@ def test_another_size_of_the_family_is_named(form: str) -> None:
         found |= {layer.format(n): torch.empty(4, device="meta") for n in range(layers)}
         assert size_of(found) == (width, layers)
         for asked in module.SIZES:
-            loading = Loading(ENCODERS[modality, asked].recipe("0" * 64), Path("w.pt"))
+            loading = Loading((ENCODERS[modality, asked].recipe("0" * 64),), Path("w.pt"))
             if asked == given:
                 refuse_other_size(loading, found)
                 continue
@@ -292,7 +292,7 @@ def test_another_size_of_the_family_is_named(form: str) -> None:
 
 
 def test_other_tensors_look_like_nothing() -> None:
-    loading = Loading(ENCODERS["protein", "esm2-8m"].recipe("0" * 64), Path("w.pt"))
+    loading = Loading((ENCODERS["protein", "esm2-8m"].recipe("0" * 64),), Path("w.pt"))
     for found in ({}, TENSORS, {"embed_tokens.weight": torch.ones(33)}, {"layers.0.a": torch.ones(1)}):
         assert size_of(found) is None
         refuse_other_size(loading, found)

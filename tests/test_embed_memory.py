@@ -21,7 +21,7 @@ from cache import Record
 from embed import device, esm2, language
 from embed.batches import Batches, Landing, Piece
 from embed.device import is_out_of_memory
-from embed.encoder import Encoder, NotEncoded
+from embed.encoder import Encoder, NotEncoded, Outputs
 from embed.transformer import Transformer
 from embed.windows import Window
 
@@ -40,11 +40,11 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -
     asked: list[int] = []
     real = Transformer.rows
 
-    def rows(self: Transformer, ids: Tensor, lengths: Sequence[int], layer: int | None = None) -> Tensor:
+    def rows(self: Transformer, ids: Tensor, lengths: Sequence[int], layers: Sequence[int] = ()) -> list[Tensor]:
         asked.append(len(ids))
         if len(ids) > most:
             raise error
-        return real(self, ids, lengths, layer)
+        return real(self, ids, lengths, layers)
 
     monkeypatch.setattr(Transformer, "rows", rows)
     return asked
@@ -59,9 +59,9 @@ ERRORS = {"CUDA": torch.OutOfMemoryError("CUDA out of memory."), "CPU": CPU_ERRO
 
 def encoded(encoder: Encoder, made: Sequence[Record]) -> dict[bytes, np.ndarray | NotEncoded]:
     found: dict[bytes, np.ndarray | NotEncoded] = {}
-    for key, rows in encoder.encode(made):
+    for key, outputs in encoder.encode(made):
         assert key not in found, "each key once"
-        found[key] = rows
+        found[key] = outputs if isinstance(outputs, NotEncoded) else outputs[0]
     assert found.keys() == {record.key for record in made}, "nothing is dropped"
     return found
 
@@ -191,7 +191,7 @@ def flights(log: list[str], fails: Callable[[Sequence[Piece]], bool]) -> Callabl
 
         def land() -> list[np.ndarray]:
             log.append(f"down {names}")
-            return [np.zeros((piece.tokens, 1), np.float32) for piece in batch]
+            return [(np.zeros((piece.tokens, 1), np.float32),) for piece in batch]
 
         return land
 
@@ -202,7 +202,7 @@ def test_one_batch_is_on_its_way_while_another_is_given_out() -> None:
     log: list[str] = []
     batches = Batches(flights(log, lambda _: False), 10, torch.device("cpu"))
     batches.ahead = 1
-    given: Iterator[tuple[Piece, np.ndarray | None]] = batches.run(pieces([5, 5, 10, 9]))
+    given: Iterator[tuple[Piece, Outputs | None]] = batches.run(pieces([5, 5, 10, 9]))
     assert next(given)[0].record == 0
     assert log == ["up 0,1", "up 3", "down 0,1"]
     assert [piece.record for piece, _ in given] == [1, 3, 2]
@@ -234,17 +234,17 @@ tensors = {name: torch.rand(shape) * 0.1 for name, shape in expected_shapes(desi
 model = Transformer(tensors, design, torch.float32, torch.device("cpu"))
 
 def launch(batch):
-    rows = model.rows(torch.ones(sum(p.tokens for p in batch), dtype=torch.int64), [p.tokens for p in batch]).numpy()
-    parts = np.split(rows, np.cumsum([p.tokens for p in batch])[:-1])
+    (rows,) = model.rows(torch.ones(sum(p.tokens for p in batch), dtype=torch.int64), [p.tokens for p in batch])
+    parts = [(part,) for part in np.split(rows.numpy(), np.cumsum([p.tokens for p in batch])[:-1])]
     return lambda: parts
 
 lengths = [*range(100, 140), 8000]
 pieces = [Piece(n, Window(0, t, 0, t), "M" * t, t) for n, t in enumerate(lengths)]
-expected = launch(pieces[:1])()[0]
+(expected,) = launch(pieces[:1])()[0]
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (600 << 20),) * 2)
 batches = Batches(launch, 8000, torch.device("cpu"))
-found = {piece.record: rows for piece, rows in batches.run(pieces)}
+found = {piece.record: parts and parts[0] for piece, parts in batches.run(pieces)}
 assert sorted(found) == list(range(len(lengths)))
 assert [n for n, rows in found.items() if rows is None] == [40], "8,000 tokens are 2 GiB"
 assert all(rows.shape == (t, 16) for t, rows in zip(lengths, [found[n] for n in range(40)]))

@@ -25,8 +25,9 @@ from cache.inspection import verify
 from cache.recordlist import RecordList
 from cache.records import read_records, record_of
 from embed import estimate as estimate_module
-from embed.dryrun import announce, dry_run, in_lines, warn
-from embed.encoder import EncoderInfo, NotEncoded
+from embed.dryrun import dry_run
+from embed.dryrun_lines import announce, in_lines, warn
+from embed.encoder import EncoderInfo, NotEncoded, Outputs
 from embed.encoders import ENCODERS
 from embed.estimate import design_of, estimate, in_words, pieces, worth_timing
 from embed.plan import RunOptions, make_plan
@@ -47,9 +48,10 @@ class Fake:
         self._answer = answer
         self.notes: Counter[str] = Counter()
 
-    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray | NotEncoded]]:
+    def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:
         for record in records:
-            yield record.key, self._answer(record)
+            found = self._answer(record)
+            yield record.key, found if isinstance(found, NotEncoded) else (found,)
 
 
 def rows_of(record: Record) -> np.ndarray:
@@ -90,7 +92,7 @@ def test_a_dry_run_counts_all_and_writes_nothing(program: Program, tmp_path: Pat
     assert (done.returncode, tree(tmp_path)) == (0, before), done.stderr
     found = json.loads(done.stdout)
     assert (found["already"], found["pending"], found["pending_residues"], found["longest"]) == (2, 2, 8, 5)
-    assert found["recipe"] == choose_recipe(tmp_path / "c", "rna").folder_name
+    assert found["recipes"][0]["recipe"] == choose_recipe(tmp_path / "c", "rna").folder_name
     assert 8 * 57 * 2 < found["bytes"] < 100_000
     assert 0 < found["seconds"] < 60
     told = program(*flags, "in.fasta", "--dry-run")
@@ -110,7 +112,12 @@ def test_a_dry_run_plans_without_weights(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV" * 100, "b": "GAVLI" * 300})
     options = RunOptions("protein", fasta, tmp_path / "c", "esm2-8m")
     found = dry_run(options)
-    assert (found.weights_at_hand, found.recipe, found.already, found.pending) == (False, None, None, 2)
+    assert (found.weights_at_hand, found.recipes, found.already, found.pending) == (
+        False,
+        ((None, None, None),),
+        None,
+        2,
+    )
     assert (found.beyond_limit, found.limit, found.long) == (1, 1022, "error")
     assert found.bytes > 1800 * 320 * 2
     assert found.seconds is not None
@@ -128,7 +135,7 @@ def test_a_dry_run_without_weights_goes_by_the_only_recipe_held(real_data: Path,
     run(RunOptions("rna", write_fasta(tmp_path / "half.fasta", {"a": "ACGU"}), tmp_path / "c", "rnabert", weights))
     held = choose_recipe(tmp_path / "c", "rna").folder_name
     found = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert"))
-    assert (found.weights_at_hand, found.recipe, found.already, found.pending) == (False, held, 1, 1)
+    assert (found.weights_at_hand, found.recipes, found.already, found.pending) == (False, ((held, None, 1),), 1, 1)
     at_hand = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights))
     assert at_hand.already == 1
     assert in_lines(at_hand, "rna").splitlines()[-1] == f"weights     {weights}, digested but not opened"
@@ -194,7 +201,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         layer = whole(design._replace(width=16, heads=2, inner=16), compute, device)
         rows = layer.rows
 
-        def spy(ids: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        def spy(ids: torch.Tensor, lengths: list[int]) -> list[torch.Tensor]:
             seen.extend(lengths)
             return rows(ids, lengths)
 
@@ -339,7 +346,7 @@ def test_a_run_says_its_time_where_it_is_long(
 ) -> None:
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKVLA" * 40})
     options, info = RunOptions("protein", fasta, tmp_path / "c", "esm2-8m"), ENCODERS["protein", "esm2-8m"]
-    plan = make_plan(options, info.recipe(None), read_records(fasta, "protein"))
+    plan = make_plan(options, (info.recipe(None),), read_records(fasta, "protein"))
     announce(options, info, plan, 1)
     assert "on cpu" not in capsys.readouterr().err
     monkeypatch.setitem(estimate_module.A_MINUTE, "cpu", 1e9)
@@ -378,7 +385,7 @@ def test_the_bar_ends_at_the_rows_that_are_stored(
         bars.append((total, []))
         yield bars[-1][1].append
 
-    monkeypatch.setattr("embed.run.residue_progress", bar)
+    monkeypatch.setattr("embed.storing.residue_progress", bar)
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU" * 10, "b": "GG", "c": "C" * 11})
     done = run(RunOptions("rna", fasta, tmp_path / "c", "fake", long=long, quiet=True))
     ((total, seen),) = bars
@@ -393,15 +400,16 @@ def test_what_an_encoder_cannot_do_is_listed_and_later_made_good(
     fake(lambda record: NotEncoded("out of memory alone") if record.length == 2 else rows_of(record))
     done = run(options)
     assert (done.embedded, done.failed, done.residues_embedded) == (2, 1, 7)
-    assert done.failed_list is not None
+    (failed_list,) = [part.failed_list for part in done.recipes]
+    assert failed_list is not None
     key = record_of("rna", "b", "GG").key.hex()
-    assert Path(done.failed_list).read_text().splitlines() == [
+    assert Path(failed_list).read_text().splitlines() == [
         "id\tkey\tlength\treason", f"b\t{key}\t2\tout of memory alone", f"d\t{key}\t2\tout of memory alone",
     ]  # fmt: skip
     fake(rows_of)
     again = run(options)
-    assert (again.embedded, again.already, again.failed, again.failed_list) == (1, 2, 0, None)
-    assert not Path(done.failed_list).exists()
+    assert (again.embedded, again.already, again.failed, again.recipes[0].failed_list) == (1, 2, 0, None)
+    assert not Path(failed_list).exists()
     assert not verify(tmp_path / "c", data=True).damage
 
 
@@ -410,7 +418,7 @@ def test_a_failure_is_exit_code_6(program: Program, tmp_path: Path, monkeypatch:
         "from embed.profile import ProfileEncoder\nfrom embed.encoder import NotEncoded\n"
         "encode = ProfileEncoder.encode\n"
         "ProfileEncoder.encode = lambda self, records: (\n"
-        "    (key, NotEncoded('cannot') if len(rows) == 2 else rows) for key, rows in encode(self, records))\n"
+        "    (key, NotEncoded('cannot') if len(found[0]) == 2 else found) for key, found in encode(self, records))\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
@@ -427,14 +435,14 @@ def test_an_encoder_that_loses_count_is_our_bug(
 ) -> None:
     """Nothing is dropped in silence: every key that is handed out must come back, once."""
 
-    def encode(_self: Fake, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+    def encode(_self: Fake, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
         for number, record in enumerate(records):
             if fault != "dropped" or number:
-                yield record.key, rows_of(record)
+                yield record.key, (rows_of(record),)
             if fault == "twice":
-                yield record.key, rows_of(record)
+                yield record.key, (rows_of(record),)
             if fault == "unknown":
-                yield bytes(32), rows_of(record)
+                yield bytes(32), (rows_of(record),)
 
     monkeypatch.setattr(Fake, "encode", encode)
     fake(rows_of)
@@ -485,7 +493,7 @@ class Fake:
 
     def encode(self, records):
         for record in records:
-            yield record.key, np.full((record.length, 2), record.length, np.float32)
+            yield record.key, (np.full((record.length, 2), record.length, np.float32),)
 
 ENCODERS["rna", "fake"] = EncoderInfo("fake", "rna", 2, "none", lambda _: Fake())
 fasta, cache, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -520,7 +528,7 @@ def test_the_estimate_of_a_profile_encodes_the_start_of_a_long_sequence_alone(
     asked: list[int] = []
     plain = ProfileEncoder.encode
 
-    def spying(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+    def spying(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
         listed = list(records)
         asked.extend(record.length for record in listed)
         return plain(self, listed)

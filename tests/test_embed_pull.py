@@ -503,7 +503,8 @@ def test_embed_run_finds_what_was_pulled(
     assert found.returncode == 0, found.stderr
     named = program(*command, "--weights", weights)
     assert json.loads(named.stdout)["already"] == json.loads(found.stdout)["embedded"] == 1
-    assert json.loads(named.stdout)["recipe"] == json.loads(found.stdout)["recipe"]
+    recipes = [json.loads(done.stdout)["recipes"][0]["recipe"] for done in (named, found)]
+    assert recipes[0] == recipes[1]
     (row,) = [
         row
         for row in json.loads(program("embed", "models", "--json").stdout)["encoders"]

@@ -157,13 +157,13 @@ def test_a_run_follows_the_caches_long_and_options(tmp_path: Path, weights: Path
     first = run(asked)
     write(fasta, x="ACGU" * 200, y="GGCA" * 150)
     second = run(plain)
-    assert (second.recipe, second.already, second.embedded) == (first.recipe, 1, 1)
+    assert (second.recipes[0].recipe, second.already, second.embedded) == (first.recipes[0].recipe, 1, 1)
     with pytest.raises(Conflict, match="long: whole, not window:440:220"):
         run(dataclasses.replace(plain, long="error"))
     with pytest.raises(Conflict, match=r"options: \{\}, not \{'attention': 'padded-440'\}"):
         run(dataclasses.replace(plain, options={"attention": "masked"}))
     other = run(dataclasses.replace(plain, options={"attention": "masked"}, new_recipe=True))
-    assert (other.embedded, other.recipe == first.recipe) == (2, False)
+    assert (other.embedded, other.recipes[0].recipe == first.recipes[0].recipe) == (2, False)
 
 
 def test_weights_are_part_of_the_recipe(tmp_path: Path, weights: Path, rng: np.random.Generator) -> None:
@@ -172,7 +172,7 @@ def test_weights_are_part_of_the_recipe(tmp_path: Path, weights: Path, rng: np.r
     save_file(random_tensors(rnabert_shapes(), rng), weights)
     second = run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights))
     assert second.embedded == 1
-    assert first.recipe != second.recipe
+    assert first.recipes[0].recipe != second.recipes[0].recipe
 
 
 def test_a_run_with_nothing_to_do_loads_no_weights(

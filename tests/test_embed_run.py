@@ -16,6 +16,7 @@ from cache import CacheReader, Conflict, Record, choose_recipe, record_of
 from cache.idtable import read_table
 from cache.inspection import verify
 from cache.records import CERTAIN
+from embed.encoder import Outputs
 from embed.encoders import ENCODERS
 from embed.plan import RunOptions, default_cache
 from embed.profile import ProfileEncoder, columns
@@ -26,7 +27,8 @@ SEQUENCES = {"rna": "GGAUCNACGUUUGCA", "protein": "MKVLAAGIXBUOWYHRKDE"}
 
 def rows_of(modality: str, sequence: str) -> np.ndarray:
     record = record_of(modality, "x", sequence)
-    return dict(ProfileEncoder(modality).encode([record]))[record.key]
+    ((_, (rows,)),) = ProfileEncoder(modality).encode([record])
+    return rows
 
 
 @pytest.mark.parametrize("modality", ["rna", "protein"])
@@ -88,7 +90,7 @@ def test_profile_is_bit_equal_alone_and_batched() -> None:
     records = [record_of("rna", s, s) for s in ("ACGU", "GG", "ACGUACGUUUGCA" * 5)]
     together = dict(ProfileEncoder("rna").encode(records))
     for record in records:
-        assert together[record.key].tobytes() == dict(ProfileEncoder("rna").encode([record]))[record.key].tobytes()
+        assert together[record.key][0].tobytes() == rows_of("rna", record.sequence).tobytes()
 
 
 def write_fasta(path: Path, records: dict[str, str]) -> Path:
@@ -136,8 +138,8 @@ def test_refused_rows_are_listed_and_the_rest_is_stored(tmp_path: Path, monkeypa
     encode = ProfileEncoder.encode
 
     def broken(self: ProfileEncoder, records: list[Record]) -> object:
-        for key, rows in encode(self, records):
-            yield key, rows if len(rows) != 2 else rows * np.inf
+        for key, (rows,) in encode(self, records):
+            yield key, (rows if len(rows) != 2 else rows * np.inf,)
 
     monkeypatch.setattr(ProfileEncoder, "encode", broken)
     fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "bad": "GG", "worse": "gg"})
@@ -145,21 +147,22 @@ def test_refused_rows_are_listed_and_the_rest_is_stored(tmp_path: Path, monkeypa
     with np.errstate(invalid="ignore"):
         summary = run(options)
     assert (summary.embedded, summary.failed) == (1, 1)
-    assert summary.failed_list is not None
-    listed = Path(summary.failed_list).read_text().splitlines()
+    (part,) = summary.recipes
+    assert part.failed_list is not None
+    listed = Path(part.failed_list).read_text().splitlines()
     assert [line.split("\t")[0] for line in listed] == ["id", "bad", "worse"]
     assert len(CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", None))) == 1
     monkeypatch.setattr(ProfileEncoder, "encode", encode)
     assert run(options).embedded == 1
-    assert not Path(summary.failed_list).exists(), "the list of a run that another has made good is gone"
+    assert not Path(part.failed_list).exists(), "the list of a run that another has made good is gone"
 
 
 def test_a_run_leaves_out_what_another_commits_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embed.run.BATCH", 1)
+    monkeypatch.setattr("embed.storing.BATCH", 1)
     fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "y": "GG", "z": "CC"})
     encode = ProfileEncoder.encode
 
-    def other_writer_steps_in(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
+    def other_writer_steps_in(self: ProfileEncoder, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
         monkeypatch.setattr(ProfileEncoder, "encode", encode)
         for number, found in enumerate(encode(self, records)):
             yield found

@@ -42,10 +42,10 @@ def ids_of(rng: np.random.Generator, lengths: Sequence[int] = LENGTHS, letters: 
     return [rng.integers(0, letters, n).tolist() for n in lengths]
 
 
-def packed(found: Transformer, ids: list[list[int]], layer: int | None = None) -> list[np.ndarray]:
+def packed(found: Transformer, ids: list[list[int]], *layers: int) -> list[np.ndarray]:
     lengths = [len(i) for i in ids]
-    rows = found.rows(torch.tensor([t for i in ids for t in i]), lengths, layer).numpy()
-    return np.split(rows, np.cumsum(lengths)[:-1])
+    (rows,) = found.rows(torch.tensor([t for i in ids for t in i]), lengths, layers)
+    return np.split(rows.numpy(), np.cumsum(lengths)[:-1])
 
 
 def far(found: np.ndarray, expected: np.ndarray) -> float:
@@ -59,9 +59,26 @@ def test_packed_rows_are_the_equations(name: str, compute: str, rng: np.random.G
     design = DESIGNS[name]
     tensors = random_tensors(expected_shapes(design), rng)
     ids = ids_of(rng)
-    for layer in (None, 1, 2, 3):
-        for own, rows in zip(ids, packed(model(tensors, design, compute), ids, layer), strict=True):
-            assert far(rows, plain_rows(own, tensors, design, layer)) < ROWS[compute]
+    for layers in ((), (1,), (2,), (3,)):
+        for own, rows in zip(ids, packed(model(tensors, design, compute), ids, *layers), strict=True):
+            assert far(rows, plain_rows(own, tensors, design, *layers)) < ROWS[compute]
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", DESIGNS)
+def test_several_layers_of_one_pass_are_each_layers_own_to_the_bit(
+    name: str, compute: str, rng: np.random.Generator
+) -> None:
+    """In any order; what is given out of a layer is not written into by those after it."""
+    found = model(random_tensors(expected_shapes(DESIGNS[name]), rng), DESIGNS[name], compute)
+    ids = ids_of(rng)
+    packed_ids = torch.tensor([t for i in ids for t in i])
+    alone = {n: found.rows(packed_ids, LENGTHS, (n,))[0] for n in (1, 2, 3)}
+    assert not torch.equal(alone[1], alone[2])
+    for layers in ((1, 2, 3), (3, 1), (2, 1)):
+        together = found.rows(packed_ids, LENGTHS, layers)
+        assert [rows.dtype for rows in together] == [torch.float32] * len(layers)
+        assert all(torch.equal(rows, alone[n]) for n, rows in zip(layers, together, strict=True))
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -351,10 +368,10 @@ def test_rows_come_as_they_are_made(tmp_path: Path, rng: np.random.Generator, mo
     batches: list[int] = []
     real = Transformer.rows
     monkeypatch.setattr(
-        Transformer, "rows", lambda self, ids, lengths, layer: batches.append(len(lengths)) or real(self, ids, lengths)
+        Transformer, "rows", lambda self, ids, lengths, layers: batches.append(len(lengths)) or real(self, ids, lengths)
     )
     first = next(iter(encoder.encode(made)))
     assert len(batches) == 1
     assert first[0] != made[0].key
     found = dict(encoder.encode(made))
-    assert {record.key: record.length for record in made} == {key: len(rows) for key, rows in found.items()}
+    assert {record.key: record.length for record in made} == {key: len(rows) for key, (rows,) in found.items()}

@@ -23,6 +23,7 @@ from cache.inspection import verify
 from cache.recipe import Recipe
 from cache.repair import repair
 from embed import esm2, rinalmo, rnabert, rnafm
+from embed.encoder import Outputs
 from embed.encoders import ENCODERS
 from embed.run import RunOptions, run
 from embed.windows import Cut, left_out
@@ -158,11 +159,12 @@ def test_a_window_is_never_taken_for_a_cut_or_a_whole(tmp_path: Path, weights: P
         done[long] = run(asked)
         assert (done[long].embedded, done[long].already) == (1, 0)
         assert run(asked).already == 1
-    assert done["window"].recipe != done["truncate"].recipe
+    assert done["window"].recipes[0].recipe != done["truncate"].recipes[0].recipe
     with pytest.raises(Conflict, match="long: whole, not"):
         run(dataclasses.replace(options, long="error"))
     lengths = {
-        CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", d.recipe)).residues for d in done.values()
+        CacheReader(tmp_path / "c", choose_recipe(tmp_path / "c", "rna", d.recipes[0].recipe)).residues
+        for d in done.values()
     }
     assert lengths == {440, 880}
 
@@ -173,7 +175,9 @@ def test_profile_takes_all_and_cuts_nothing(tmp_path: Path) -> None:
         run(options)
 
 
-@pytest.mark.parametrize(("long", "rows"), [("truncate", 441), ("truncate", 439), ("window", 440), (None, 3)])
+@pytest.mark.parametrize(
+    ("long", "rows"), [("truncate", 441), ("truncate", 439), ("window", 440), (None, 3), (None, 0)]
+)
 def test_a_run_refuses_any_other_count_of_rows(
     long: str | None, rows: int, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,8 +185,8 @@ def test_a_run_refuses_any_other_count_of_rows(
     fasta = write(tmp_path / "a.fasta", x=sequence)
     options = RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights, long=long, quiet=True)  # type: ignore[arg-type]
 
-    def wrong(self: object, records: list[Record]) -> Iterator[tuple[bytes, np.ndarray]]:
-        yield from ((record.key, np.zeros((rows, 120), np.float32)) for record in records)
+    def wrong(self: object, records: list[Record]) -> Iterator[tuple[bytes, Outputs]]:
+        yield from ((record.key, (np.zeros((rows, 120), np.float32),)) for record in records)
 
     monkeypatch.setattr("embed.language.LanguageModel.encode", wrong)
     with pytest.raises(RuntimeError, match=f"gave {rows} rows for"):
