@@ -41,6 +41,7 @@ from pipeline.batches import PairBatches
 from pipeline.config import TrainConfig
 from pipeline.dataset import Dataset, load_dataset
 from pipeline.importing import ImportOptions, Side, import_dataset
+from pipeline.memory import keep_freed_memory
 from pipeline.sampler import Bounds, shuffled_batches
 
 WIDTH = 1280
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--peer-pairs", type=int, default=4)
     parser.add_argument("--epoch", action="store_true")
     args = parser.parse_args()
+    keep_freed_memory()  # as `train` does; the peers have it too
     torch.manual_seed(0)
     window = parse_tokens(args.tokens)
     if window is None:

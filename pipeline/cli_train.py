@@ -107,6 +107,7 @@ def train(
     from pipeline.config import held_config, held_recipes, resolve
     from pipeline.dataset import default_run
     from pipeline.inputs import TrainOptions
+    from pipeline.memory import keep_freed_memory
     from pipeline.report import table
     from pipeline.train import train as run_training
 
@@ -115,6 +116,7 @@ def train(
         config_file, chosen = held, held_recipes(held) | chosen
     config = resolve(config_file, sets, {name: text for name, text in settings.items() if text is not None})
     _check_device(flags["device"])
+    keep_freed_memory()
     done = run_training(TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags))
     if as_json:
         click.echo(json.dumps(done.metrics))
