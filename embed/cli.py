@@ -205,7 +205,7 @@ def _in_words(done: RunSummary, modality: str) -> str:
     read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
     special = [done.compute if done.compute != "float32" else "", done.long if done.long != "whole" else ""]
     recipe = ", ".join([_recipes_in_words(done.recipes), *filter(None, special)])
-    if not done.embedded:
+    if not any(part.embedded or part.failed for part in done.recipes):
         return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
     before = f", {done.already} were there" if done.already else ""
     pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"

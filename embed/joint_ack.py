@@ -17,18 +17,24 @@ class JointAck:
         self._counting, self._telling = Lock(), Lock()
 
     def expect(self, key: bytes, recipes: int) -> None:
-        """Call before the key is handed to the first of so many writers; what one of them refuses it never commits."""
+        """Call before the key is handed to the first of so many writers."""
         with self._counting:
             self._left[key] = recipes
+
+    def forget(self, key: bytes) -> None:
+        """One recipe has refused the key's rows: it is never acknowledged."""
+        with self._counting:
+            self._left.pop(key, None)
 
     def committed(self, keys: Sequence[bytes]) -> None:
         """One recipe has committed these keys."""
         with self._counting:
-            for key in keys:
+            expected = [key for key in keys if key in self._left]
+            for key in expected:
                 self._left[key] -= 1
-            done = [key for key in keys if not self._left[key]]
+            done = [key for key in expected if not self._left[key]]
             for key in done:
                 del self._left[key]
-        with self._telling:  # a reader that is slow holds up the writers, but not whoever hands them records
-            if done:
+        if done:
+            with self._telling:  # a reader that is slow holds up the writers that have something to tell
                 self._acknowledge(done)

@@ -132,6 +132,8 @@ def _stored(
             part.stored += 1
         except RowsRefused as refusal:
             part.failures[key], refused = str(refusal), True
+            if joint is not None:
+                joint.forget(key)
     return not refused
 
 

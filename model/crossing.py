@@ -28,8 +28,8 @@ from model.bimamba import BiMamba, Mamba
 from model.conv import causal_conv
 from model.scan import scan_reach, scan_states
 
-AT_ONCE = 1 << 20
-"""Values of the states of the pairs that meet in one go: they stay in the processor's caches."""
+AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Device → values of the states of the pairs that meet in one go: on the CPU they stay in its caches."""
 
 
 class Lead(NamedTuple):
@@ -69,24 +69,25 @@ def mixed_mean(block: BiMamba, first: Packed, second: Packed, first_index: Tenso
     device = first.tokens.device
     own_first, own_second = segment_sum(first), segment_sum(second)
     x, y = (side._replace(tokens=block.norm(side.tokens)) for side in (first, second))
-    ways = [(block.fwd, _lead(block.fwd, x, False), _follow(block.fwd, y, False), first_index, second_index)]
+    ways = [(block.fwd, _lead(block.fwd, x, False), _follow(block.fwd, y, False), False)]
     if block.bwd is not None:
-        ways.append((block.bwd, _lead(block.bwd, y, True), _follow(block.bwd, x, True), second_index, first_index))
+        ways.append((block.bwd, _lead(block.bwd, y, True), _follow(block.bwd, x, True), True))
     lengths = (first.offsets.diff()[first_index] + second.offsets.diff()[second_index]).to(device)
-    at_once = max(1, AT_ONCE // block.fwd.A_log.numel())
+    first_index, second_index = first_index.to(device), second_index.to(device)
+    at_once = max(1, AT_ONCE.get(device.type, AT_ONCE["cpu"]) // block.fwd.A_log.numel())
     means = []
     for start in range(0, len(first_index), at_once):
         part = slice(start, start + at_once)
-        total = own_first.index_select(0, first_index[part].to(device))
-        total = total + own_second.index_select(0, second_index[part].to(device))
-        for mamba, lead, follow, lead_index, follow_index in ways:
-            total = total + _meet(mamba, lead, follow, lead_index[part].to(device), follow_index[part].to(device))
+        i, j = first_index[part], second_index[part]
+        total = own_first.index_select(0, i) + own_second.index_select(0, j)
+        for mamba, lead, follow, back in ways:
+            total = total + _meet(mamba, lead, follow, *((j, i) if back else (i, j)))
         means.append(total / lengths[part, None])
     return torch.cat(means)
 
 
 def is_shorter(block: BiMamba, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> bool:
-    """Whether entities and seams have fewer tokens than the joined pairs; entities of one or two tokens do not."""
+    """Whether entities and seams have fewer tokens than the joined pairs: never where those have W − 1 at most."""
     joined = first.offsets.diff()[first_index].sum() + second.offsets.diff()[second_index].sum()
     seams = len(first_index) * (block.fwd.conv_weight.shape[1] - 1)
     return len(first.tokens) + len(second.tokens) + seams < int(joined)
@@ -131,8 +132,8 @@ def _meet(mamba: Mamba, lead: Lead, follow: Follow, lead_index: Tensor, follow_i
     seam = (y.view(pairs, steps, -1) * follow.gate.index_select(0, follow_index)).sum(1)
     rest = (state * follow.reach.index_select(0, follow_index)).sum(1)
     pooled = lead.pooled.index_select(0, lead_index) + seam + follow.pooled.index_select(0, follow_index) + rest
-    out: Tensor = mamba.out_proj(pooled)
-    return out
+    with torch.autocast(pooled.device.type, enabled=False):  # sums over whole entities, and a row a pair: not rounded
+        return F.linear(pooled, mamba.out_proj.weight)
 
 
 def _edge(offsets: Tensor, count: int, last: bool, reverse: bool) -> tuple[Tensor, Tensor]:

@@ -65,9 +65,10 @@ class ModelConfig:
 def joins_pairs(config: ModelConfig) -> bool:
     """Whether memory and work grow with the tokens of the pairs, not only with those of the distinct entities.
 
-    One Cross-Mamba block works once an entity (`model/crossing.py`), two do not; cross-attention looks at each pair.
+    One Cross-Mamba block works once an entity (`model/crossing.py`), two or none do not; cross-attention looks at each
+    pair.
     """
-    return config.fusion == "cross_attention" or (config.fusion == "cross_mamba" and config.mixer_layers > 1)
+    return config.fusion == "cross_attention" or (config.fusion == "cross_mamba" and config.mixer_layers != 1)
 
 
 class InteractionModel(nn.Module):

@@ -15,6 +15,7 @@ it runs from each sequence's last token to its first, so nothing is flipped and 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from model import scan_autograd, scan_reference
@@ -82,9 +83,10 @@ def scan_states(
         initial: (S, N, C) states before each sequence, of the type of A; None: zero.
 
     Raises:
-        ValueError: as `selective_scan` raises it.
+        ValueError: as `selective_scan` raises it; the tensors are of half precision, which states never are.
     """
     _check(u, delta, A, B, C, D, offsets)
+    _refuse_half(u)
     if initial is not None:
         check_beside("A", A, {"initial": (initial, (len(offsets) - 1, A.shape[1], A.shape[0]))})
     kernels = _kernels(choose_backend(u, backend))
@@ -115,15 +117,21 @@ def scan_reach(
         u, delta, A, B, C, D, offsets, reverse, backend: as `scan_states` has them.
 
     Raises:
-        ValueError: as `selective_scan` raises it.
+        ValueError: as `scan_states` raises it.
     """
     _check(u, delta, A, B, C, D, offsets)
+    _refuse_half(u)
     check_beside("u", u, {"gate": (gate, tuple(u.shape))})
     kernels = _kernels(choose_backend(u, backend))
     if kernels is None:
         y, _ = scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)
         return segment_sum(Packed(gate * y, offsets)), scan_reference.reach(gate, delta, A, C, offsets, reverse)
     return scan_autograd.reach(kernels, gate, u, delta, A, B, C, D, offsets, reverse)
+
+
+def _refuse_half(u: Tensor) -> None:
+    if u.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(f"states of a scan are float32 or float64, and so is all beside them; got {u.dtype}")
 
 
 def _kernels(chosen: str) -> Kernels | None:

@@ -1,8 +1,4 @@
-"""Kernels of the selective scan's gradient on the CPU: the tasks of `model.scan_kernels`, gone through from the end.
-
-Numba's cache on disk does not see what a kernel takes from another file: after an edit of `model.scan_kernels`, touch
-this one.
-"""
+"""Kernels of the selective scan's gradient on the CPU: the tasks of `model.scan_kernels`, gone through from the end."""
 
 from __future__ import annotations
 
@@ -11,6 +7,9 @@ from numba import njit, prange
 
 from model.scan_kernels import BLOCK, EVERY, TILE, put, take, turn
 from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, spread, store, total
+
+INLINED = {"scan_kernels": "232c8d6e", "scan_lanes": "bbd547fa"}
+"""As in `model.scan_kernels`."""
 
 
 @njit(error_model="numpy")

@@ -4,8 +4,6 @@ LLVM vectorises a loop only after it has proved, or checks at run time, that no 
 scan have too many for that and fell back to one lane.  A `Lanes` value is LLVM's `<16 x float>`: one register with
 AVX-512, two with AVX2, four with NEON.  It lives in registers; `load` and `store` move it from and to a C-contiguous
 one-dimensional float32 array, at any alignment.
-
-Numba's cache on disk does not see what a kernel takes from here: after an edit of this file, touch the kernels' files.
 """
 
 from __future__ import annotations

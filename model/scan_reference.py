@@ -31,7 +31,7 @@ def scan(
         for t in _order(start, stop, reverse):
             x, size, b, c = rows[t]
             h = torch.exp(size[:, None] * A) * h + (size * x)[:, None] * b
-            steps.append(h @ c + D * x)
+            steps.append((h * c).sum(-1) + D * x)  # not h @ c, which autocast computes in bfloat16
         outputs.append(torch.stack(steps[::-1] if reverse else steps))
         final.append(h.t())
     return torch.cat(outputs), torch.stack(final)

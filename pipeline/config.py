@@ -54,7 +54,8 @@ class TrainConfig:
     """Type of the matrix products; parameters, scan and sums are in float32.  auto: bfloat16 where the device computes
     in it; what it chose is saved."""
     scan: str = field(default="auto", metadata={"one_of": ("auto", *NAMES)})
-    """Backend of the selective scan (`model/backends.py`); another one changes numbers by rounding.  Saved as given."""
+    """Backend of the selective scan (`model/backends.py`); another one changes numbers by rounding, and mamba_ssm,
+    whose kernel takes no states, the batches as well.  Saved as given."""
     lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
     """AdamW's learning rate after `warmup_steps` of linear rise."""
     warmup_steps: int = field(default=20, metadata={"range": (1, 10**9)})

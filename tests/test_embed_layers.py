@@ -27,7 +27,8 @@ from cache.background import BackgroundWriter
 from cache.console import Terminated
 from cache.inspection import verify
 from cache.records import Record, read_records, record_of
-from embed import esm2
+from embed import esm2, storing
+from embed.cli import _in_words
 from embed.dryrun import dry_run
 from embed.dryrun_lines import announce, in_lines
 from embed.encoder import EncoderInfo, Loading, NotEncoded, Outputs
@@ -439,6 +440,46 @@ def test_what_others_commit_meanwhile_is_left_out_where_they_did(
     assert asked == ["a", "b", "c", "e"]
     assert (done.embedded, done.already) == (4, 1)
     assert [(part.already, part.embedded) for part in done.recipes] == [(2, 3), (1, 4)]
+
+
+def test_what_others_commit_meanwhile_is_on_disk_before_a_key_is_acknowledged(
+    layered: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layer 2 of c comes from another writer while the run is under way; c is acknowledged by the last layer alone."""
+    monkeypatch.setattr("embed.storing.BATCH", 1)
+    encode, events = Layered.encode, list[str]()
+
+    def others_step_in(self: Layered, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:
+        monkeypatch.setattr(Layered, "encode", encode)
+        for number, record in enumerate(records):
+            yield from encode(self, [record])
+            if number == 0:
+                run(layered(input=write_fasta(tmp_path / "c.fasta", {"c": SEQUENCES["c"]}), layers=(2,)))
+                events.append("theirs")
+
+    sync = storing.sync_what_others_wrote
+
+    def synced(cache_dir: Path, recipe: Recipe) -> None:
+        events.append(f"sync {recipe.layer}")
+        sync(cache_dir, recipe)
+
+    monkeypatch.setattr("embed.storing.sync_what_others_wrote", synced)
+    monkeypatch.setattr(Layered, "encode", others_step_in)
+    monkeypatch.setattr("embed.run.Acknowledger", lambda _fd: lambda keys: events.extend(["ack"] * len(keys)))
+    run(layered(ack_fd=1))
+    since = events[events.index("theirs") :]
+    assert "sync 2" in since[: since.index("ack")]
+    assert events.count("ack") == len(SEQUENCES)
+
+
+def test_a_pass_in_which_one_layer_is_refused_is_not_nothing(
+    layered: Callable[..., RunOptions],
+) -> None:
+    done = run(layered(lambda _record, layer: 1e6 if layer == 6 else None))
+    assert (done.embedded, done.failed) == (0, len(SEQUENCES))
+    words = _in_words(done, "rna")
+    assert "nothing to embed" not in words
+    assert f"{len(SEQUENCES)} new" in words
 
 
 def test_the_bar_and_the_memory_are_those_of_one_pass(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from made_batches import packed
 from made_scans import make, torch_threads
-from tolerances import assert_close
+from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
 from model import BiMamba, InteractionModel, ModelConfig, crossing, scan_reference
@@ -133,6 +133,8 @@ def test_states_of_a_wrong_shape_and_mamba_ssm_are_refused(
         scan_states(*inputs, offsets, initial=initial[0][:1])
     with pytest.raises(ValueError, match=r"gate is \(4, 4\) .* expected \(5, 4\)"):
         scan_reach(gate[0][:4], *inputs, offsets)
+    with pytest.raises(ValueError, match=r"states of a scan are float32 or float64.* got torch.bfloat16"):
+        scan_states(*(x.bfloat16() for x in inputs), offsets)
     monkeypatch.setattr("model.scan.choose_backend", lambda *_: "mamba_ssm")
     with pytest.raises(ValueError, match="mamba_ssm takes and gives no states; use triton, or auto"):
         scan_states(*inputs, offsets)
@@ -177,7 +179,7 @@ def test_pairs_that_meet_in_parts_are_the_pairs(rng: np.random.Generator, monkey
     first, second = random_entities(rng, 16)
     index = [torch.from_numpy(rng.integers(0, len(x.offsets) - 1, 25)) for x in (first, second)]
     whole = mixed_mean(block, first, second, *index)
-    monkeypatch.setattr(crossing, "AT_ONCE", 7 * block.fwd.A_log.numel())
+    monkeypatch.setitem(crossing.AT_ONCE, "cpu", 7 * block.fwd.A_log.numel())
     assert_close(mixed_mean(block, first, second, *index), whole, "in parts of seven")
 
 
@@ -204,3 +206,23 @@ def test_sharing_is_chosen_where_it_has_fewer_tokens(rng: np.random.Generator) -
     assert is_shorter(block, long, long, one, one)
     assert not is_shorter(block, single, single, one, one)
     assert not is_shorter(block, long, long, one[:1], one[:1])
+
+
+@pytest.mark.parametrize("backend", ["reference", "numba"])
+def test_autocast_rounds_products_but_neither_the_scan_nor_the_sums(rng: np.random.Generator, backend: str) -> None:
+    inputs, offsets = make(rng, [30, 5], 6, 4)
+    given = [x.float() for x in inputs]
+    plain = selective_scan(*given, offsets, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(selective_scan(*given, offsets, backend=backend), plain, "scan")
+    torch.manual_seed(1)
+    block = BiMamba(16, 4, backend=backend)
+    first, second = random_entities(rng, 16)
+    index = [torch.from_numpy(rng.integers(0, len(x.offsets) - 1, 25)) for x in (first, second)]
+    with torch.autocast("cpu", torch.bfloat16):
+        shared, joined = (mixed(block, first, second, *index) for mixed in (mixed_mean, mixed_by_the_joined_pairs))
+    exact = mixed_by_the_joined_pairs(block, first, second, *index)
+    assert shared.dtype == torch.float32
+    for name, found in (("shared", shared), ("joined", joined)):
+        error = float((found - exact).detach().abs().max() / exact.detach().abs().max())
+        assert error < RELATIVE[torch.bfloat16], f"{name}: {error:.1e}"

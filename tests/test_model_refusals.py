@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+import zlib
 from importlib.util import find_spec
+from pathlib import Path
 from typing import cast
 
 import numba
@@ -15,7 +17,7 @@ import torch
 from made_scans import make
 from torch import Tensor
 
-from model import backends
+from model import backends, conv_numba, scan_kernels, scan_kernels_back
 from model.backends import SlowScanWarning, choose_backend, default_backend
 from model.conv import causal_conv
 from model.scan import selective_scan
@@ -171,3 +173,13 @@ selective_scan(one, one, -one, one, one, one[0], ends, backend="triton").sum().b
 causal_conv(one, one, one[0], ends, backend="triton").sum().backward()
 print(launched, len(entered))
 """.replace("__PATH__", repr(sys.path))
+
+
+def test_kernels_name_what_is_compiled_into_them() -> None:
+    """Numba keeps a kernel while its own file is unchanged: an edit of what it inlines must change that file too."""
+    folder = Path(scan_kernels.__file__).parent
+    for module in (scan_kernels, scan_kernels_back, conv_numba):
+        source = Path(module.__file__).read_text()
+        taken = {name for name in ("scan_lanes", "scan_kernels") if f"from model.{name} import" in source}
+        found = {name: f"{zlib.crc32((folder / f'{name}.py').read_bytes()):08x}" for name in sorted(taken)}
+        assert dict(sorted(module.INLINED.items())) == found, f"write {found} into {module.__name__}.INLINED"
