@@ -86,11 +86,15 @@ def mixed_mean(block: BiMamba, first: Packed, second: Packed, first_index: Tenso
     return torch.cat(means)
 
 
-def is_shorter(block: BiMamba, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> bool:
-    """Whether entities and seams have fewer tokens than the joined pairs: never where those have W − 1 at most."""
+def is_cheaper(block: BiMamba, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> bool:
+    """Whether `mixed_mean` has less to compute than the joined pairs have: not where pairs share little or are short.
+
+    Counted in tokens: an entity's cost half as much again, since the gradient of `Follow` is another scan, and a pair's
+    states about as much as N tokens (measured on two CPU cores).
+    """
     joined = first.offsets.diff()[first_index].sum() + second.offsets.diff()[second_index].sum()
-    seams = len(first_index) * (block.fwd.conv_weight.shape[1] - 1)
-    return len(first.tokens) + len(second.tokens) + seams < int(joined)
+    states = block.fwd.A_log.shape[1]
+    return 1.5 * (len(first.tokens) + len(second.tokens)) + states * len(first_index) < float(joined)
 
 
 def _lead(mamba: Mamba, x: Packed, reverse: bool) -> Lead:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from model.batch import Packed, gather, join_pairs, segment_mean
 from model.bimamba import BiMamba
-from model.crossing import is_shorter, mixed_mean
+from model.crossing import is_cheaper, mixed_mean
 
 ORDERS = ("ab", "ba", "both")
 HEADS = 4
@@ -52,7 +52,7 @@ class CrossMamba(nn.Module):
     def _mixed(self, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> Tensor:
         pairs = first, second, first_index, second_index
         only = self.mixer[0] if len(self.mixer) == 1 else None
-        if isinstance(only, BiMamba) and only.takes_states(first.tokens) and is_shorter(only, *pairs):
+        if isinstance(only, BiMamba) and only.takes_states(first.tokens) and is_cheaper(only, *pairs):
             mean = mixed_mean(only, *pairs)
         else:
             x, offsets = join_pairs(*pairs)

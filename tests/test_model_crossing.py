@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model import BiMamba, InteractionModel, ModelConfig, crossing, scan_reference
 from model.batch import Packed, join_pairs, segment_mean, segment_sum
-from model.crossing import is_shorter, mixed_mean
+from model.crossing import is_cheaper, mixed_mean
 from model.scan import scan_reach, scan_states, selective_scan
 
 both_ways = pytest.mark.parametrize("reverse", [False, True])
@@ -194,18 +194,19 @@ def test_the_model_is_the_same_whichever_way_it_mixes(
     encoded = model.encode_a(a), model.encode_b(b)
     found = []
     for shared in (True, False):
-        monkeypatch.setattr("model.fusion.is_shorter", lambda *_, shared=shared: shared)
+        monkeypatch.setattr("model.fusion.is_cheaper", lambda *_, shared=shared: shared)
         found.append(model.fuse(*encoded, *index))
     assert_close(found[0], found[1], "logits", looser=5)  # a LayerNorm and an MLP after it: measured 3e-6
 
 
-def test_sharing_is_chosen_where_it_has_fewer_tokens(rng: np.random.Generator) -> None:
+def test_sharing_is_chosen_where_it_has_less_to_compute(rng: np.random.Generator) -> None:
     block = BiMamba(16, 4)
     one = torch.zeros(6, dtype=torch.int64)
     long, single = packed(rng, [100], 16), packed(rng, [1], 16)
-    assert is_shorter(block, long, long, one, one)
-    assert not is_shorter(block, single, single, one, one)
-    assert not is_shorter(block, long, long, one[:1], one[:1])
+    assert is_cheaper(block, long, long, one, one)
+    assert not is_cheaper(block, single, single, one, one)
+    assert not is_cheaper(block, long, long, one[:1], one[:1])
+    assert not is_cheaper(BiMamba(16, 200), long, long, one, one), "a pair's states are many"
 
 
 @pytest.mark.parametrize("backend", ["reference", "numba"])
