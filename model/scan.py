@@ -22,7 +22,7 @@ from model import scan_autograd, scan_reference
 from model.backends import choose_backend
 from model.batch import Packed, segment_sum
 from model.checks import check_beside, check_matrices, check_offsets
-from model.scan_autograd import Kernels
+from model.scan_autograd import Inputs, Kernels
 
 
 def selective_scan(
@@ -60,7 +60,7 @@ def selective_scan(
     kernels = _kernels(chosen)
     if kernels is None:
         return scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)[0]
-    return scan_autograd.scan(kernels, u, delta, A, B, C, D, None, offsets, reverse, False)[0]
+    return scan_autograd.scan(kernels, Inputs(u, delta, A, B, C, D), None, offsets, reverse, False)[0]
 
 
 def scan_states(
@@ -92,7 +92,7 @@ def scan_states(
     kernels = _kernels(choose_backend(u, backend))
     if kernels is None:
         return scan_reference.scan(u, delta, A, B, C, D, offsets, reverse, initial)
-    return scan_autograd.scan(kernels, u, delta, A, B, C, D, initial, offsets, reverse, True)
+    return scan_autograd.scan(kernels, Inputs(u, delta, A, B, C, D), initial, offsets, reverse, True)
 
 
 def scan_reach(
@@ -126,7 +126,7 @@ def scan_reach(
     if kernels is None:
         y, _ = scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)
         return segment_sum(Packed(gate * y, offsets)), scan_reference.reach(gate, delta, A, C, offsets, reverse)
-    return scan_autograd.reach(kernels, gate, u, delta, A, B, C, D, offsets, reverse)
+    return scan_autograd.reach(kernels, gate, Inputs(u, delta, A, B, C, D), offsets, reverse)
 
 
 def _refuse_half(u: Tensor) -> None:

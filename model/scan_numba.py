@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from model import scan_kernels, scan_kernels_back
 from model.numba_call import flat, fresh, use_threads
+from model.scan_autograd import Inputs
 from model.scan_kernels import BLOCK, EVERY
 from model.scan_lanes import LOG2E, WIDTH
 
@@ -61,49 +62,28 @@ def _slopes(A: Tensor) -> Tensor:
 
 
 def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial: Tensor | None,
-    offsets: Tensor,
-    reverse: bool,
-    keep: bool,
-    ends: bool,
+    x: Inputs, initial: Tensor | None, offsets: Tensor, reverse: bool, keep: bool, ends: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the states after the sequences, the states before each chunk."""
-    channels = len(A)
-    u, delta, D = _whole(u, delta, D)
-    at, plan = _slopes(A), _plan(offsets, reverse)
+    channels = len(x.A)
+    u, delta, D = _whole(x.u, x.delta, x.D)
+    at, plan = _slopes(x.A), _plan(offsets, reverse)
     before = fresh(0) if initial is None else _whole(initial)[0]
     kept = fresh(int(plan.kept[-1]) * at.numel() if keep else 0)
     final = fresh(*((len(plan.ends) - 1, *at.shape) if ends else (0,)))
     y = fresh(*u.shape)
     use_threads()
-    scan_kernels.forward(*flat(u, delta, at, B, C, D), *plan, *flat(before, y, kept, final))
+    scan_kernels.forward(*flat(u, delta, at, x.B, x.C, D), *plan, *flat(before, y, kept, final))
     return y[:, :channels], final[..., :channels], kept
 
 
 def backward(
-    dy: Tensor,
-    dfinal: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    offsets: Tensor,
-    reverse: bool,
-    kept: Tensor,
-    ends: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of u, delta, A, B, C, D and the states before the sequences."""
-    channels = len(A)
-    dy, u, delta, D = _whole(dy, u, delta, D)
-    at, plan = _slopes(A), _plan(offsets, reverse)
+    dy: Tensor, dfinal: Tensor | None, x: Inputs, offsets: Tensor, reverse: bool, kept: Tensor, ends: bool
+) -> tuple[Inputs, Tensor | None]:
+    """Gradients of the inputs and of the states before the sequences."""
+    channels = len(x.A)
+    dy, u, delta, D = _whole(dy, x.u, x.delta, x.D)
+    at, plan = _slopes(x.A), _plan(offsets, reverse)
     (tokens, padded), states = u.shape, len(at)
     groups, blocks = len(plan.groups) - 1, -(-padded // BLOCK)
     after = fresh(0) if dfinal is None else _whole(dfinal)[0]
@@ -114,19 +94,19 @@ def backward(
     partial = [x.numpy() for x in (da, db, dc, dd)]
     use_threads()
     scan_kernels_back.backward(
-        *flat(dy, after, u, delta, at, B, C, D), *plan, *flat(kept, du, ddelta, before), *partial
+        *flat(dy, after, u, delta, at, x.B, x.C, D), *plan, *flat(kept, du, ddelta, before), *partial
     )
     da = da.sum(0).view(-1, states, WIDTH).transpose(1, 2).reshape(padded, states)[:channels]
-    db, dc = db.sum(0).view_as(B), dc.sum(0).view_as(C)
-    to_initial = before[..., :channels] if ends else None
-    return du[:, :channels], ddelta[:, :channels], da, db, dc, dd.sum(0)[:channels], to_initial
+    db, dc = db.sum(0).view_as(x.B), dc.sum(0).view_as(x.C)
+    slopes = Inputs(du[:, :channels], ddelta[:, :channels], da, db, dc, dd.sum(0)[:channels])
+    return slopes, before[..., :channels] if ends else None
 
 
-def reach(gate: Tensor, delta: Tensor, A: Tensor, C: Tensor, offsets: Tensor, reverse: bool) -> Tensor:
+def reach(gate: Tensor, x: Inputs, offsets: Tensor, reverse: bool) -> Tensor:
     """W."""
-    gate, delta = _whole(gate, delta)
-    at, plan = _slopes(A), _plan(offsets, reverse)
+    gate, delta = _whole(gate, x.delta)
+    at, plan = _slopes(x.A), _plan(offsets, reverse)
     out = fresh(len(plan.ends) - 1, *at.shape)
     use_threads()
-    scan_kernels.reach(*flat(gate, delta, at, C), plan.ends, plan.groups, at.shape[1], reverse, out.view(-1).numpy())
-    return out[..., : len(A)]
+    scan_kernels.reach(*flat(gate, delta, at, x.C), plan.ends, plan.groups, at.shape[1], reverse, out.view(-1).numpy())
+    return out[..., : len(x.A)]

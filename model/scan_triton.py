@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from model.chunks import Chunks, cut
+from model.scan_autograd import Inputs
 from model.triton_call import on_device_of_first
 
 CHUNK = 64
@@ -188,47 +189,26 @@ def _slopes(A: Tensor) -> Tensor:
 
 @on_device_of_first
 def forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    initial: Tensor | None,
-    offsets: Tensor,
-    reverse: bool,
-    keep: bool,
-    ends: bool,
+    x: Inputs, initial: Tensor | None, offsets: Tensor, reverse: bool, keep: bool, ends: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the states after the sequences, the states that come into the chunks."""
-    u, delta, B, C = (x.contiguous() for x in (u, delta, B, C))
-    at, chunks = _slopes(A), cut(offsets, CHUNK, reverse, u.device)
+    u, delta, B, C = (tensor.contiguous() for tensor in (x.u, x.delta, x.B, x.C))
+    at, chunks = _slopes(x.A), cut(offsets, CHUNK, reverse, u.device)
     y, (states, channels) = torch.empty_like(u), at.shape
     coming, final = _carries(u, delta, at, B, chunks, True, initial)
     grid = (len(chunks.first), triton.cdiv(channels, BLOCK))
     table = (chunks.first, chunks.steps, chunks.sign)
-    _outputs[grid](u, delta, at, B, C, D.float().contiguous(), coming, *table, y, channels, states, CHUNK, BLOCK)
+    _outputs[grid](u, delta, at, B, C, x.D.float().contiguous(), coming, *table, y, channels, states, CHUNK, BLOCK)
     return y, final if ends else final[:0], coming if keep else coming[:0]
 
 
 @on_device_of_first
 def backward(
-    dy: Tensor,
-    dfinal: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    offsets: Tensor,
-    reverse: bool,
-    kept: Tensor,
-    ends: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of u, delta, A, B, C, D and the states before the sequences."""
-    dy, u, delta, B, C = (x.contiguous() for x in (dy, u, delta, B, C))
-    at, chunks, tokens = _slopes(A), cut(offsets, CHUNK, reverse, u.device), len(u)
+    dy: Tensor, dfinal: Tensor | None, x: Inputs, offsets: Tensor, reverse: bool, kept: Tensor, ends: bool
+) -> tuple[Inputs, Tensor | None]:
+    """Gradients of the inputs and of the states before the sequences."""
+    dy, u, delta, B, C = (tensor.contiguous() for tensor in (dy, x.u, x.delta, x.B, x.C))
+    at, chunks, tokens = _slopes(x.A), cut(offsets, CHUNK, reverse, u.device), len(u)
     states, channels = at.shape
     going, to_initial = _carries(dy, delta, at, C, chunks, False, dfinal)
     count, blocks = len(chunks.first), triton.cdiv(channels, BLOCK)
@@ -236,15 +216,15 @@ def backward(
     da, dd = at.new_empty(count, states, channels), at.new_empty(count, channels)
     db, dc = at.new_empty(blocks, tokens, states), at.new_empty(blocks, tokens, states)
     _gradients[count, blocks](
-        dy, u, delta, at, B, C, D.float().contiguous(), kept, going, chunks.first, chunks.steps, chunks.sign,
+        dy, u, delta, at, B, C, x.D.float().contiguous(), kept, going, chunks.first, chunks.steps, chunks.sign,
         du, ddelta, da, db, dc, dd, tokens, channels, states, CHUNK, BLOCK,
     )  # fmt: skip
-    sums = da.sum(0).t().to(A.dtype), db.sum(0).to(B.dtype), dc.sum(0).to(C.dtype), dd.sum(0).to(D.dtype)
-    return du, ddelta, *sums, to_initial if ends else None
+    sums = da.sum(0).t().to(x.A.dtype), db.sum(0).to(B.dtype), dc.sum(0).to(C.dtype), dd.sum(0).to(x.D.dtype)
+    return Inputs(du, ddelta, *sums), to_initial if ends else None
 
 
 @on_device_of_first
-def reach(gate: Tensor, delta: Tensor, A: Tensor, C: Tensor, offsets: Tensor, reverse: bool) -> Tensor:
+def reach(gate: Tensor, x: Inputs, offsets: Tensor, reverse: bool) -> Tensor:
     """W: what is left of the gradient's recurrence at a sequence's first step."""
-    gate, delta, C = (x.contiguous() for x in (gate, delta, C))
-    return _carries(gate, delta, _slopes(A), C, cut(offsets, CHUNK, reverse, gate.device), False, None)[1]
+    gate, delta, C = (tensor.contiguous() for tensor in (gate, x.delta, x.C))
+    return _carries(gate, delta, _slopes(x.A), C, cut(offsets, CHUNK, reverse, gate.device), False, None)[1]

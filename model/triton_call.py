@@ -18,7 +18,8 @@ def on_device_of_first(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def run(*given: Any) -> Any:
-        first = next(x for x in given if isinstance(x, torch.Tensor))
+        tensors = (x[0] if isinstance(x, tuple) else x for x in given)  # a kernel's inputs come as one
+        first = next(x for x in tensors if isinstance(x, torch.Tensor))
         with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
             return function(*given)
 
