@@ -54,18 +54,19 @@ class Mamba(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
         """X (T, M), offsets (S+1,) → (T, M); `reverse` runs convolution and scan from each sequence's end."""
-        before, z = self.expand(x)
-        u = F.silu(causal_conv(before, self.conv_weight, self.conv_bias, offsets, reverse, self.backend))
+        _, gate, u = self.expand(x, offsets, reverse)
         delta, B, C = self.select(u)
         y = selective_scan(u, delta, self.A, B, C, self.D, offsets, reverse, self.backend)
-        out: Tensor = self.out_proj(y * F.silu(z))
+        out: Tensor = self.out_proj(y * gate)
         return out
 
-    def expand(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """X (T, M) → what the convolution reads and what the gate does, z; (T, C) each."""
+    def expand(self, x: Tensor, offsets: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """X (T, M) → what the convolution reads, the gate silu(z), and u, what it gives the scan; (T, C) each."""
         # Convolution, scan, Δ and A stay in float32 whatever autocast does: states overflow half precision.
         before, z = self.in_proj(x).chunk(2, dim=-1)
-        return before.to(self.A_log.dtype), z
+        before = before.to(self.A_log.dtype)
+        u = F.silu(causal_conv(before, self.conv_weight, self.conv_bias, offsets, reverse, self.backend))
+        return before, F.silu(z), u
 
     def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """U (T, C) → Δ (T, C), B and C (T, N): the selection."""

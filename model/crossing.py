@@ -25,7 +25,6 @@ from torch.nn import functional as F
 
 from model.batch import Packed, segment_sum
 from model.bimamba import BiMamba, Mamba
-from model.conv import causal_conv
 from model.scan import scan_reach, scan_states
 
 AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -98,20 +97,18 @@ def is_cheaper(block: BiMamba, first: Packed, second: Packed, first_index: Tenso
 
 
 def _lead(mamba: Mamba, x: Packed, reverse: bool) -> Lead:
-    before, z = mamba.expand(x.tokens)
-    u = F.silu(causal_conv(before, mamba.conv_weight, mamba.conv_bias, x.offsets, reverse, mamba.backend))
+    before, gate, u = mamba.expand(x.tokens, x.offsets, reverse)
     delta, B, C = mamba.select(u)
     y, state = scan_states(u, delta, mamba.A, B, C, mamba.D, x.offsets, reverse, mamba.backend)
     edge, inside = _edge(x.offsets, mamba.conv_weight.shape[1] - 1, last=True, reverse=reverse)
     tail = _rows(before, edge, inside)
-    return Lead(segment_sum(Packed(y * F.silu(z), x.offsets)), state, tail)
+    return Lead(segment_sum(Packed(y * gate, x.offsets)), state, tail)
 
 
 def _follow(mamba: Mamba, x: Packed, reverse: bool) -> Follow:
-    before, z = mamba.expand(x.tokens)
-    u = F.silu(causal_conv(before, mamba.conv_weight, mamba.conv_bias, x.offsets, reverse, mamba.backend))
+    before, gate, u = mamba.expand(x.tokens, x.offsets, reverse)
     delta, B, C = mamba.select(u)
-    gate = F.silu(z).to(u.dtype)
+    gate = gate.to(u.dtype)
     edge, inside = _edge(x.offsets, mamba.conv_weight.shape[1] - 1, last=False, reverse=reverse)
     # Without a step and a gate the first tokens change neither the state nor the sum.
     seam = edge[inside].to(u.device)
