@@ -207,7 +207,8 @@ class Transformer:
         order, compute, added = self.design.order, self._compute, None
         _, add_norm, gate = self._elementwise
         h = x.to(compute)
-        for number, layer in enumerate(self._layers[: max(wanted)], 1):
+        deepest = max(wanted)
+        for number, layer in enumerate(self._layers[:deepest], 1):
             if order != "post":
                 x, h = add_norm(x, added, layer.attention_norm, order == "normed", compute)
             added = layer.out(self._attend(layer.qkv(h), packing))
@@ -221,7 +222,9 @@ class Transformer:
                 x, h = add_norm(x, added, layer.inner_norm, True, compute)
                 added = None
             if number in wanted:
-                found[number] = x.clone() if added is None else x + added  # the next layer may write into x itself
+                found[number] = x if added is None else x + added
+                if added is None and number < deepest:
+                    found[number] = x.clone()  # the next layer may write into x itself
         return found
 
     def _attend(self, qkv: Tensor, packing: Packing) -> Tensor:

@@ -84,7 +84,7 @@ def spread_over(rows: Tensor, offsets: Tensor) -> Tensor:
 
 
 class _SegmentSum(torch.autograd.Function):
-    """On the CPU torch's segment_reduce is 20 times slower forward, and its gradient 50 times."""
+    """On the CPU torch's segment_reduce is more than ten times slower, forward and backward (docs/LOG.md)."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, offsets: Tensor) -> Tensor:

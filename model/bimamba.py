@@ -101,7 +101,6 @@ class BiMamba(nn.Module):
 
     def __init__(self, d_model: int, d_state: int = 16, bidirectional: bool = True, backend: str = "auto") -> None:
         super().__init__()
-        self.backend = backend
         self.norm = nn.LayerNorm(d_model)
         self.fwd = Mamba(d_model, d_state, backend=backend)
         self.bwd = Mamba(d_model, d_state, backend=backend) if bidirectional else None
@@ -116,4 +115,4 @@ class BiMamba(nn.Module):
 
     def takes_states(self, x: Tensor) -> bool:
         """Whether the backend of a tensor like `x` can start a scan from given states."""
-        return choose_backend(x, self.backend) != "mamba_ssm"
+        return choose_backend(x, self.fwd.backend) != "mamba_ssm"

@@ -88,8 +88,9 @@ def mixed_mean(block: BiMamba, first: Packed, second: Packed, first_index: Tenso
 def is_cheaper(block: BiMamba, first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> bool:
     """Whether `mixed_mean` has less to compute than the joined pairs have: not where pairs share little or are short.
 
-    Counted in tokens: an entity's cost half as much again, since the gradient of `Follow` is another scan, and a pair's
-    states about as much as N tokens (measured on two CPU cores).
+    Counted in tokens by rule of thumb: an entity's cost half as much again, since the gradient of `Follow` is another
+    scan, and a pair's states as much as N tokens.  It chooses right where it was measured (docs/LOG.md): the joined
+    pairs on the demo, where pairs share little, and `mixed_mean` on RPI1460.
     """
     joined = first.offsets.diff()[first_index].sum() + second.offsets.diff()[second_index].sum()
     states = block.fwd.A_log.shape[1]
