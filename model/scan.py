@@ -59,7 +59,7 @@ def selective_scan(
         return scan_mamba_ssm.scan(u, delta, A, B, C, D, offsets, reverse)
     kernels = _kernels(chosen)
     if kernels is None:
-        return scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)[0]
+        return scan_reference.scan(Inputs(u, delta, A, B, C, D), offsets, reverse)[0]
     return scan_autograd.scan(kernels, Inputs(u, delta, A, B, C, D), None, offsets, reverse, False)[0]
 
 
@@ -91,7 +91,7 @@ def scan_states(
         check_beside("A", A, {"initial": (initial, (len(offsets) - 1, A.shape[1], A.shape[0]))})
     kernels = _kernels(choose_backend(u, backend))
     if kernels is None:
-        return scan_reference.scan(u, delta, A, B, C, D, offsets, reverse, initial)
+        return scan_reference.scan(Inputs(u, delta, A, B, C, D), offsets, reverse, initial)
     return scan_autograd.scan(kernels, Inputs(u, delta, A, B, C, D), initial, offsets, reverse, True)
 
 
@@ -122,11 +122,12 @@ def scan_reach(
     _check(u, delta, A, B, C, D, offsets)
     _refuse_half(u)
     check_beside("u", u, {"gate": (gate, tuple(u.shape))})
+    x = Inputs(u, delta, A, B, C, D)
     kernels = _kernels(choose_backend(u, backend))
     if kernels is None:
-        y, _ = scan_reference.scan(u, delta, A, B, C, D, offsets, reverse)
-        return segment_sum(Packed(gate * y, offsets)), scan_reference.reach(gate, delta, A, C, offsets, reverse)
-    return scan_autograd.reach(kernels, gate, Inputs(u, delta, A, B, C, D), offsets, reverse)
+        y, _ = scan_reference.scan(x, offsets, reverse)
+        return segment_sum(Packed(gate * y, offsets)), scan_reference.reach(gate, x, offsets, reverse)
+    return scan_autograd.reach(kernels, gate, x, offsets, reverse)
 
 
 def _refuse_half(u: Tensor) -> None:

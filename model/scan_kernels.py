@@ -27,6 +27,15 @@ TILE = (EVERY + 1) * WIDTH
 
 
 @njit(error_model="numpy")
+def stretch(offsets, s, start, reverse):
+    """First token, direction and number of the steps of sequence s's chunk that begins at its step `start`."""
+    steps = min(EVERY, offsets[s + 1] - offsets[s] - start)
+    if reverse:
+        return offsets[s + 1] - 1 - start, -1, steps
+    return offsets[s] + start, 1, steps
+
+
+@njit(error_model="numpy")
 def turn(rows, first, step, steps, states, out):
     """Rows of B or C of one chunk as (N, EVERY): a state's values one after the other."""
     for k in range(steps):
@@ -84,9 +93,7 @@ def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initi
             take(initial, s, left, tiles, channels, states, held)
             length = offsets[s + 1] - offsets[s]
             for start in range(0, length, EVERY):
-                steps = min(EVERY, length - start)
-                step = -1 if reverse else 1
-                first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
+                first, step, steps = stretch(offsets, s, start, reverse)
                 turn(b, first, step, steps, states, bs)
                 turn(c, first, step, steps, states, cs)
                 for k in range(steps):
@@ -148,9 +155,7 @@ def reach(gate, delta, at, c, offsets, groups, channels, reverse, out):
             length = offsets[s + 1] - offsets[s]
             for chunk in range((length - 1) // EVERY, -1, -1):
                 start = chunk * EVERY
-                steps = min(EVERY, length - start)
-                step = -1 if reverse else 1
-                first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
+                first, step, steps = stretch(offsets, s, start, reverse)
                 turn(c, first, step, steps, states, cs)
                 for k in range(steps):
                     t = (first + k * step) * channels + left

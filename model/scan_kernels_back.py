@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from model.scan_kernels import BLOCK, EVERY, TILE, put, take, turn
+from model.scan_kernels import BLOCK, EVERY, TILE, put, stretch, take, turn
 from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, spread, store, total
 
-INLINED = {"scan_kernels": "232c8d6e", "scan_lanes": "bbd547fa"}
+INLINED = {"scan_kernels": "79323ae9", "scan_lanes": "bbd547fa"}
 """As in `model.scan_kernels`."""
 
 
@@ -126,29 +126,16 @@ def backward(
             length = offsets[s + 1] - offsets[s]
             for chunk in range((length - 1) // EVERY, -1, -1):
                 start = chunk * EVERY
-                steps = min(EVERY, length - start)
-                step = -1 if reverse else 1
-                first = offsets[s + 1] - 1 - start if reverse else offsets[s] + start
+                first, step, steps = stretch(offsets, s, start, reverse)
                 turn(b, first, step, steps, states, bs)
                 turn(c, first, step, steps, states, cs)
                 sums_b[:] = np.float32(0.0)
                 sums_c[:] = np.float32(0.0)
                 _load_back(dy, u, delta, own_dd, left, tiles, channels, first, step, steps, scratch)
                 for i in range(tiles):
-                    g = held[i * WIDTH * states :]
-                    _back_states(
-                        at,
-                        left + i * WIDTH,
-                        i * TILE,
-                        channels,
-                        states,
-                        steps,
-                        scratch,
-                        kept,
-                        kept_offsets[s] + chunk,
-                        g,
-                        own_da,
-                    )
+                    column, g = left + i * WIDTH, held[i * WIDTH * states :]
+                    at_chunk = kept_offsets[s] + chunk
+                    _back_states(at, column, i * TILE, channels, states, steps, scratch, kept, at_chunk, g, own_da)
                 _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch)
                 _add_lanes(sums_b, db[block], first, step, steps, states)
                 _add_lanes(sums_c, dc[block], first, step, steps, states)

@@ -14,6 +14,7 @@ from model import BiMamba, InteractionModel, ModelConfig, crossing, scan_referen
 from model.batch import Packed, join_pairs, segment_mean, segment_sum
 from model.crossing import is_cheaper, mixed_mean
 from model.scan import scan_reach, scan_states, selective_scan
+from model.scan_autograd import Inputs
 
 both_ways = pytest.mark.parametrize("reverse", [False, True])
 STATES = ("u", "delta", "A", "B", "C", "D", "initial")
@@ -88,7 +89,7 @@ def test_a_sum_from_any_state_is_p_plus_w_times_the_state(
 ) -> None:
     inputs, offsets, initial, gate = made_with_states(rng, [4, 1, 90], 6, 5)
     pooled, reach = scan_reach(*(x.float() for x in [*gate, *inputs]), offsets, reverse, backend)
-    y, _ = scan_reference.scan(*inputs, offsets, reverse, *initial)
+    y, _ = scan_reference.scan(Inputs(*inputs), offsets, reverse, *initial)
     found = pooled + (initial[0].float() * reach).sum(1)
     assert_close(found, segment_sum(Packed(gate[0] * y, offsets)), "sum", looser=2)  # measured 1e-6
 
