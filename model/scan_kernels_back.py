@@ -5,52 +5,51 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from model.scan_kernels import BLOCK, EVERY, TILE, put, stretch, take, turn
+from model.scan_kernels import BLOCK, EVERY, TILE, put, stretch, take
 from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, spread, store, total
 
-INLINED = {"scan_kernels": "79323ae9", "scan_lanes": "bbd547fa"}
+INLINED = {"scan_kernels": "c6b6f5dd", "scan_lanes": "9c34fd96"}
 """As in `model.scan_kernels`."""
 
 
 @njit(error_model="numpy")
-def _load_back(dy, u, delta, dd, left, tiles, channels, first, step, steps, scratch):
-    """A chunk's rows into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
+def _load_back(dy, u, delta, dd, column, channels, first, step, steps, scratch):
+    """A tile's rows of a chunk into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
     dt, du, slope, to_input, to_delta = scratch[:5]
-    none = spread(np.float32(0.0))
+    none, skip = spread(np.float32(0.0)), load(dd, column)
     for k in range(steps):
-        t = (first + k * step) * channels + left
-        for i in range(tiles):
-            lane, column = i * TILE + k * WIDTH, i * WIDTH
-            x, size, back = load(u, t + column), load(delta, t + column), load(dy, t + column)
-            store(dt, lane, size)
-            store(du, lane, size * x)
-            store(slope, lane, back)
-            store(to_input, lane, none)
-            store(to_delta, lane, none)
-            store(dd, left + column, fma(back, x, load(dd, left + column)))
+        t, lane = (first + k * step) * channels + column, k * WIDTH
+        x, size, back = load(u, t), load(delta, t), load(dy, t)
+        store(dt, lane, size)
+        store(du, lane, size * x)
+        store(slope, lane, back)
+        store(to_input, lane, none)
+        store(to_delta, lane, none)
+        skip = fma(back, x, skip)
+    store(dd, column, skip)
 
 
 @njit(error_model="numpy")
-def _back_states(at, column, tile, channels, states, steps, scratch, kept, chunk, g, da):
+def _back_states(at, column, channels, states, first, step, steps, scratch, b, c, kept, chunk, g, da):
     """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to."""
-    dt, du, slope, to_input, to_delta, decay, before, bs, cs, sums_b, sums_c = scratch
+    dt, du, slope, to_input, to_delta, decay, before, sums_b, sums_c = scratch
     for n in range(states):
         a, now = load(at, n * channels + column), load(kept, (chunk * channels + column) * states + n * WIDTH)
         for k in range(steps):  # the chunk's states again
-            lane = tile + k * WIDTH
+            lane = k * WIDTH
             e = exp2(load(dt, lane) * a)
-            store(decay, k * WIDTH, e)
-            store(before, k * WIDTH, now)
-            now = fma(e, now, load(du, lane) * spread(bs[n * EVERY + k]))
+            store(decay, lane, e)
+            store(before, lane, now)
+            now = fma(e, now, load(du, lane) * spread(b[(first + k * step) * states + n]))
         to_state, to_a = load(g, n * WIDTH), spread(np.float32(0.0))
         for k in range(steps - 1, -1, -1):
-            lane, own = tile + k * WIDTH, (n * EVERY + k) * WIDTH
-            dy, earlier = load(slope, lane), load(before, k * WIDTH)
+            lane, own, row = k * WIDTH, (n * EVERY + k) * WIDTH, (first + k * step) * states + n
+            dy, earlier = load(slope, lane), load(before, lane)
             store(sums_c, own, fma(dy, now, load(sums_c, own)))
-            to_state = fma(spread(cs[n * EVERY + k]), dy, to_state)
+            to_state = fma(spread(c[row]), dy, to_state)
             store(sums_b, own, fma(to_state, load(du, lane), load(sums_b, own)))
-            store(to_input, lane, fma(to_state, spread(bs[n * EVERY + k]), load(to_input, lane)))
-            to_state = to_state * load(decay, k * WIDTH)  # from here on of the state before this step
+            store(to_input, lane, fma(to_state, spread(b[row]), load(to_input, lane)))
+            to_state = to_state * load(decay, lane)  # from here on of the state before this step
             through = to_state * earlier
             store(to_delta, lane, fma(through, a, load(to_delta, lane)))
             to_a = fma(through, load(dt, lane), to_a)
@@ -61,17 +60,15 @@ def _back_states(at, column, tile, channels, states, steps, scratch, kept, chunk
 
 
 @njit(error_model="numpy")
-def _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch):
-    """Rows of the gradients of u and Δ of one chunk."""
+def _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch):
+    """A tile's rows of the gradients of u and Δ of one chunk."""
     dt, _, slope, to_input, to_delta = scratch[:5]
-    ln2 = spread(np.float32(LN2))
+    ln2, skip = spread(np.float32(LN2)), load(d, column)
     for k in range(steps):
-        t = (first + k * step) * channels + left
-        for i in range(tiles):
-            lane, column = i * TILE + k * WIDTH, i * WIDTH
-            through = load(to_input, lane)
-            store(du, t + column, fma(load(d, left + column), load(slope, lane), load(dt, lane) * through))
-            store(ddelta, t + column, fma(ln2, load(to_delta, lane), load(u, t + column) * through))
+        t, lane = (first + k * step) * channels + column, k * WIDTH
+        through = load(to_input, lane)
+        store(du, t, fma(skip, load(slope, lane), load(dt, lane) * through))
+        store(ddelta, t, fma(ln2, load(to_delta, lane), load(u, t) * through))
 
 
 @njit(error_model="numpy")
@@ -115,28 +112,26 @@ def backward(
         block, group = task % blocks, task // blocks
         left = block * BLOCK
         tiles = min(BLOCK, channels - left) // WIDTH
-        rows, values = tiles * TILE, EVERY * states
-        bs, cs, sums_b, sums_c = aligned(values), aligned(values), aligned(values * WIDTH), aligned(values * WIDTH)
-        inputs = (aligned(rows), aligned(rows), aligned(rows), aligned(rows), aligned(rows))
-        scratch = (*inputs, aligned(TILE), aligned(TILE), bs, cs, sums_b, sums_c)
+        sums_b, sums_c = aligned(states * TILE), aligned(states * TILE)
+        rows = (aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE))
+        scratch = (*rows, sums_b, sums_c)
         held = aligned(BLOCK * states)
         own_da, own_dd = da[group], dd[group]
         for s in range(groups[group], groups[group + 1]):
             take(dfinal, s, left, tiles, channels, states, held)
             length = offsets[s + 1] - offsets[s]
             for chunk in range((length - 1) // EVERY, -1, -1):
-                start = chunk * EVERY
-                first, step, steps = stretch(offsets, s, start, reverse)
-                turn(b, first, step, steps, states, bs)
-                turn(c, first, step, steps, states, cs)
+                first, step, steps = stretch(offsets, s, chunk * EVERY, reverse)
                 sums_b[:] = np.float32(0.0)
                 sums_c[:] = np.float32(0.0)
-                _load_back(dy, u, delta, own_dd, left, tiles, channels, first, step, steps, scratch)
+                at_chunk = kept_offsets[s] + chunk
                 for i in range(tiles):
                     column, g = left + i * WIDTH, held[i * WIDTH * states :]
-                    at_chunk = kept_offsets[s] + chunk
-                    _back_states(at, column, i * TILE, channels, states, steps, scratch, kept, at_chunk, g, own_da)
-                _store_back(u, d, du, ddelta, left, tiles, channels, first, step, steps, scratch)
+                    _load_back(dy, u, delta, own_dd, column, channels, first, step, steps, scratch)
+                    _back_states(
+                        at, column, channels, states, first, step, steps, scratch, b, c, kept, at_chunk, g, own_da
+                    )
+                    _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch)
                 _add_lanes(sums_b, db[block], first, step, steps, states)
                 _add_lanes(sums_c, dc[block], first, step, steps, states)
             put(held, s, left, tiles, channels, states, dfirst)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -31,16 +31,19 @@ LN2 = 0.6931471805599453
 SMALLEST = -126.0
 """exp2 of less is not a normal float32; `exp2` gives 2^-126 there, which is nothing beside a state."""
 _FMULADD = f"llvm.fmuladd.v{WIDTH}f32"
-_ROUND = 12582912.0  # 1.5 · 2^23: a float32 added to it is rounded to an integer, held in its lowest bits
-_EXP2 = (  # fitted by weighted least squares until the error was level, highest power first
-    1.5353362e-4,
-    1.3398874e-3,
-    9.618437e-3,
-    5.5503324e-2,
-    0.24022648,
-    0.69314718,
-    1.0,
-)
+
+
+class _Split(NamedTuple):
+    """How `exp2` takes x apart: x = n + j/2^bits + r with n and j whole and |r| ≤ 1/2^(bits + 1)."""
+
+    bits: int
+    fitted: tuple[float, ...]
+    """(2^r − 1)/r, highest power first: weighted least squares, until the relative error of 2^r (2e-9) was level."""
+
+
+PLAIN = _Split(0, (1.5353362e-4, 1.3398874e-3, 9.6184369e-3, 5.5503324e-2, 0.24022648, 0.69314718))
+TABLE = _Split(4, (5.5502135e-2, 0.24023429, 0.69314718))
+"""With 2^(j/16) out of a table of one AVX-512 register: half the products."""
 
 
 class LanesType(types.Type):
@@ -141,28 +144,49 @@ def total(typing_context: Any, lanes: Any) -> Any:
     return types.float32(LANES), generate
 
 
-@intrinsic
-def exp2(typing_context: Any, lanes: Any) -> Any:
-    """2^x for x ≤ 127, within 1 ulp; below `SMALLEST` it is 2^-126; NaN stays NaN.
+def _emit_exp2(builder: Any, x: Any, split: _Split) -> Any:
+    def call(name: str, *arguments: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [argument.type for argument in arguments])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
-    x = n + r with n whole and |r| ≤ 1/2; 2^r by the polynomial of degree 6 that is 1 at 0 and has the least relative
-    error on that interval (2e-9); 2^n by adding n to the exponent's bits.
-    """
+    # A float32 of this size holds no bits below 2^-bits: what is added to it is rounded, and lies in its lowest bits.
+    size = _constant(1.5 * 2.0 ** (23 - split.bits))
+    x = builder.select(builder.fcmp_ordered("<", x, _constant(SMALLEST)), _constant(SMALLEST), x)
+    rounded = builder.fadd(x, size)
+    r = builder.fsub(x, builder.fsub(rounded, size))
+    rise = _constant(split.fitted[0])
+    for coefficient in split.fitted[1:]:
+        rise = call(_FMULADD, rise, r, _constant(coefficient))
+    rise = builder.fmul(rise, r)
+    # Shifted up, n stands in the exponent's bits, and j below them: the table's entries have j taken off in advance.
+    parts, whole = builder.bitcast(rounded, _INTS), 23 - split.bits
+    powers = np.exp2(np.arange(WIDTH) % 2**split.bits / 2**split.bits).astype(np.float32).view(np.int32)
+    table = (powers - (np.arange(WIDTH) % 2**split.bits << whole)).astype(np.int32).view(np.float32)
+    power = ir.Constant(_FLOATS, table.tolist())
+    if split.bits:
+        power = call("llvm.x86.avx512.permvar.sf.512", power, parts)
+    power = builder.add(builder.bitcast(power, _INTS), builder.shl(parts, ir.Constant(_INTS, [whole] * WIDTH)))
+    power = builder.bitcast(power, _FLOATS)
+    return call(_FMULADD, power, rise, power)
 
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, _FMULADD)
-        x = arguments[0]
-        x = builder.select(builder.fcmp_ordered("<", x, _constant(SMALLEST)), _constant(SMALLEST), x)
-        shifted = builder.fadd(x, _constant(_ROUND))
-        r = builder.fsub(x, builder.fsub(shifted, _constant(_ROUND)))
-        p = _constant(_EXP2[0])
-        for coefficient in _EXP2[1:]:
-            p = builder.call(fused, [p, r, _constant(coefficient)])
-        exponent = builder.shl(builder.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * WIDTH))
-        return builder.bitcast(builder.add(builder.bitcast(p, _INTS), exponent), _FLOATS)
 
-    return LANES(LANES), generate
+def make_exp2(split: _Split | None = None) -> Any:
+    """An `exp2` by one split; None: by the faster that the machine compiled for can run."""
+
+    @intrinsic
+    def exp2(typing_context: Any, lanes: Any) -> Any:
+        """2^x for x ≤ 127, within 1 ulp; below `SMALLEST` it is 2^-126; NaN stays NaN."""
+
+        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            features = context.codegen().magic_tuple()[2]
+            return _emit_exp2(builder, arguments[0], split or (TABLE if "+avx512f" in features else PLAIN))
+
+        return LANES(LANES), generate
+
+    return exp2
+
+
+exp2 = make_exp2()
 
 
 def _operation(emit: str) -> Any:
