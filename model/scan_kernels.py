@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from model.scan_lanes import WIDTH, aligned, exp2, fma, load, spread, store
+from model.scan_lanes import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
 
-INLINED = {"scan_lanes": "9c34fd96"}
+INLINED = {"scan_lanes": "ad0bc677"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""
 BLOCK = 128
 """Channels of a task: 512 bytes of a row at once, which the memory's prefetching wants."""
@@ -37,15 +37,24 @@ def stretch(offsets, s, start, reverse):
 
 
 @njit(error_model="numpy")
-def _run_states(at, column, channels, states, first, step, steps, dt, du, b, c, h, y):
-    """All states of a tile through a chunk; `h` (N, 16) goes from before it to after it, `y` is added to."""
+def _run_states(at, column, channels, states, first, step, steps, dt, du, b, c, h, out, coming, u, delta, y):
+    """All states of a tile through a chunk; `h` (N, 16) goes from before it to after it, `out` is added to.
+
+    Meanwhile the rows of u, delta and y at `coming`, the first of the next tile's, are fetched, some with each state:
+    all at once would wait for each other.
+    """
     for n in range(states):
+        for k in range(n * EVERY // states, (n + 1) * EVERY // states):
+            row = coming + k * step * channels
+            prefetch(u, row)
+            prefetch(delta, row)
+            prefetch(y, row)
         a = load(at, n * channels + column)
         now = load(h, n * WIDTH)
         for k in range(steps):
             own = (first + k * step) * states + n
             now = fma(exp2(load(dt, k * WIDTH) * a), now, load(du, k * WIDTH) * spread(b[own]))
-            store(y, k * WIDTH, fma(spread(c[own]), now, load(y, k * WIDTH)))
+            store(out, k * WIDTH, fma(spread(c[own]), now, load(out, k * WIDTH)))
         store(h, n * WIDTH, now)
 
 
@@ -98,7 +107,12 @@ def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initi
                         store(dt, k * WIDTH, size)
                         store(du, k * WIDTH, size * x)
                         store(out, k * WIDTH, skip * x)
-                    _run_states(at, column, channels, states, first, step, steps, dt, du, b, c, h, out)
+                    coming = first * channels + column + WIDTH
+                    if i == tiles - 1:
+                        coming = (first + EVERY * step) * channels + left
+                    _run_states(
+                        at, column, channels, states, first, step, steps, dt, du, b, c, h, out, coming, u, delta, y
+                    )
                     for k in range(steps):
                         store(y, (first + k * step) * channels + column, load(out, k * WIDTH))
             put(held, s, left, tiles, channels, states, final)

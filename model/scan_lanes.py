@@ -103,6 +103,22 @@ def store(typing_context: Any, array: Any, index: Any, lanes: Any) -> Any:
     return types.void(array, types.intp, LANES), generate
 
 
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of `array[index]`, soon to be read or written; an index beyond the array does no harm."""
+    _refuse_others(array)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, how = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, how, how, how])
+        address = builder.bitcast(_address(context, builder, signature.args[0], *arguments), byte)
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch")
+        builder.call(function, [address, how(0), how(3), how(1)])  # to read, into the nearest cache, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 def _splat(builder: Any, value: Any) -> Any:
     single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(single, single, ir.Constant(_INTS, [0] * WIDTH))
