@@ -37,14 +37,16 @@ def stretch(offsets, s, start, reverse):
 
 
 @njit(error_model="numpy")
-def _run_states(at, column, channels, states, first, step, steps, dt, du, b, c, h, out, coming, u, delta, y):
+def _run_states(at, column, channels, states, span, dt, du, b, c, h, out, u, delta, y, coming):
     """All states of a tile through a chunk; `h` (N, 16) goes from before it to after it, `out` is added to.
 
-    Meanwhile the rows of u, delta and y at `coming`, the first of the next tile's, are fetched, some with each state:
-    all at once would wait for each other.
+    Meanwhile the next tile's rows, the first at index `coming`, are fetched, a share with each state: all at once they
+    would wait for each other.
     """
+    first, step, steps = span
+    share = -(-EVERY // states)
     for n in range(states):
-        for k in range(n * EVERY // states, (n + 1) * EVERY // states):
+        for k in range(n * share, min((n + 1) * share, EVERY)):
             row = coming + k * step * channels
             prefetch(u, row)
             prefetch(delta, row)
@@ -94,7 +96,7 @@ def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initi
             take(initial, s, left, tiles, channels, states, held)
             length = offsets[s + 1] - offsets[s]
             for start in range(0, length, EVERY):
-                first, step, steps = stretch(offsets, s, start, reverse)
+                span = first, step, steps = stretch(offsets, s, start, reverse)
                 if len(kept):
                     at_chunk = ((kept_offsets[s] + start // EVERY) * channels + left) * states
                     kept[at_chunk : at_chunk + tiles * WIDTH * states] = held[: tiles * WIDTH * states]
@@ -107,20 +109,19 @@ def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initi
                         store(dt, k * WIDTH, size)
                         store(du, k * WIDTH, size * x)
                         store(out, k * WIDTH, skip * x)
-                    coming = first * channels + column + WIDTH
-                    if i == tiles - 1:
-                        coming = (first + EVERY * step) * channels + left
-                    _run_states(
-                        at, column, channels, states, first, step, steps, dt, du, b, c, h, out, coming, u, delta, y
-                    )
+                    coming = (first + EVERY * step) * channels + left
+                    if i < tiles - 1:
+                        coming = first * channels + column + WIDTH
+                    _run_states(at, column, channels, states, span, dt, du, b, c, h, out, u, delta, y, coming)
                     for k in range(steps):
                         store(y, (first + k * step) * channels + column, load(out, k * WIDTH))
             put(held, s, left, tiles, channels, states, final)
 
 
 @njit(error_model="numpy")
-def _reach_states(at, column, channels, states, first, step, steps, dt, gates, c, h):
+def _reach_states(at, column, channels, states, span, dt, gates, c, h):
     """All states of a tile back through a chunk: what the gated outputs from here on take from the state before it."""
+    first, step, steps = span
     for n in range(states):
         a = load(at, n * channels + column)
         now = load(h, n * WIDTH)
@@ -145,12 +146,12 @@ def reach(gate, delta, at, c, offsets, groups, channels, reverse, out):
             held[:] = np.float32(0.0)
             length = offsets[s + 1] - offsets[s]
             for chunk in range((length - 1) // EVERY, -1, -1):
-                first, step, steps = stretch(offsets, s, chunk * EVERY, reverse)
+                span = first, step, steps = stretch(offsets, s, chunk * EVERY, reverse)
                 for i in range(tiles):
                     column, h = left + i * WIDTH, held[i * WIDTH * states :]
                     for k in range(steps):
                         t = (first + k * step) * channels + column
                         store(dt, k * WIDTH, load(delta, t))
                         store(gates, k * WIDTH, load(gate, t))
-                    _reach_states(at, column, channels, states, first, step, steps, dt, gates, c, h)
+                    _reach_states(at, column, channels, states, span, dt, gates, c, h)
             put(held, s, left, tiles, channels, states, out)

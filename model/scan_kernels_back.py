@@ -6,15 +6,16 @@ import numpy as np
 from numba import njit, prange
 
 from model.scan_kernels import BLOCK, EVERY, TILE, put, stretch, take
-from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, spread, store, total
+from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, prefetch, spread, store, total
 
-INLINED = {"scan_kernels": "844f6ec6", "scan_lanes": "ad0bc677"}
+INLINED = {"scan_kernels": "c3d005a0", "scan_lanes": "ad0bc677"}
 """As in `model.scan_kernels`."""
 
 
 @njit(error_model="numpy")
-def _load_back(dy, u, delta, dd, column, channels, first, step, steps, scratch):
+def _load_back(dy, u, delta, dd, column, channels, span, scratch):
     """A tile's rows of a chunk into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
+    first, step, steps = span
     dt, du, slope, to_input, to_delta = scratch[:5]
     none, skip = spread(np.float32(0.0)), load(dd, column)
     for k in range(steps):
@@ -30,25 +31,38 @@ def _load_back(dy, u, delta, dd, column, channels, first, step, steps, scratch):
 
 
 @njit(error_model="numpy")
-def _back_states(at, column, channels, states, first, step, steps, scratch, b, c, kept, chunk, g, da):
-    """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to."""
-    dt, du, slope, to_input, to_delta, decay, before, sums_b, sums_c = scratch
+def _back_states(at, column, channels, states, span, scratch, b, c, kept, chunk, g, da, rows, coming):
+    """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to.
+
+    The next tile's rows are fetched meanwhile, as in `model.scan_kernels`.
+    """
+    first, step, steps = span
+    dt, driven, slope, to_input, to_delta, decay, before, sums_b, sums_c = scratch
+    dy, u, delta, du, ddelta = rows
+    share = -(-EVERY // states)
     for n in range(states):
+        for k in range(n * share, min((n + 1) * share, EVERY)):
+            row = coming + k * step * channels
+            prefetch(dy, row)
+            prefetch(u, row)
+            prefetch(delta, row)
+            prefetch(du, row)
+            prefetch(ddelta, row)
         a, now = load(at, n * channels + column), load(kept, (chunk * channels + column) * states + n * WIDTH)
         for k in range(steps):  # the chunk's states again
             lane = k * WIDTH
             e = exp2(load(dt, lane) * a)
             store(decay, lane, e)
             store(before, lane, now)
-            now = fma(e, now, load(du, lane) * spread(b[(first + k * step) * states + n]))
+            now = fma(e, now, load(driven, lane) * spread(b[(first + k * step) * states + n]))
         to_state, to_a = load(g, n * WIDTH), spread(np.float32(0.0))
         for k in range(steps - 1, -1, -1):
-            lane, own, row = k * WIDTH, (n * EVERY + k) * WIDTH, (first + k * step) * states + n
-            dy, earlier = load(slope, lane), load(before, lane)
-            store(sums_c, own, fma(dy, now, load(sums_c, own)))
-            to_state = fma(spread(c[row]), dy, to_state)
-            store(sums_b, own, fma(to_state, load(du, lane), load(sums_b, own)))
-            store(to_input, lane, fma(to_state, spread(b[row]), load(to_input, lane)))
+            lane, own, token = k * WIDTH, (n * EVERY + k) * WIDTH, (first + k * step) * states + n
+            back, earlier = load(slope, lane), load(before, lane)
+            store(sums_c, own, fma(back, now, load(sums_c, own)))
+            to_state = fma(spread(c[token]), back, to_state)
+            store(sums_b, own, fma(to_state, load(driven, lane), load(sums_b, own)))
+            store(to_input, lane, fma(to_state, spread(b[token]), load(to_input, lane)))
             to_state = to_state * load(decay, lane)  # from here on of the state before this step
             through = to_state * earlier
             store(to_delta, lane, fma(through, a, load(to_delta, lane)))
@@ -60,8 +74,9 @@ def _back_states(at, column, channels, states, first, step, steps, scratch, b, c
 
 
 @njit(error_model="numpy")
-def _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch):
+def _store_back(u, d, du, ddelta, column, channels, span, scratch):
     """A tile's rows of the gradients of u and Δ of one chunk."""
+    first, step, steps = span
     dt, _, slope, to_input, to_delta = scratch[:5]
     ln2, skip = spread(np.float32(LN2)), load(d, column)
     for k in range(steps):
@@ -72,8 +87,9 @@ def _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch)
 
 
 @njit(error_model="numpy")
-def _add_lanes(sums, out, first, step, steps, states):
+def _add_lanes(sums, out, span, states):
     """Sum the lanes of (N, EVERY, 16) into rows of (T, N)."""
+    first, step, steps = span
     for k in range(steps):
         for n in range(states):
             out[(first + k * step) * states + n] = total(load(sums, (n * EVERY + k) * WIDTH))
@@ -113,25 +129,28 @@ def backward(
         left = block * BLOCK
         tiles = min(BLOCK, channels - left) // WIDTH
         sums_b, sums_c = aligned(states * TILE), aligned(states * TILE)
-        rows = (aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE))
-        scratch = (*rows, sums_b, sums_c)
+        copies = (aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE))
+        scratch = (*copies, aligned(TILE), aligned(TILE), sums_b, sums_c)
         held = aligned(BLOCK * states)
         own_da, own_dd = da[group], dd[group]
         for s in range(groups[group], groups[group + 1]):
             take(dfinal, s, left, tiles, channels, states, held)
             length = offsets[s + 1] - offsets[s]
             for chunk in range((length - 1) // EVERY, -1, -1):
-                first, step, steps = stretch(offsets, s, chunk * EVERY, reverse)
+                span = first, step, _ = stretch(offsets, s, chunk * EVERY, reverse)
                 sums_b[:] = np.float32(0.0)
                 sums_c[:] = np.float32(0.0)
-                at_chunk = kept_offsets[s] + chunk
                 for i in range(tiles):
                     column, g = left + i * WIDTH, held[i * WIDTH * states :]
-                    _load_back(dy, u, delta, own_dd, column, channels, first, step, steps, scratch)
+                    _load_back(dy, u, delta, own_dd, column, channels, span, scratch)
+                    coming = (first - EVERY * step) * channels + left
+                    if i < tiles - 1:
+                        coming = first * channels + column + WIDTH
+                    rows, at_chunk = (dy, u, delta, du, ddelta), kept_offsets[s] + chunk
                     _back_states(
-                        at, column, channels, states, first, step, steps, scratch, b, c, kept, at_chunk, g, own_da
+                        at, column, channels, states, span, scratch, b, c, kept, at_chunk, g, own_da, rows, coming
                     )
-                    _store_back(u, d, du, ddelta, column, channels, first, step, steps, scratch)
-                _add_lanes(sums_b, db[block], first, step, steps, states)
-                _add_lanes(sums_c, dc[block], first, step, steps, states)
+                    _store_back(u, d, du, ddelta, column, channels, span, scratch)
+                _add_lanes(sums_b, db[block], span, states)
+                _add_lanes(sums_c, dc[block], span, states)
             put(held, s, left, tiles, channels, states, dfirst)
