@@ -82,15 +82,12 @@ def turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, flo
     return {name: statistics.median(one[name] for one in times) for name in calls}
 
 
-def passes(name: str, scan: Peer, inputs: list[Tensor]) -> dict[str, Callable[[], object]]:
-    """Forward without gradients, and backward alone."""
+def backward(scan: Peer, inputs: list[Tensor]) -> Callable[[], object]:
+    """Alone, without the forward pass."""
     leaves = [x.clone().requires_grad_() for x in inputs]
     y = scan(leaves)
     dy = torch.randn_like(y)
-    return {
-        f"{name}_forward": lambda: scan(inputs),
-        f"{name}_backward": lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True),
-    }
+    return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
 
 def both(scan: Peer, inputs: list[Tensor]) -> Callable[[], object]:
@@ -176,12 +173,8 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     for name, scan in (found | single).items():
         difference = float((scan(inputs) - expected).abs().max() / expected.abs().max())
         assert difference < 1e-5, f"{name} and ours disagree by {difference:.1e}"
-    calls: dict[str, Callable[[], object]] = {}
-    for name, scan in found.items():
-        calls |= passes(name, scan, inputs)
-    seconds = turns(calls, args.repeats)
-    del calls
-    seconds |= turns({f"{name}_forward": partial(scan, inputs) for name, scan in single.items()}, min(args.repeats, 3))
+    seconds = turns({f"{name}_forward": partial(scan, inputs) for name, scan in (found | single).items()}, args.repeats)
+    seconds |= turns({f"{name}_backward": backward(scan, inputs) for name, scan in found.items()}, args.repeats)
 
     lengths, source = real_lengths(args.data, args.pairs)
     packed = torch.tensor(np.cumsum([0, *lengths]))
