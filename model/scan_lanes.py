@@ -37,13 +37,14 @@ class _Split(NamedTuple):
     """How `exp2` takes x apart: x = n + j/2^bits + r with n and j whole and |r| ≤ 1/2^(bits + 1)."""
 
     bits: int
+    """0: j is 0; 4: 2^(j/16) comes out of a table of one register."""
     fitted: tuple[float, ...]
     """(2^r − 1)/r, highest power first: weighted least squares, until the relative error of 2^r (2e-9) was level."""
 
 
 PLAIN = _Split(0, (1.5353362e-4, 1.3398874e-3, 9.6184369e-3, 5.5503324e-2, 0.24022648, 0.69314718))
 TABLE = _Split(4, (5.5502135e-2, 0.24023429, 0.69314718))
-"""With 2^(j/16) out of a table of one AVX-512 register: half the products."""
+"""Three of its six products less; for AVX-512, which can look up a register's lanes in another."""
 
 
 class LanesType(types.Type):
@@ -162,7 +163,7 @@ def total(typing_context: Any, lanes: Any) -> Any:
 
 def _emit_exp2(builder: Any, x: Any, split: _Split) -> Any:
     def call(name: str, *arguments: Any) -> Any:
-        kind = ir.FunctionType(_FLOATS, [argument.type for argument in arguments])
+        kind = ir.FunctionType(arguments[0].type, [argument.type for argument in arguments])
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
     # A float32 of this size holds no bits below 2^-bits: what is added to it is rounded, and lies in its lowest bits.
@@ -173,17 +174,16 @@ def _emit_exp2(builder: Any, x: Any, split: _Split) -> Any:
     rise = _constant(split.fitted[0])
     for coefficient in split.fitted[1:]:
         rise = call(_FMULADD, rise, r, _constant(coefficient))
-    rise = builder.fmul(rise, r)
-    # Shifted up, n stands in the exponent's bits, and j below them: the table's entries have j taken off in advance.
-    parts, whole = builder.bitcast(rounded, _INTS), 23 - split.bits
-    powers = np.exp2(np.arange(WIDTH) % 2**split.bits / 2**split.bits).astype(np.float32).view(np.int32)
-    table = (powers - (np.arange(WIDTH) % 2**split.bits << whole)).astype(np.int32).view(np.float32)
-    power = ir.Constant(_FLOATS, table.tolist())
-    if split.bits:
-        power = call("llvm.x86.avx512.permvar.sf.512", power, parts)
-    power = builder.add(builder.bitcast(power, _INTS), builder.shl(parts, ir.Constant(_INTS, [whole] * WIDTH)))
-    power = builder.bitcast(power, _FLOATS)
-    return call(_FMULADD, power, rise, power)
+    parts, below = builder.bitcast(rounded, _INTS), 23 - split.bits
+    raised = builder.shl(parts, ir.Constant(_INTS, [below] * WIDTH))  # n in the exponent's bits, j in those below
+    if not split.bits:
+        power = builder.bitcast(call(_FMULADD, rise, r, _constant(1.0)), _INTS)
+        return builder.bitcast(builder.add(power, raised), _FLOATS)
+    steps = np.arange(WIDTH)
+    table = np.exp2(steps / WIDTH).astype(np.float32).view(np.int32) - (steps << below)  # less the j that is added
+    power = call("llvm.x86.avx512.permvar.si.512", ir.Constant(_INTS, table.tolist()), parts)
+    power = builder.bitcast(builder.add(power, raised), _FLOATS)
+    return call(_FMULADD, power, builder.fmul(rise, r), power)
 
 
 def make_exp2(split: _Split | None = None) -> Any:

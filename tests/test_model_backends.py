@@ -14,6 +14,7 @@ import numba
 import numpy as np
 import pytest
 import torch
+from llvmlite.binding import get_host_cpu_features
 from made_scans import gradients, make, torch_threads
 from tolerances import assert_close
 from torch import Tensor
@@ -30,8 +31,14 @@ def convolved(leaves: list[Tensor], offsets: Tensor, reverse: bool, backend: str
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
-def test_exp2_is_within_one_ulp_and_never_leaves_float32(rng: np.random.Generator) -> None:
-    from model.scan_lanes import SMALLEST, WIDTH, exp2, load, store
+@pytest.mark.parametrize("split", ["PLAIN", "TABLE", "auto"])
+def test_exp2_is_within_one_ulp_and_never_leaves_float32(rng: np.random.Generator, split: str) -> None:
+    from model import scan_lanes
+    from model.scan_lanes import SMALLEST, WIDTH, load, make_exp2, store
+
+    if split == "TABLE" and not get_host_cpu_features().get("avx512f"):
+        pytest.skip("a processor without AVX-512")
+    exp2 = make_exp2(getattr(scan_lanes, split, None))
 
     @numba.njit
     def powers(x, y):  # type: ignore[no-untyped-def]
