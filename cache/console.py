@@ -221,7 +221,9 @@ def stop_between_records() -> Iterator[Callable[[], bool]]:
         return
     arrived: list[int] = []
     before = {
-        s: signal.signal(s, lambda number, _frame: arrived.append(number)) for s in (signal.SIGTERM, signal.SIGINT)
+        known: signal.signal(known, lambda number, _frame: arrived.append(number))
+        for known in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(known) is not signal.SIG_IGN  # a shell's job in the background
     }
     try:
         yield lambda: bool(arrived)

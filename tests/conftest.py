@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # a test compares one with two
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ DATA = ROOT.parent / "shared" / "data"
 USERS_WEIGHTS = os.environ.get("CROSSLLM_WEIGHTS")
 os.environ["CROSSLLM_WEIGHTS"] = os.devnull + "/none"  # no test finds weights that its user has pulled
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's job in the background: its children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 numba.set_num_threads(1)
 

@@ -79,3 +79,22 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
     code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {program('embed')}"
     done = subprocess.run([sys.executable, "-B", "-c", code], env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 7
+
+
+def test_a_signal_that_is_ignored_is_not_heard_between_records() -> None:
+    stops = "from cache.console import stop_between_records\nwith stop_between_records() as stop:"
+    code = f"""
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+{stops}
+    os.kill(os.getpid(), signal.SIGINT)
+    assert not stop()
+try:
+    {stops.splitlines()[1]}
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+except BaseException as error:
+    print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Terminated\n", "")

@@ -188,6 +188,7 @@ def _ddp_gradients(rank: int, where: str, config: ModelConfig) -> None:
     model(own).mean().backward()
     if rank == 0:
         torch.save({name: p.grad for name, p in model.module.named_parameters()}, f"{where}/gradients.pt")
+    torch.distributed.barrier()  # gloo's threads abort the process whose peer has gone while they wait for it
     torch.distributed.destroy_process_group()
 
 
