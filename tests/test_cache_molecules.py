@@ -50,11 +50,16 @@ def test_every_form_of_file_gives_the_same_record(name: str, tmp_path: Path) -> 
     assert record.key == key_of("molecule", "CCO")
 
 
-@pytest.mark.parametrize("smiles", [
+SMILES_COLUMNS = (
     "smiles", "canonical_smiles", "isomeric_smiles", "CanonicalSMILES", "IsomericSMILES", "Canonical SMILES", "smi",
     "SMILES_string", "Structure",
-])  # fmt: skip
-@pytest.mark.parametrize("id_", ["ID", "molecule id", "CID", "ligand", "Compound", "drug", "Title", "ChEMBL ID"])
+)  # fmt: skip
+ID_COLUMNS = ("ID", "molecule id", "CID", "ligand", "Compound", "drug", "Title", "ChEMBL ID")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "id_"), [*((name, "ID") for name in SMILES_COLUMNS), *(("smiles", name) for name in ID_COLUMNS[1:])]
+)
 def test_columns_by_their_usual_names(smiles: str, id_: str, tmp_path: Path) -> None:
     for delimiter in ",\t":
         text = f"x,{id_},{smiles}\n1,a,OCC\n".replace(",", delimiter)
