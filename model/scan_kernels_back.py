@@ -17,7 +17,7 @@ def _load_back(dy, u, delta, dd, column, channels, span, scratch):
     """A tile's rows of a chunk into the scratch; Δ·u, zeroed sums, and the gradient of D are made on the way."""
     first, step, steps = span
     dt, du, slope, to_input, to_delta = scratch[:5]
-    none, skip = spread(np.float32(0.0)), load(dd, column)
+    none, to_d = spread(np.float32(0.0)), load(dd, column)
     for k in range(steps):
         t, lane = (first + k * step) * channels + column, k * WIDTH
         x, size, back = load(u, t), load(delta, t), load(dy, t)
@@ -26,8 +26,8 @@ def _load_back(dy, u, delta, dd, column, channels, span, scratch):
         store(slope, lane, back)
         store(to_input, lane, none)
         store(to_delta, lane, none)
-        skip = fma(back, x, skip)
-    store(dd, column, skip)
+        to_d = fma(back, x, to_d)
+    store(dd, column, to_d)
 
 
 @njit(error_model="numpy")

@@ -53,6 +53,8 @@ class Operation(NamedTuple):
     """What else must hold after a kill."""
     in_flight: int = IN_A_SEGMENT
     """Records that a kill may cost at most: those of the open segment, and those that wait for it."""
+    together: int = 0
+    """File operations that a run may have less than another: a thread writes the records that wait in one go."""
 
 
 def write_input(cache: Path, count: int = len(SEQUENCES)) -> Path:
@@ -189,7 +191,9 @@ def nothing_superseded(cache: Path) -> None:
 
 OPERATIONS: dict[str, Operation] = {
     "run": Operation(input_only, embed_run),
-    "run ahead": Operation(input_only, in_store("zarr", ahead=WRITE_AHEAD), in_flight=len(SEQUENCES)),
+    "run ahead": Operation(
+        input_only, in_store("zarr", ahead=WRITE_AHEAD), in_flight=len(SEQUENCES), together=len(SEQUENCES) - 1
+    ),
     "run h5": Operation(input_only, in_store("h5")),
     "run zstd": Operation(input_only, in_store("zarr", "zstd")),
     "resume": Operation(run_half, embed_run),

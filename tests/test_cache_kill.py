@@ -134,7 +134,7 @@ def test_killed_at_every_operation(zygote: Zygote, scene: Scene) -> None:
         n += 1
     print(f"{scene.name}: killed {kinds.total()} times: {dict(kinds)}")
     assert n > 8
-    assert done.ops == n - 1
+    assert n - 1 - OPERATIONS[scene.name].together <= done.ops < n
 
 
 @every_operation
