@@ -17,10 +17,10 @@ from numba import njit, prange
 
 from model.scan_lanes import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
 
-INLINED = {"scan_lanes": "fae51913"}
+INLINED = {"scan_lanes": "7a0c566d"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""
 BLOCK = 128
-"""Channels of a task: 512 bytes of a row at once, which the memory's prefetching wants."""
+"""Channels of a task: wider ones are 2 to 3 % faster (benchmarks/RESULTS.md), and too few for many cores."""
 EVERY = 32
 """Steps of a chunk: what backward keeps of one state, 2 · 32 registers, stays in the first-level cache."""
 TILE = EVERY * WIDTH

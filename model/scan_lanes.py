@@ -44,7 +44,7 @@ class _Split(NamedTuple):
 
 PLAIN = _Split(0, (1.5353362e-4, 1.3398874e-3, 9.6184369e-3, 5.5503324e-2, 0.24022648, 0.69314718))
 TABLE = _Split(4, (5.5502135e-2, 0.24023429, 0.69314718))
-"""Three of its six products less; for AVX-512, which can look up a register's lanes in another."""
+"""Four products where the other has six; for AVX-512, which can look up a register's lanes in another."""
 
 
 class LanesType(types.Type):
