@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from cache import CacheWriter, Recipe, fsio, key_of
-from cache.background import BackgroundWriter
-from cache.writer import SEGMENT_BYTES, SEGMENT_SECONDS
+from crossllm.cache import CacheWriter, Recipe, fsio, key_of
+from crossllm.cache.background import BackgroundWriter
+from crossllm.cache.writer import SEGMENT_BYTES, SEGMENT_SECONDS
 
 LENGTH = 300
 BATCH = 54

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import CacheReader, CacheWriter, Recipe
-from cache.inspection import verify
+from crossllm.cache import CacheReader, CacheWriter, Recipe
+from crossllm.cache.inspection import verify
 
 BATCH = 1024
 Shapes = tuple[int, int, int]

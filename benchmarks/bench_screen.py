@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache import CacheReader, list_recipes
-from embed.run import RunOptions, run
-from model import InteractionModel, ModelConfig
-from model.batch import Packed, gather
-from model.interaction import FUSIONS
-from pipeline.demo import write_demo
+from crossllm.cache import CacheReader, list_recipes
+from crossllm.embed.run import RunOptions, run
+from crossllm.model import InteractionModel, ModelConfig
+from crossllm.model.batch import Packed, gather
+from crossllm.model.interaction import FUSIONS
+from crossllm.pipeline.demo import write_demo
 
 PAIRS_AT_ONCE = 512
 """Of the fusions whose memory grows with the pairs' tokens."""

@@ -32,9 +32,9 @@ import tensorstore
 import torch
 import zarr
 
-from cache import CacheReader, CacheWriter, Recipe, key_of
-from cache.inspection import verify
-from cache.reader import THREADS
+from crossllm.cache import CacheReader, CacheWriter, Recipe, key_of
+from crossllm.cache.inspection import verify
+from crossllm.cache.reader import THREADS
 
 BATCH = 32
 Records = dict[bytes, np.ndarray]

@@ -29,20 +29,20 @@ from mambapy.mamba import MambaBlock, MambaConfig
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from cache import CacheReader, CacheWriter, Recipe
-from cache.idtable import read_table
-from model import Batch, InteractionModel, ModelConfig, focal_loss
-from model.batch import Packed, gather
-from model.bimamba import BiMamba, Mamba
-from model.interaction import joins_pairs
-from model.tokens import parse_tokens
-from pipeline.ahead import Waiting
-from pipeline.batches import PairBatches
-from pipeline.config import TrainConfig
-from pipeline.dataset import Dataset, load_dataset
-from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.memory import keep_freed_memory
-from pipeline.sampler import Bounds, shuffled_batches
+from crossllm.cache import CacheReader, CacheWriter, Recipe
+from crossllm.cache.idtable import read_table
+from crossllm.model import Batch, InteractionModel, ModelConfig, focal_loss
+from crossllm.model.batch import Packed, gather
+from crossllm.model.bimamba import BiMamba, Mamba
+from crossllm.model.interaction import joins_pairs
+from crossllm.model.tokens import parse_tokens
+from crossllm.pipeline.ahead import Waiting
+from crossllm.pipeline.batches import PairBatches
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.dataset import Dataset, load_dataset
+from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.memory import keep_freed_memory
+from crossllm.pipeline.sampler import Bounds, shuffled_batches
 
 WIDTH = 1280
 

@@ -4,20 +4,13 @@ A cache is a folder (docs/format.md); one sequence goes `read_records` → `Cach
 `CacheReader[key]`.
 """
 
-from cache.errors import (
-    CacheCorrupt,
-    Conflict,
-    CrossLLMError,
-    InputError,
-    PartlyDone,
-    RowsRefused,
-)
-from cache.idtable import read_table
-from cache.molecules import canonical_smiles
-from cache.reader import CacheReader
-from cache.recipe import Recipe, choose_recipe, list_recipes
-from cache.records import Record, Records, key_of, normalise, read_records, record_of
-from cache.writer import CacheWriter
+from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError, PartlyDone, RowsRefused
+from crossllm.cache.idtable import read_table
+from crossllm.cache.molecules import canonical_smiles
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import Recipe, choose_recipe, list_recipes
+from crossllm.cache.records import Record, Records, key_of, normalise, read_records, record_of
+from crossllm.cache.writer import CacheWriter
 
 __all__ = [
     "CacheCorrupt",

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from cache.writer import CacheWriter
+from crossllm.cache.writer import CacheWriter
 
 WRITE_AHEAD = 64 << 20
 """Bytes of rows that may wait for the disk."""

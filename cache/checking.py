@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import fsio
-from cache.commit import H5, Commit, Store, is_committed
-from cache.damage import Damage, Names, named, recipe_name
-from cache.errors import CacheCorrupt, Conflict, InputError, RowsRefused, one_line
-from cache.keys import prefixes
-from cache.plainfile import PlainFile
-from cache.recipe import Recipe
-from cache.segment import ROWS, Segment
-from cache.writer import CacheWriter
-from cache.zarrfile import Compressor
+from crossllm.cache import fsio
+from crossllm.cache.commit import H5, Commit, Store, is_committed
+from crossllm.cache.damage import Damage, Names, named, recipe_name
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, RowsRefused, one_line
+from crossllm.cache.keys import prefixes
+from crossllm.cache.plainfile import PlainFile
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.segment import ROWS, Segment
+from crossllm.cache.writer import CacheWriter
+from crossllm.cache.zarrfile import Compressor
 
 BLOCK = 4 << 20
 """Bytes read at once."""

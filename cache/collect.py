@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from cache import fsio, marker
-from cache.checking import bad_records
-from cache.commit import HEX32, commit_paths, is_committed, live_commits, unlink_commits
-from cache.damage import Listing, read_commits
-from cache.errors import CacheCorrupt
-from cache.inspection import require_cache
-from cache.recipe import read_recipe, recipe_folders
-from cache.records import MODALITIES
-from cache.segment import Segment
-from cache.trust import list_folder
+from crossllm.cache import fsio, marker
+from crossllm.cache.checking import bad_records
+from crossllm.cache.commit import HEX32, commit_paths, is_committed, live_commits, unlink_commits
+from crossllm.cache.damage import Listing, read_commits
+from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.inspection import require_cache
+from crossllm.cache.recipe import read_recipe, recipe_folders
+from crossllm.cache.records import MODALITIES
+from crossllm.cache.segment import Segment
+from crossllm.cache.trust import list_folder
 
 _MARKER_START, _MARKER_END = ".writer-", ".json"
 

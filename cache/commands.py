@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cache.recipe import IMPORTED, Recipe
-from cache.records import INPUT_NAMES
+from crossllm.cache.recipe import IMPORTED, Recipe
+from crossllm.cache.records import INPUT_NAMES
 
 
 def command_for(cache_dir: Path, recipe: Recipe) -> str:

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from cache import fsio
-from cache.errors import VERIFY, CacheCorrupt, InputError, one_line
-from cache.jsonfile import parse_json
-from cache.plainfile import read_bytes
-from cache.recipe import FORMAT
-from cache.trust import list_folder, refuse_links
+from crossllm.cache import fsio
+from crossllm.cache.errors import VERIFY, CacheCorrupt, InputError, one_line
+from crossllm.cache.jsonfile import parse_json
+from crossllm.cache.plainfile import read_bytes
+from crossllm.cache.recipe import FORMAT
+from crossllm.cache.trust import list_folder, refuse_links
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
 FILES = frozenset(

@@ -17,18 +17,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.checking import Seen, bad_records, copy_into, laid_down_like
-from cache.commit import Commit, Store, is_committed, live_commits, superseded_by
-from cache.damage import read_commits
-from cache.errors import CacheCorrupt
-from cache.inspection import require_cache
-from cache.keys import prefixes
-from cache.progress import byte_progress
-from cache.recipe import Recipe, read_recipe, recipe_folders
-from cache.records import MODALITIES
-from cache.segment import Segment
-from cache.writer import SEGMENT_BYTES, CacheWriter
-from cache.zarrfile import Compressor
+from crossllm.cache.checking import Seen, bad_records, copy_into, laid_down_like
+from crossllm.cache.commit import Commit, Store, is_committed, live_commits, superseded_by
+from crossllm.cache.damage import read_commits
+from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.inspection import require_cache
+from crossllm.cache.keys import prefixes
+from crossllm.cache.progress import byte_progress
+from crossllm.cache.recipe import Recipe, read_recipe, recipe_folders
+from crossllm.cache.records import MODALITIES
+from crossllm.cache.segment import Segment
+from crossllm.cache.writer import SEGMENT_BYTES, CacheWriter
+from crossllm.cache.zarrfile import Compressor
 
 
 class Compacted(NamedTuple):

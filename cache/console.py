@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import click
 
-from cache import fsio
-from cache.errors import CrossLLMError, Problem, plain_line
+from crossllm.cache import fsio
+from crossllm.cache.errors import CrossLLMError, Problem, plain_line
 
 _PATH_ERRORS = frozenset(
     {

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import Problem, printable
-from cache.records import AMBIGUOUS, CERTAIN, OnBad, Record, Records, key_of, normalise
-from cache.settling import settle
-from cache.textfile import read_lines
+from crossllm.cache.errors import Problem, printable
+from crossllm.cache.records import AMBIGUOUS, CERTAIN, OnBad, Record, Records, key_of, normalise
+from crossllm.cache.settling import settle
+from crossllm.cache.textfile import read_lines
 
 _NOT_ALLOWED = {m: re.compile(f"[^{CERTAIN[m]}{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
 _UNKNOWN = {m: re.compile(f"[{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}

@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import click
 
-from cache.commit import Store
-from cache.errors import printable
-from cache.zarrfile import Compressor
+from crossllm.cache.commit import Store
+from crossllm.cache.errors import printable
+from crossllm.cache.zarrfile import Compressor
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache import fsio
-from cache.commit import H5, FileSum, Part, Written
+from crossllm.cache import fsio
+from crossllm.cache.commit import H5, FileSum, Part, Written
 
 ALIGN = 64
 """Every dataset begins at a multiple of this, so that a mapped row is aligned for any use."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cache.keys import ABSENT
+from crossllm.cache.keys import ABSENT
 
 
 class IdList:

@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache import fsio
-from cache.errors import CacheCorrupt, Conflict, printable
-from cache.idlist import IdList
-from cache.keys import ABSENT
-from cache.plainfile import read_bytes
-from cache.records import NORMALISER, Record
-from cache.trust import list_folder
+from crossllm.cache import fsio
+from crossllm.cache.errors import CacheCorrupt, Conflict, printable
+from crossllm.cache.idlist import IdList
+from crossllm.cache.keys import ABSENT
+from crossllm.cache.plainfile import read_bytes
+from crossllm.cache.records import NORMALISER, Record
+from crossllm.cache.trust import list_folder
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")

@@ -11,8 +11,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from cache.keys import Keys
-from cache.segment import Segment
+from crossllm.cache.keys import Keys
+from crossllm.cache.segment import Segment
 
 
 class KeyIndex(Keys):

@@ -7,16 +7,16 @@ import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.checking import Subset, check_segment
-from cache.commit import HEX32, commit_paths, live_commits
-from cache.damage import Damage, names_in, read_commits, recipe_name
-from cache.errors import CacheCorrupt, InputError
-from cache.idtable import read_table
-from cache.plainfile import read_bytes
-from cache.progress import byte_progress
-from cache.reader import CacheReader
-from cache.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
-from cache.records import MODALITIES
+from crossllm.cache.checking import Subset, check_segment
+from crossllm.cache.commit import HEX32, commit_paths, live_commits
+from crossllm.cache.damage import Damage, names_in, read_commits, recipe_name
+from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.cache.idtable import read_table
+from crossllm.cache.plainfile import read_bytes
+from crossllm.cache.progress import byte_progress
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
+from crossllm.cache.records import MODALITIES
 
 
 class RecipeInfo(NamedTuple):

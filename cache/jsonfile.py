@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CacheCorrupt, one_line
+from crossllm.cache.errors import CacheCorrupt, one_line
 
 _MAX_DEPTH = 32
 _MAX_PARTS, _MAX_VALUES = 100_000, 400_000

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from cache import fsio
-from cache.errors import CacheCorrupt
-from cache.jsonfile import parse_json
-from cache.plainfile import read_bytes
+from crossllm.cache import fsio
+from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.jsonfile import parse_json
+from crossllm.cache.plainfile import read_bytes
 
 WEEK = 7 * 24 * 3600.0
 """Seconds after which what nobody is known to write is taken for left behind."""

@@ -8,20 +8,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.checking import Seen, copy_into, laid_down_like
-from cache.commit import is_committed, live_commits
-from cache.compact import require_space
-from cache.console import stop_between_records
-from cache.damage import read_commits
-from cache.errors import CacheCorrupt, Conflict, InputError, printable
-from cache.idtable import publish_table, read_table
-from cache.inspection import require_cache
-from cache.progress import byte_progress
-from cache.reader import CacheReader
-from cache.recipe import Recipe, list_recipes
-from cache.records import MODALITIES, Record
-from cache.segment import Segment
-from cache.writer import SEGMENT_BYTES, CacheWriter, sync_what_others_wrote
+from crossllm.cache.checking import Seen, copy_into, laid_down_like
+from crossllm.cache.commit import is_committed, live_commits
+from crossllm.cache.compact import require_space
+from crossllm.cache.console import stop_between_records
+from crossllm.cache.damage import read_commits
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
+from crossllm.cache.idtable import publish_table, read_table
+from crossllm.cache.inspection import require_cache
+from crossllm.cache.progress import byte_progress
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import Recipe, list_recipes
+from crossllm.cache.records import MODALITIES, Record
+from crossllm.cache.segment import Segment
+from crossllm.cache.writer import SEGMENT_BYTES, CacheWriter, sync_what_others_wrote
 
 _NOT_MERGED = ("dataset.toml", "pairs.tsv")
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import InputError, Problem, printable
-from cache.rdkit_child import Answer, RdkitChild, canonical
-from cache.records import OnBad, Record, Records, record_of
-from cache.settling import settle
-from cache.textfile import Line, read_lines
+from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.rdkit_child import Answer, RdkitChild, canonical
+from crossllm.cache.records import OnBad, Record, Records, record_of
+from crossllm.cache.settling import settle
+from crossllm.cache.textfile import Line, read_lines
 
 MAX_SMILES = 2000
 """Characters of a longer SMILES are refused unread."""

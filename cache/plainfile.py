@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import VERIFY, CacheCorrupt
-from cache.fsio import BINARY, NO_FOLLOW
+from crossllm.cache.errors import VERIFY, CacheCorrupt
+from crossllm.cache.fsio import BINARY, NO_FOLLOW
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

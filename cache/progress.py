@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from cache.errors import printable
+from crossllm.cache.errors import printable
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
 """RDKit in a child process: one molecule in, its canonical SMILES out, stopped when it takes too long or too much.
 
-Run as a program (`python -m cache.rdkit_child`) it answers JSON lines on standard output; `RdkitChild` is the parent's
+Run as a program (`python -m crossllm.cache.rdkit_child`) it answers JSON lines on standard output; `RdkitChild` is the parent's
 end.  Anything outside this file sees `Answer`s only.
 """
 
@@ -17,8 +17,8 @@ from contextlib import redirect_stderr, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from cache.child import bound_memory, end_child, start_child
-from cache.errors import one_line
+from crossllm.cache.child import bound_memory, end_child, start_child
+from crossllm.cache.errors import one_line
 
 SECONDS = 10.0
 """Wall time a molecule may take."""
@@ -76,7 +76,7 @@ class RdkitChild:
         return Answer(smiles, atoms, problem, tuple(notes))
 
     def _start(self) -> subprocess.Popen[bytes]:
-        process = start_child("cache.rdkit_child", str(self._memory))
+        process = start_child("crossllm.cache.rdkit_child", str(self._memory))
         self._process, self._answers = process, queue.Queue()
         threading.Thread(target=_listen, args=(process, self._answers), daemon=True).start()
         try:

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache.commit import Commit, commit_paths, live_commits, read_commit
-from cache.errors import CacheCorrupt
-from cache.index import KeyIndex
-from cache.keys import ABSENT
-from cache.recipe import Recipe
-from cache.rowfile import IO
-from cache.segment import Segment
+from crossllm.cache.commit import Commit, commit_paths, live_commits, read_commit
+from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.index import KeyIndex
+from crossllm.cache.keys import ABSENT
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.rowfile import IO
+from crossllm.cache.segment import Segment
 
 THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 """Threads of `gather`: memory, not arithmetic, bounds it."""

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from cache import fsio
-from cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
-from cache.jsonfile import parse_json
-from cache.plainfile import read_bytes
-from cache.records import INPUT_NAMES, NORMALISER, check_modality
-from cache.trust import list_folder, refuse_links, refuse_shared
+from crossllm.cache import fsio
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
+from crossllm.cache.jsonfile import parse_json
+from crossllm.cache.plainfile import read_bytes
+from crossllm.cache.records import INPUT_NAMES, NORMALISER, check_modality
+from crossllm.cache.trust import list_folder, refuse_links, refuse_shared
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""

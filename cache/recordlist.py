@@ -15,10 +15,10 @@ from typing import IO, overload
 
 import numpy as np
 
-from cache import fsio
-from cache.idlist import IdList
-from cache.keys import ABSENT, Keys
-from cache.records import Record
+from crossllm.cache import fsio
+from crossllm.cache.idlist import IdList
+from crossllm.cache.keys import ABSENT, Keys
+from crossllm.cache.records import Record
 
 IN_MEMORY = 8 << 20
 """Bytes of sequences beyond which they go to a temporary file."""
@@ -166,7 +166,7 @@ class Distinct(Mapping[bytes, Record]):
         """(n,) int64 residues, nucleotides or atoms of each."""
 
     def find(self, key: bytes) -> int:
-        """Place of a key among the distinct ones, or `cache.keys.ABSENT`."""
+        """Place of a key among the distinct ones, or `crossllm.cache.keys.ABSENT`."""
         return self._keys.find(key)
 
     def __getitem__(self, key: bytes) -> Record:

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from cache.errors import InputError, Problem, printable
+from crossllm.cache.errors import InputError, Problem, printable
 
 if TYPE_CHECKING:
-    from cache.recordlist import Distinct
+    from crossllm.cache.recordlist import Distinct
 
 NORMALISER = 1
 """Version of `normalise`; it is part of the `records/` table and of every recipe."""
@@ -67,7 +67,7 @@ class Records(NamedTuple):
 
     def distinct(self) -> Distinct:
         """Key → the first record of each distinct sequence, in file order."""
-        from cache.recordlist import Distinct
+        from crossllm.cache.recordlist import Distinct
 
         return Distinct(self.records)
 
@@ -90,10 +90,10 @@ def record_of(modality: str, id_: str, sequence: str) -> Record:
 def normalise(modality: str, sequence: str) -> str:
     """The normalised sequence, before any check of its letters: upper case, T→U (RNA), trailing `*` cut (protein).
 
-    A molecule is normalised by RDKit, in `cache.molecules.canonical_smiles`.
+    A molecule is normalised by RDKit, in `crossllm.cache.molecules.canonical_smiles`.
     """
     if modality == "molecule":
-        raise ValueError("a molecule is normalised by cache.molecules.canonical_smiles")
+        raise ValueError("a molecule is normalised by crossllm.cache.molecules.canonical_smiles")
     upper = sequence.upper()
     return upper.replace("T", "U") if modality == "rna" else upper.removesuffix("*")
 
@@ -112,9 +112,9 @@ def read_records(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
     """
     check_modality(modality)
     if modality == "molecule":
-        from cache.molecules import read_molecules
+        from crossllm.cache.molecules import read_molecules
 
         return read_molecules(path, on_bad)
-    from cache.fasta import read_fasta
+    from crossllm.cache.fasta import read_fasta
 
     return read_fasta(path, modality, on_bad)

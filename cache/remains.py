@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import fsio
-from cache.commit import H5, Commit, Part
-from cache.errors import CacheCorrupt
-from cache.plainfile import PlainFile, read_bytes
-from cache.recipe import Recipe
-from cache.rowfile import Rows, ZarrRows, plain_rows
-from cache.segment import CHUNK, MAX_META, ROWS, Segment
-from cache.shardcheck import check_chunks
-from cache.zarrfile import is_plain, parse_array_json
+from crossllm.cache import fsio
+from crossllm.cache.commit import H5, Commit, Part
+from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.plainfile import PlainFile, read_bytes
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.rowfile import Rows, ZarrRows, plain_rows
+from crossllm.cache.segment import CHUNK, MAX_META, ROWS, Segment
+from crossllm.cache.shardcheck import check_chunks
+from crossllm.cache.zarrfile import is_plain, parse_array_json
 
 _SMALL = ("digest", "offsets", "crc32c")
 _MAX_BYTES = 1 << 32

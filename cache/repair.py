@@ -17,21 +17,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import marker
-from cache.checking import check_segment, copy_record
-from cache.commands import command_for
-from cache.commit import Commit, Store, live_commits, read_commit, superseded_by, unlink_commits
-from cache.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
-from cache.errors import CacheCorrupt, InputError, RowsRefused
-from cache.idtable import read_table
-from cache.inspection import require_cache, verify
-from cache.progress import byte_progress
-from cache.recipe import Recipe, read_recipe, recipe_folders
-from cache.records import MODALITIES
-from cache.remains import Remains
-from cache.segment import Segment
-from cache.writer import CacheWriter
-from cache.zarrfile import Compressor
+from crossllm.cache import marker
+from crossllm.cache.checking import check_segment, copy_record
+from crossllm.cache.commands import command_for
+from crossllm.cache.commit import Commit, Store, live_commits, read_commit, superseded_by, unlink_commits
+from crossllm.cache.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
+from crossllm.cache.errors import CacheCorrupt, InputError, RowsRefused
+from crossllm.cache.idtable import read_table
+from crossllm.cache.inspection import require_cache, verify
+from crossllm.cache.progress import byte_progress
+from crossllm.cache.recipe import Recipe, read_recipe, recipe_folders
+from crossllm.cache.records import MODALITIES
+from crossllm.cache.remains import Remains
+from crossllm.cache.segment import Segment
+from crossllm.cache.writer import CacheWriter
+from crossllm.cache.zarrfile import Compressor
 
 
 class Dropped(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from cache.errors import CacheCorrupt, one_line
-from cache.plainfile import PlainFile
+from crossllm.cache.errors import CacheCorrupt, one_line
+from crossllm.cache.plainfile import PlainFile
 
 IO = Literal["mmap", "pread"]
 """`mmap`: views, no copy.  `pread`: copies; a file that shrinks under a reader is an error there, not a signal."""

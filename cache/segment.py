@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from cache import fsio
-from cache.commit import H5, Commit, Store
-from cache.errors import VERIFY, CacheCorrupt
-from cache.plainfile import PlainFile, read_bytes
-from cache.recipe import Recipe
-from cache.rowfile import IO, Rows, ZarrRows, plain_rows
-from cache.shardcheck import check_chunks
-from cache.zarrfile import Compressor, is_in_order, is_plain, parse_array_json
+from crossllm.cache import fsio
+from crossllm.cache.commit import H5, Commit, Store
+from crossllm.cache.errors import VERIFY, CacheCorrupt
+from crossllm.cache.plainfile import PlainFile, read_bytes
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.rowfile import IO, Rows, ZarrRows, plain_rows
+from crossllm.cache.shardcheck import check_chunks
+from crossllm.cache.zarrfile import Compressor, is_in_order, is_plain, parse_array_json
 
 ROWS = "rows/c/0/0"
 CHUNK = {"rows": ROWS, "offsets": "offsets/c/0", "digest": "digest/c/0/0", "crc32c": "crc32c/c/0"}

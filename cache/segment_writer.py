@@ -9,12 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from cache import fsio, marker
-from cache.commit import Commit, Store, Written
-from cache.h5file import H5Body
-from cache.recipe import Recipe
-from cache.zarrbody import ZarrBody
-from cache.zarrfile import Compressor
+from crossllm.cache import fsio, marker
+from crossllm.cache.commit import Commit, Store, Written
+from crossllm.cache.h5file import H5Body
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.zarrbody import ZarrBody
+from crossllm.cache.zarrfile import Compressor
 
 
 class Body(Protocol):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import InputError, Problem
-from cache.recordlist import RecordList
-from cache.records import OnBad, Record, Records
+from crossllm.cache.errors import InputError, Problem
+from crossllm.cache.recordlist import RecordList
+from crossllm.cache.records import OnBad, Record, Records
 
 
 def settle(

@@ -13,10 +13,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import fsio
-from cache.errors import VERIFY, CacheCorrupt
-from cache.plainfile import PlainFile
-from cache.zarrfile import COMPRESSORS, Layout
+from crossllm.cache import fsio
+from crossllm.cache.errors import VERIFY, CacheCorrupt
+from crossllm.cache.plainfile import PlainFile
+from crossllm.cache.zarrfile import COMPRESSORS, Layout
 
 MAX_INNER_CHUNK = 64 << 20
 """Bytes of an inner chunk, decoded: the least that zarr-python holds in memory to read one row."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from cache.errors import InputError
+from crossllm.cache.errors import InputError
 
 MAX_LINE_BYTES = 64 << 20
 """A longer line is an error: no RNA or protein is that long, and one line must fit in memory."""

@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from cache import fsio
-from cache.errors import CacheCorrupt, InputError
+from crossllm.cache import fsio
+from crossllm.cache.errors import CacheCorrupt, InputError
 
 
 def list_folder(folder: Path) -> list[Path]:

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from cache import fsio, marker
-from cache.commit import Store, publish_commit
-from cache.errors import InputError, RowsRefused
-from cache.recipe import Recipe, write_recipe
-from cache.segment_writer import SegmentWriter
-from cache.zarrfile import Compressor
+from crossllm.cache import fsio, marker
+from crossllm.cache.commit import Store, publish_commit
+from crossllm.cache.errors import InputError, RowsRefused
+from crossllm.cache.recipe import Recipe, write_recipe
+from crossllm.cache.segment_writer import SegmentWriter
+from crossllm.cache.zarrfile import Compressor
 
 SEGMENT_BYTES = 256 << 20
 SEGMENT_SECONDS = 60.0

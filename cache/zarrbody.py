@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import fsio
-from cache.commit import FileSum, Written
-from cache.segment import CHUNK, ROWS
-from cache.zarrfile import GROUP_JSON, ZSTD_LEVEL, Compressor, array_json, inner_rows, shard_index
+from crossllm.cache import fsio
+from crossllm.cache.commit import FileSum, Written
+from crossllm.cache.segment import CHUNK, ROWS
+from crossllm.cache.zarrfile import GROUP_JSON, ZSTD_LEVEL, Compressor, array_json, inner_rows, shard_index
 
 
 class ZarrBody:

@@ -1,7 +1,7 @@
 """The bytes of a Zarr v3 array as this format uses them: `zarr.json`, one chunk or one shard, the shard's index.
 
 A segment is written here without zarr-python and read by it byte for byte (a test says so).  The other direction,
-arrays that are compressed or laid out in another order, goes through zarr-python in `cache.segment`.
+arrays that are compressed or laid out in another order, goes through zarr-python in `crossllm.cache.segment`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cache import fsio
-from cache.errors import VERIFY, CacheCorrupt, one_line
-from cache.jsonfile import parse_json
-from cache.plainfile import PlainFile
+from crossllm.cache import fsio
+from crossllm.cache.errors import VERIFY, CacheCorrupt, one_line
+from crossllm.cache.jsonfile import parse_json
+from crossllm.cache.plainfile import PlainFile
 
 INNER_CHUNK_BYTES = 128 << 10
 """Size aimed at for an inner chunk of `rows`: what a reader without the fast path must read at least."""

@@ -8,8 +8,8 @@ import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from cache.console import note
-from cache.errors import InputError
+from crossllm.cache.console import note
+from crossllm.cache.errors import InputError
 
 _LINE = 65
 """A key in hex and a newline."""

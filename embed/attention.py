@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from embed.device import to_device
+from crossllm.embed.device import to_device
 
 PADDING = 0.125
 """Padded tokens a token of a block, at most, on a device where calls are dear."""

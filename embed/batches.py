@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 
-from cache.console import note
-from embed.device import give_back_memory, is_out_of_memory
-from embed.encoder import Outputs
-from embed.windows import Window
+from crossllm.cache.console import note
+from crossllm.embed.device import give_back_memory, is_out_of_memory
+from crossllm.embed.encoder import Outputs
+from crossllm.embed.windows import Window
 
 
 class Piece(NamedTuple):

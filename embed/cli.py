@@ -1,4 +1,4 @@
-"""`embed run`: parsing and printing only; `models` and `pull` are in `embed.cli_weights`."""
+"""`embed run`: parsing and printing only; `models` and `pull` are in `crossllm.embed.cli_weights`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from cache.console import run as run_program
-from cache.console import say
-from cache.errors import InputError, PartlyDone, printable
-from cache.flags import ByteSize, PathName, followed_store_options, on_bad_option
-from cache.records import KINDS, MODALITIES, UNITS
-from embed.cli_weights import models_command, pull_command
-from embed.encoder import BATCH_TOKENS
+from crossllm.cache.console import run as run_program
+from crossllm.cache.console import say
+from crossllm.cache.errors import InputError, PartlyDone, printable
+from crossllm.cache.flags import ByteSize, PathName, followed_store_options, on_bad_option
+from crossllm.cache.records import KINDS, MODALITIES, UNITS
+from crossllm.embed.cli_weights import models_command, pull_command
+from crossllm.embed.encoder import BATCH_TOKENS
 
 if TYPE_CHECKING:
-    from embed.dryrun import DryRun
-    from embed.plan import RunOptions
-    from embed.run import RecipeSummary, RunSummary
+    from crossllm.embed.dryrun import DryRun
+    from crossllm.embed.plan import RunOptions
+    from crossllm.embed.run import RecipeSummary, RunSummary
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):
@@ -163,8 +163,8 @@ def run_command(
     as_json: bool, dry_run: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any
 ) -> None:
     """Embed every distinct sequence or molecule of a file that the cache does not hold yet."""
-    from embed.plan import RunOptions, default_cache
-    from embed.run import run
+    from crossllm.embed.plan import RunOptions, default_cache
+    from crossllm.embed.run import run
 
     switches = dict(options)
     if len(switches) < len(set(options)):
@@ -191,8 +191,8 @@ def _as_json(found: RunSummary | DryRun) -> str:
 
 
 def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
-    from embed.dryrun import dry_run
-    from embed.dryrun_lines import in_lines, warn
+    from crossllm.embed.dryrun import dry_run
+    from crossllm.embed.dryrun_lines import in_lines, warn
 
     found = dry_run(asked_for)
     click.echo(_as_json(found) if as_json else in_lines(found, asked_for.modality))

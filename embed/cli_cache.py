@@ -1,4 +1,4 @@
-"""`crossllm cache`: the commands of `cache.cli`, and `import` and `export`; parsing and printing only."""
+"""`crossllm cache`: the commands of `crossllm.cache.cli`, and `import` and `export`; parsing and printing only."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.cli import cache as store_commands
-from cache.console import say
-from cache.flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
-from cache.records import MODALITIES
-from embed.export_layouts import POOLED, WRITERS
+from crossllm.cache.cli import cache as store_commands
+from crossllm.cache.console import say
+from crossllm.cache.flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
+from crossllm.cache.records import MODALITIES
+from crossllm.embed.export_layouts import POOLED, WRITERS
 
 if TYPE_CHECKING:
-    from embed.exporting import ExportSummary
-    from embed.importing import ImportSummary
+    from crossllm.embed.exporting import ExportSummary
+    from crossllm.embed.importing import ImportSummary
 
 _modality_option = click.option(
     "--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are."
@@ -49,7 +49,7 @@ _modality_option = click.option(
 @json_option
 def import_command(as_json: bool, **asked: Any) -> None:
     """Import per-residue embeddings made elsewhere, as a recipe that names its source."""
-    from embed.importing import ImportOptions, import_embeddings
+    from crossllm.embed.importing import ImportOptions, import_embeddings
 
     done = import_embeddings(ImportOptions(**asked))
     say(json.dumps(done._asdict()) if as_json else _imported(done))
@@ -81,7 +81,7 @@ def export_command(as_json: bool, **asked: Any) -> None:
     hdf5, npy, pt and safetensors hold one array a distinct sequence, named by its first id; csv and npz one pooled
     vector an id.
     """
-    from embed.exporting import ExportOptions, export_embeddings
+    from crossllm.embed.exporting import ExportOptions, export_embeddings
 
     done = export_embeddings(ExportOptions(**asked))
     say(json.dumps(done._asdict()) if as_json else _exported(done))
@@ -99,4 +99,4 @@ cache = click.Group(
     commands=[*store_commands.commands.values(), import_command, export_command],
     help=store_commands.help,
 )
-"""What `crossllm cache` is; `cache.cli` cannot import what reads torch files, and stays what it was."""
+"""What `crossllm cache` is; `crossllm.cache.cli` cannot import what reads torch files, and stays what it was."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import InputError, one_line, printable
+from crossllm.cache.errors import InputError, one_line, printable
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad_alloc", "_ALLOC_FAILED")
 """Torch's allocator on Linux and on Windows; MPS and drivers; C++; cuBLAS and its kin, with memory of their own."""

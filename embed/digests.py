@@ -12,8 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import CacheCorrupt, InputError
-from cache.progress import byte_progress
+from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.cache.progress import byte_progress
 
 SHOWN_FROM = 1 << 30
 """Bytes from which hashing shows a bar: about a second's work."""

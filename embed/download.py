@@ -18,8 +18,8 @@ from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from cache.console import note
-from cache.errors import InputError, one_line, printable
+from crossllm.cache.console import note
+from crossllm.cache.errors import InputError, one_line, printable
 
 TRIES = 3
 TIMEOUT = 30.0

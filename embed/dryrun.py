@@ -9,23 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.console import say_notes
-from cache.recipe import Recipe, held_like
-from cache.records import read_records
-from cache.writer import refuse_compressed_h5
-from embed.encoder import EncoderInfo
-from embed.encoders import DEFAULT_ENCODER, ENCODERS, find_encoder
-from embed.estimate import Estimate, estimate, pieces
-from embed.plan import (
-    Plan,
-    RunOptions,
-    Target,
-    asked_layout,
-    existing_folder,
-    make_plan,
-)
-from embed.published import weights_at_hand
-from embed.recipes import beyond_limit, refuses_long, settle_recipes
+from crossllm.cache.console import say_notes
+from crossllm.cache.recipe import Recipe, held_like
+from crossllm.cache.records import read_records
+from crossllm.cache.writer import refuse_compressed_h5
+from crossllm.embed.encoder import EncoderInfo
+from crossllm.embed.encoders import DEFAULT_ENCODER, ENCODERS, find_encoder
+from crossllm.embed.estimate import Estimate, estimate, pieces
+from crossllm.embed.plan import Plan, RunOptions, Target, asked_layout, existing_folder, make_plan
+from crossllm.embed.published import weights_at_hand
+from crossllm.embed.recipes import beyond_limit, refuses_long, settle_recipes
 
 
 class RecipePlan(NamedTuple):

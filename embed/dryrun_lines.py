@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cache.console import note, size_in_words
-from cache.errors import plain_line
-from cache.records import KINDS, UNITS
-from embed.dryrun import DryRun, RecipePlan, free_bytes
-from embed.encoder import EncoderInfo
-from embed.estimate import estimate, in_words, worth_timing
-from embed.plan import Plan, RunOptions
+from crossllm.cache.console import note, size_in_words
+from crossllm.cache.errors import plain_line
+from crossllm.cache.records import KINDS, UNITS
+from crossllm.embed.dryrun import DryRun, RecipePlan, free_bytes
+from crossllm.embed.encoder import EncoderInfo
+from crossllm.embed.estimate import estimate, in_words, worth_timing
+from crossllm.embed.plan import Plan, RunOptions
 
 
 def in_lines(found: DryRun, modality: str) -> str:

@@ -1,6 +1,6 @@
 """What lies between the matrix products and the attention: rotation, sum and norm, gate.
 
-Here they stand plainly, once.  On a CPU the passes of `embed.fused_cpu` take their place, on CUDA these same functions
+Here they stand plainly, once.  On a CPU the passes of `crossllm.embed.fused_cpu` take their place, on CUDA these same functions
 compiled by torch, one kernel each; where that fails they run as they stand.  Tests hold either to the plain ones.
 Shapes: T packed tokens, D width, F inner width, H heads, K = D / H.
 """
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cache.console import note
-from cache.errors import one_line
-from embed import fused_cpu
-from embed.device import is_out_of_memory
+from crossllm.cache.console import note
+from crossllm.cache.errors import one_line
+from crossllm.embed import fused_cpu
+from crossllm.embed.device import is_out_of_memory
 
 
 class Norm(NamedTuple):

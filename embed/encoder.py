@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from cache.errors import Conflict, InputError, printable
-from cache.recipe import Recipe
-from cache.records import Record
+from crossllm.cache.errors import Conflict, InputError, printable
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.records import Record
 
 BATCH_TOKENS = 16384
 """Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
@@ -144,7 +144,7 @@ class EncoderInfo:
     def _is_bfloat16_fast(self, device: str) -> bool:
         if BFLOAT16 not in self.computes:
             return False
-        from embed.device import device_of, has_bfloat16
+        from crossllm.embed.device import device_of, has_bfloat16
 
         return has_bfloat16(device_of(device))
 

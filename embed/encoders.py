@@ -6,19 +6,19 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from cache.errors import InputError, printable
-from embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
-from embed.profile import VERSION as PROFILE_VERSION
-from embed.profile_molecule import VERSION as MOLECULE_VERSION
-from embed.published import PUBLISHED, pulled_path, weights_at_hand
+from crossllm.cache.errors import InputError, printable
+from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
+from crossllm.embed.profile import VERSION as PROFILE_VERSION
+from crossllm.embed.profile_molecule import VERSION as MOLECULE_VERSION
+from crossllm.embed.published import PUBLISHED, pulled_path, weights_at_hand
 
 
 def _load_profile(loading: Loading) -> Encoder:
     if loading.recipe.modality == "molecule":
-        from embed.profile_molecule import MoleculeProfileEncoder
+        from crossllm.embed.profile_molecule import MoleculeProfileEncoder
 
         return MoleculeProfileEncoder()
-    from embed.profile import ProfileEncoder
+    from crossllm.embed.profile import ProfileEncoder
 
     return ProfileEncoder(loading.recipe.modality)
 
@@ -27,7 +27,7 @@ def _language_model(module: str) -> Callable[[Loading], Encoder]:
     """The loader of a language model: `embed/<module>.py` describes it, and imports torch."""
 
     def load(loading: Loading) -> Encoder:
-        from embed.weights import check_settled
+        from crossllm.embed.weights import check_settled
 
         found: Encoder = importlib.import_module(f"embed.{module}").load(loading)
         check_settled(loading)
@@ -37,7 +37,7 @@ def _language_model(module: str) -> Callable[[Loading], Encoder]:
 
 
 def _load_graph(loading: Loading) -> Encoder:
-    from embed.gnn import GraphEncoder
+    from crossllm.embed.gnn import GraphEncoder
 
     return GraphEncoder(loading)
 

@@ -6,10 +6,10 @@ made up for by a factor of 0.88 on the embedded tokens wherever nothing is maske
 
 from __future__ import annotations
 
-from embed.encoder import Loading
-from embed.hfconfig import Config, Value, expected_of
-from embed.language import Alphabet, Form, LanguageModel, Published, renaming
-from embed.transformer import Design
+from crossllm.embed.encoder import Loading
+from crossllm.embed.hfconfig import Config, Value, expected_of
+from crossllm.embed.language import Alphabet, Form, LanguageModel, Published, renaming
+from crossllm.embed.transformer import Design
 
 SIZES = {
     "esm2-8m": (320, 6, 20),

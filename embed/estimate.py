@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cache.errors import InputError, one_line
-from cache.recipe import Recipe
-from cache.recordlist import RecordList
-from cache.records import Record, record_of
-from embed.encoder import EncoderInfo, Loading
-from embed.plan import RunOptions
-from embed.published import PUBLISHED
-from embed.windows import windows
+from crossllm.cache.errors import InputError, one_line
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.recordlist import RecordList
+from crossllm.cache.records import Record, record_of
+from crossllm.embed.encoder import EncoderInfo, Loading
+from crossllm.embed.plan import RunOptions
+from crossllm.embed.published import PUBLISHED
+from crossllm.embed.windows import windows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embed.transformer import Design, Transformer
+    from crossllm.embed.transformer import Design, Transformer
 
 LONGEST_TIMED = 2048
 """Tokens of a sequence; of longer ones the time is extended along the straight line."""
@@ -64,7 +64,7 @@ def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: Re
     except InputError as error:  # the device or the weights; the run itself will say it
         return Estimate(None, one_line(error))
     except (RuntimeError, MemoryError) as error:
-        from embed.device import is_out_of_memory
+        from crossllm.embed.device import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise
@@ -93,7 +93,7 @@ def pieces(lengths: np.ndarray, policy: str) -> Counter[int]:
 
 def design_of(recipe: Recipe) -> tuple[Design, int | None]:
     """The design of a language model, and the length that its recipe pads every sequence to."""
-    from embed import esm2, rinalmo, rnabert, rnafm
+    from crossllm.embed import esm2, rinalmo, rnabert, rnafm
 
     if recipe.encoder in esm2.SIZES:
         return esm2.published(*esm2.SIZES[recipe.encoder]).design, None
@@ -107,7 +107,7 @@ def design_of(recipe: Recipe) -> tuple[Design, int | None]:
 
 def _of_layers(options: RunOptions, recipe: Recipe, found: Mapping[int, int]) -> float:
     """Seconds of all layers for so many pieces of each length, from the times of one layer at two lengths."""
-    from embed.device import device_of
+    from crossllm.embed.device import device_of
 
     device_of(options.device)
     design, padded = design_of(recipe)
@@ -132,7 +132,7 @@ def _random_layer(design: Design, compute: str, device: str) -> Transformer:
     """One layer of a model's shape.  Its weights are one random vector over and over: nothing else is drawn."""
     import torch
 
-    from embed.transformer import Transformer, expected_shapes
+    from crossllm.embed.transformer import Transformer, expected_shapes
 
     one = design._replace(layers=1)
     vector = 0.02 * torch.randn(max(design.width, design.inner), generator=torch.Generator().manual_seed(0))

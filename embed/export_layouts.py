@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy_format
 
-from cache import fsio
+from crossllm.cache import fsio
 
 SHARD_BYTES, SHARD_TENSORS = 256 << 20, 10_000
 """A safetensors shard is closed at either: its tensors are in memory at once, and its header is bounded."""

@@ -15,16 +15,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cache import fsio
-from cache.console import note
-from cache.errors import Conflict, InputError
-from cache.idtable import read_table
-from cache.progress import progress
-from cache.reader import CacheReader
-from cache.recipe import choose_recipe
-from embed.export_layouts import FOLDERS, POOLED, WRITERS, Item
-from embed.foreign_names import MAPPING_HEADER
-from embed.windows import cut_note, left_out
+from crossllm.cache import fsio
+from crossllm.cache.console import note
+from crossllm.cache.errors import Conflict, InputError
+from crossllm.cache.idtable import read_table
+from crossllm.cache.progress import progress
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import choose_recipe
+from crossllm.embed.export_layouts import FOLDERS, POOLED, WRITERS, Item
+from crossllm.embed.foreign_names import MAPPING_HEADER
+from crossllm.embed.windows import cut_note, left_out
 
 _SAFE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEX = re.compile(r"[0-9a-f]{64}")

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from cache.errors import printable
+from crossllm.cache.errors import printable
 
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """The types rows may have, and the bytes of one value."""

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache.errors import Problem, RowsRefused, printable
-from cache.progress import progress
-from cache.records import Record
-from cache.writer import stored_rows
-from embed.foreign import BadEntry, Entry, Source, read_rows, shape_of
-from embed.foreign_names import Matched, check_length
+from crossllm.cache.errors import Problem, RowsRefused, printable
+from crossllm.cache.progress import progress
+from crossllm.cache.records import Record
+from crossllm.cache.writer import stored_rows
+from crossllm.embed.foreign import BadEntry, Entry, Source, read_rows, shape_of
+from crossllm.embed.foreign_names import Matched, check_length
 
 _ROWS_AT_ONCE = 1024
 

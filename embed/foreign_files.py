@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import InputError, printable
-from embed.foreign import BadEntry, Entry, Source
+from crossllm.cache.errors import InputError, printable
+from crossllm.embed.foreign import BadEntry, Entry, Source
 
 SUFFIXES = {
     ".npy": "npy", ".pt": "pt", ".pth": "pt", ".safetensors": "safetensors", ".h5": "hdf5", ".hdf5": "hdf5",
@@ -71,14 +71,14 @@ def open_source(path: Path, found: Found, layer: str | None) -> Source:
     if layer is not None and found.layout != "pt":
         raise InputError(f"--layer {printable(layer)}: {path} is {found.layout}, only .pt holds layers; leave it out")
     if found.layout == "hdf5":
-        from embed.foreign_hdf5 import Hdf5Source
+        from crossllm.embed.foreign_hdf5 import Hdf5Source
 
         return Hdf5Source(found.files)
     if found.layout == "npy":
-        from embed.foreign_npy import NpySource
+        from crossllm.embed.foreign_npy import NpySource
 
         return NpySource(path, found.files)
-    from embed.foreign_torch import PtSource, SafetensorsSource
+    from crossllm.embed.foreign_torch import PtSource, SafetensorsSource
 
     return PtSource(path, found.files, layer) if found.layout == "pt" else SafetensorsSource(path, found.files)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.child import end_child, start_child
-from cache.errors import CacheCorrupt, InputError
-from embed.foreign import ITEM_BYTES, MAX_BYTES, BadEntry, Entry, shape_of
+from crossllm.cache.child import end_child, start_child
+from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.embed.foreign import ITEM_BYTES, MAX_BYTES, BadEntry, Entry, shape_of
 
 SECONDS = 300.0
 """Wall time that one answer may take: one dataset's description, or its values."""
@@ -60,12 +60,14 @@ class Hdf5Source:
 
 
 class Hdf5Child:
-    """The parent's end of `embed.hdf5_child`."""
+    """The parent's end of `crossllm.embed.hdf5_child`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         # "::" keeps HDF5 from looking for filter plugins.
-        self.process = start_child("embed.hdf5_child", str(path), str(MEMORY), env={"HDF5_PLUGIN_PRELOAD": "::"})
+        self.process = start_child(
+            "crossllm.embed.hdf5_child", str(path), str(MEMORY), env={"HDF5_PLUGIN_PRELOAD": "::"}
+        )
         self._watch = _Watch(self.process)
         opened = self._line()
         if problem := opened.get("problem"):

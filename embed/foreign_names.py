@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.errors import InputError, Problem, printable
-from cache.records import Record, Records
-from cache.textfile import read_lines
-from embed.foreign import BadEntry, Entry
+from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.records import Record, Records
+from crossllm.cache.textfile import read_lines
+from crossllm.embed.foreign import BadEntry, Entry
 
 MAPPING_HEADER = "name\tid\tkey"
 _HASH = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy_format
 
-from cache.errors import one_line
-from embed.foreign import BadEntry, Entry
-from embed.foreign_files import entry_name
+from crossllm.cache.errors import one_line
+from crossllm.embed.foreign import BadEntry, Entry
+from crossllm.embed.foreign_files import entry_name
 
 _READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 

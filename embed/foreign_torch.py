@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from cache.errors import CacheCorrupt, InputError, one_line, printable
-from cache.jsonfile import parse_json
-from embed.foreign import BadEntry, Entry
-from embed.foreign_files import entry_name
-from embed.shards import MAX_HEADER, weight_map
-from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
+from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
+from crossllm.cache.jsonfile import parse_json
+from crossllm.embed.foreign import BadEntry, Entry
+from crossllm.embed.foreign_files import entry_name
+from crossllm.embed.shards import MAX_HEADER, weight_map
+from crossllm.embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 SHOWN_LAYERS = 50
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}

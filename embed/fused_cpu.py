@@ -1,7 +1,7 @@
 """What lies between the matrix products on a CPU, each in one pass over memory: rotation, and sum + norm + cast.
 
 Torch does these in four to eight passes, which took as long as the products themselves.  The plain
-versions are `rotate` and `add_norm` of `embed.elementwise`; a test holds these to them.
+versions are `rotate` and `add_norm` of `crossllm.embed.elementwise`; a test holds these to them.
 bfloat16 has no NumPy type: its bits are the upper half of a float32's, and lie here in uint16.
 Shapes: T packed tokens, D width, H heads, K = D / H.
 """

@@ -26,13 +26,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cache.errors import InputError
-from cache.records import Record
-from embed.device import device_of
-from embed.encoder import Loading, Outputs
-from embed.molgraph import ATOM_TYPES, BOND_TYPE_ROWS, CHIRALITIES, DIRECTIONS, SELF_LOOP, Graph, graph_of, packed
-from embed.weights import pick_tensors, read_settled
-from embed.windows import by_budget
+from crossllm.cache.errors import InputError
+from crossllm.cache.records import Record
+from crossllm.embed.device import device_of
+from crossllm.embed.encoder import Loading, Outputs
+from crossllm.embed.molgraph import (
+    ATOM_TYPES,
+    BOND_TYPE_ROWS,
+    CHIRALITIES,
+    DIRECTIONS,
+    SELF_LOOP,
+    Graph,
+    graph_of,
+    packed,
+)
+from crossllm.embed.weights import pick_tensors, read_settled
+from crossllm.embed.windows import by_budget
 
 DIM, LAYERS = 300, 5
 _EPS = 1e-5
@@ -89,7 +98,7 @@ CONVOLUTIONS = {"molebert": GIN, "gnn-gcn": GCN}
 
 
 class GraphEncoder:
-    """Implements `embed.encoder.Encoder` for molecules."""
+    """Implements `crossllm.embed.encoder.Encoder` for molecules."""
 
     modality = "molecule"
     dim = DIM

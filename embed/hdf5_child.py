@@ -1,8 +1,8 @@
 """HDF5 in a child process: a damaged or hostile file can crash its C library, and must not take the import with it.
 
-Run as a program (`python -m embed.hdf5_child FILE BYTES`) it answers questions on standard input, one JSON line each:
+Run as a program (`python -m crossllm.embed.hdf5_child FILE BYTES`) it answers questions on standard input, one JSON line each:
 `{"list": true}` with a line for each dataset and `null` at the end, `{"read": NAME}` with a line and then the raw
-values.  `embed.foreign_hdf5` is the parent's end.  Nothing outside the one file is ever opened: links other than hard
+values.  `crossllm.embed.foreign_hdf5` is the parent's end.  Nothing outside the one file is ever opened: links other than hard
 ones, external storage and virtual datasets are reported, never followed.
 """
 
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from cache.child import bound_memory
-from cache.errors import one_line
+from crossllm.cache.child import bound_memory
+from crossllm.cache.errors import one_line
 
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 4: "szip", 32000: "lzf"}
 """HDF5 filters that are read; any other would load a plugin, or change values."""

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cache.errors import InputError, printable
-from embed.shards import json_object
+from crossllm.cache.errors import InputError, printable
+from crossllm.embed.shards import json_object
 
 if TYPE_CHECKING:
-    from embed.transformer import Design
+    from crossllm.embed.transformer import Design
 
 Value = str | float | bool
 _MAX_BYTES = 1 << 20

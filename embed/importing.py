@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.commit import Store
-from cache.console import note, say_notes, stop_between_records, write_skipped
-from cache.errors import InputError, Problem, printable
-from cache.idtable import publish_table
-from cache.progress import progress
-from cache.reader import CacheReader
-from cache.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
-from cache.records import OnBad, Record, Records, read_records
-from cache.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
-from cache.zarrfile import Compressor
-from embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
-from embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
-from embed.foreign_files import Found, find_files, open_source
-from embed.foreign_names import Matched, mapping_path, match, read_mapping
+from crossllm.cache.commit import Store
+from crossllm.cache.console import note, say_notes, stop_between_records, write_skipped
+from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.idtable import publish_table
+from crossllm.cache.progress import progress
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
+from crossllm.cache.records import OnBad, Record, Records, read_records
+from crossllm.cache.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
+from crossllm.cache.zarrfile import Compressor
+from crossllm.embed.foreign import BadEntry, Entry, Source, read_rows, sha256_of
+from crossllm.embed.foreign_checks import Sound, check_shapes, check_values, in_source_order, problem_of
+from crossllm.embed.foreign_files import Found, find_files, open_source
+from crossllm.embed.foreign_names import Matched, mapping_path, match, read_mapping
 
 SHOWN_NAMES = 3
 _LONGEST_NAME = 1000

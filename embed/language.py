@@ -1,4 +1,4 @@
-"""A language model as an `Encoder`: letters → tokens → `embed.transformer` → one row a letter.
+"""A language model as an `Encoder`: letters → tokens → `crossllm.embed.transformer` → one row a letter.
 
 A model is a `Published`: its design, and the forms in which its weights are published.  Each of `embed/esm2.py`,
 `embed/rinalmo.py`, `embed/rnafm.py` and `embed/rnabert.py` is such a description and nothing else.
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.records import UNITS, Record
-from embed.batches import Batches, Landing, Piece
-from embed.device import device_of, fetch, to_device
-from embed.encoder import Loading, NotEncoded, Outputs
-from embed.hfconfig import Config, refuse_other_config
-from embed.transformer import Design, Transformer, expected_shapes
-from embed.weights import pick_tensors, read_settled
-from embed.windows import Window, by_budget, windows
+from crossllm.cache.records import UNITS, Record
+from crossllm.embed.batches import Batches, Landing, Piece
+from crossllm.embed.device import device_of, fetch, to_device
+from crossllm.embed.encoder import Loading, NotEncoded, Outputs
+from crossllm.embed.hfconfig import Config, refuse_other_config
+from crossllm.embed.transformer import Design, Transformer, expected_shapes
+from crossllm.embed.weights import pick_tensors, read_settled
+from crossllm.embed.windows import Window, by_budget, windows
 
 SORTED_BATCHES = 16
 """Batches whose sequences are sorted by length together: attention takes sequences of one length in one call."""
@@ -59,7 +59,7 @@ class Form(NamedTuple):
     """Pattern of a tensor's name that only this form has."""
     alphabet: Alphabet
     convert: Callable[[Tensors], Tensors]
-    """Published tensors → the names of `embed.transformer.expected_shapes`."""
+    """Published tensors → the names of `crossllm.embed.transformer.expected_shapes`."""
     unused: str
     """Pattern of names, after the conversion, that may be there."""
     config: Config | None = None
@@ -88,7 +88,7 @@ def renaming(*rules: tuple[str, str]) -> Callable[[Tensors], Tensors]:
 
 
 class LanguageModel:
-    """Implements `embed.encoder.Encoder`."""
+    """Implements `crossllm.embed.encoder.Encoder`."""
 
     def __init__(self, loading: Loading, published: Published, padded_to: int | None = None) -> None:
         recipe = loading.recipe

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from cache.errors import InputError
-from embed.encoder import Loading
-from embed.encoders import ENCODERS
+from crossllm.cache.errors import InputError
+from crossllm.embed.encoder import Loading
+from crossllm.embed.encoders import ENCODERS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ and direction.  Row i is atom i of the canonical SMILES.
 What the vocabulary lacks is mapped to the nearest that it has, and noted; so are charges and isotopes, which are not in
 it.  Hydrogens that a canonical SMILES does not spell out are not in it either, and are neither seen nor noted.  RDKit
 decides which bonds are aromatic and which way stereo bonds point, so that its version is part of the recipe
-(`embed.encoder.rdkit_version`).
+(`crossllm.embed.encoder.rdkit_version`).
 """
 
 from __future__ import annotations

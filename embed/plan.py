@@ -10,16 +10,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cache.background import WRITE_AHEAD
-from cache.commit import Store
-from cache.reader import CacheReader
-from cache.recipe import Recipe, StorageType
-from cache.recordlist import Distinct, RecordList
-from cache.records import OnBad, Records
-from cache.writer import SEGMENT_BYTES
-from cache.zarrfile import Compressor
-from embed.encoder import BATCH_TOKENS
-from embed.windows import stored_rows
+from crossllm.cache.background import WRITE_AHEAD
+from crossllm.cache.commit import Store
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import Recipe, StorageType
+from crossllm.cache.recordlist import Distinct, RecordList
+from crossllm.cache.records import OnBad, Records
+from crossllm.cache.writer import SEGMENT_BYTES
+from crossllm.cache.zarrfile import Compressor
+from crossllm.embed.encoder import BATCH_TOKENS
+from crossllm.embed.windows import stored_rows
 
 _RECORD_BYTES = 8 + 32 + 4
 """Of a segment's offsets, digest and crc32c."""

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from cache.records import AMBIGUOUS, CERTAIN, Record
-from embed.encoder import Outputs
-from embed.profile_molecule import columns as molecule_columns
-from embed.scales import AMINO_SCALES, BLOSUM62, CONJOINT_TRIAD, NUCLEOTIDE_SCALES, STACKING
+from crossllm.cache.records import AMBIGUOUS, CERTAIN, Record
+from crossllm.embed.encoder import Outputs
+from crossllm.embed.profile_molecule import columns as molecule_columns
+from crossllm.embed.scales import AMINO_SCALES, BLOSUM62, CONJOINT_TRIAD, NUCLEOTIDE_SCALES, STACKING
 
 VERSION = 1
 """Raise when a column changes; it is part of the recipe."""
@@ -25,7 +25,7 @@ WINDOW = 10
 
 
 class ProfileEncoder:
-    """Implements `embed.encoder.Encoder` for rna and protein."""
+    """Implements `crossllm.embed.encoder.Encoder` for rna and protein."""
 
     name = "profile"
     limit: int | None = None

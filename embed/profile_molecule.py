@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cache.records import Record
-from embed.encoder import Outputs
+from crossllm.cache.records import Record
+from crossllm.embed.encoder import Outputs
 
 VERSION = 1
 """Raise when a column changes; it is part of the recipe, as RDKit's version is, whose descriptors these are."""
@@ -53,7 +53,7 @@ _MOLECULE = ["log10 atoms", "log10 atoms of its fragment", "bonds to the farthes
 
 
 class MoleculeProfileEncoder:
-    """Implements `embed.encoder.Encoder` for molecules."""
+    """Implements `crossllm.embed.encoder.Encoder` for molecules."""
 
     name = "profile"
     modality = "molecule"
@@ -65,7 +65,7 @@ class MoleculeProfileEncoder:
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs]]:
         """`(key, outputs)`, one output: rows (A, dim) float32, row i being atom i of the canonical SMILES."""
-        from embed.molgraph import read_smiles
+        from crossllm.embed.molgraph import read_smiles
 
         for record in records:
             yield record.key, (profile(read_smiles(record.sequence)),)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from cache.errors import CacheCorrupt, InputError
-from embed.digests import kept_digest
+from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.embed.digests import kept_digest
 
 WEIGHTS_VARIABLE = "CROSSLLM_WEIGHTS"
 """Environment variable that names another folder for pulled weights."""
@@ -144,7 +144,7 @@ def pulled_path(name: str) -> Path:
 def weights_at_hand(name: str) -> Path | None:
     """The encoder's pulled weights: the file stands there and its checked digest beside it; None where not.
 
-    That the bytes still are what the digest says is checked when they are read (`embed.weights.weights_digest`).
+    That the bytes still are what the digest says is checked when they are read (`crossllm.embed.weights.weights_digest`).
     """
     if name not in PUBLISHED:
         return None

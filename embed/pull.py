@@ -15,14 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from cache import fsio
-from cache.console import note
-from cache.errors import CacheCorrupt, Conflict, InputError
-from cache.progress import byte_progress
-from cache.trust import refuse_shared
-from embed.digests import file_digest, kept_digest, kept_line, kept_path
-from embed.download import Source, check_url, opened, shown
-from embed.published import PUBLISHED, WeightsFile, pulled_path
+from crossllm.cache import fsio
+from crossllm.cache.console import note
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError
+from crossllm.cache.progress import byte_progress
+from crossllm.cache.trust import refuse_shared
+from crossllm.embed.digests import file_digest, kept_digest, kept_line, kept_path
+from crossllm.embed.download import Source, check_url, opened, shown
+from crossllm.embed.published import PUBLISHED, WeightsFile, pulled_path
 
 _AGAIN = "delete it and run the same command again"
 _WRONG = "what arrived was deleted: another file, or damaged on the way"

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cache.errors import Conflict, InputError, printable
-from cache.recipe import Recipe, held_like, refuse_other
-from cache.records import UNITS
-from embed.encoder import EncoderInfo
-from embed.plan import Plan, RunOptions
-from embed.weights import weights_digest
+from crossllm.cache.errors import Conflict, InputError, printable
+from crossllm.cache.recipe import Recipe, held_like, refuse_other
+from crossllm.cache.records import UNITS
+from crossllm.embed.encoder import EncoderInfo
+from crossllm.embed.plan import Plan, RunOptions
+from crossllm.embed.weights import weights_digest
 
 PASS = ("compute", "long", "options")
 """Fields of a recipe that change what the model computes, and that a cache may hold otherwise of each layer."""

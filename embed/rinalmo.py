@@ -6,12 +6,12 @@ as the published code does.  The embedded tokens carry the same factor as ESM-2'
 
 from __future__ import annotations
 
-from embed.encoder import Loading
-from embed.esm2 import TOKEN_FACTOR
-from embed.hfconfig import Config, Value, expected_of
-from embed.language import Alphabet, Form, LanguageModel, Published, Tensors, renaming
-from embed.torchfile import tensor_problem
-from embed.transformer import Design
+from crossllm.embed.encoder import Loading
+from crossllm.embed.esm2 import TOKEN_FACTOR
+from crossllm.embed.hfconfig import Config, Value, expected_of
+from crossllm.embed.language import Alphabet, Form, LanguageModel, Published, Tensors, renaming
+from crossllm.embed.torchfile import tensor_problem
+from crossllm.embed.transformer import Design
 
 SIZES = {
     "rinalmo-micro": (480, 12, 20),

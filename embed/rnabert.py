@@ -7,10 +7,10 @@ own sequence (or window) and to nothing else.  The published code pads every seq
 
 from __future__ import annotations
 
-from embed.encoder import Loading
-from embed.hfconfig import Config, expected_of
-from embed.language import Alphabet, Form, LanguageModel, Published, renaming
-from embed.transformer import Design
+from crossllm.embed.encoder import Loading
+from crossllm.embed.hfconfig import Config, expected_of
+from crossllm.embed.language import Alphabet, Form, LanguageModel, Published, renaming
+from crossllm.embed.transformer import Design
 
 LIMIT = 440
 ALPHABET = Alphabet("AUGC", 2, 6, 1, "<mask>", pad=0)

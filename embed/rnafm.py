@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from embed.encoder import Loading
-from embed.esm2 import FAIR_NAMES
-from embed.hfconfig import Config, expected_of
-from embed.language import Alphabet, Form, LanguageModel, Published, renaming
-from embed.rinalmo import MULTIMOLECULE, MULTIMOLECULE_NAMES
-from embed.transformer import Design
+from crossllm.embed.encoder import Loading
+from crossllm.embed.esm2 import FAIR_NAMES
+from crossllm.embed.hfconfig import Config, expected_of
+from crossllm.embed.language import Alphabet, Form, LanguageModel, Published, renaming
+from crossllm.embed.rinalmo import MULTIMOLECULE, MULTIMOLECULE_NAMES
+from crossllm.embed.transformer import Design
 
 LIMIT = 1022
 ALPHABET = Alphabet("ACGURYKMSWBDHVN-", 4, 25, 3, "<unk>", start=0, end=2, pad=1)

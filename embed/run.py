@@ -7,21 +7,21 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cache import fsio
-from cache.compact import require_space
-from cache.console import note, say_notes, write_skipped
-from cache.idtable import publish_table
-from cache.records import KINDS, read_records
-from cache.writer import refuse_compressed_h5, sync_what_others_wrote
-from embed.ack import Acknowledger
-from embed.dryrun_lines import announce
-from embed.encoder import Encoder, EncoderInfo, Loading
-from embed.encoders import find_encoder
-from embed.plan import Plan, RunOptions, asked_layout, existing_folder, make_plan
-from embed.published import weights_at_hand
-from embed.recipes import refuse_too_long, settle_recipes
-from embed.storing import Outcome, Part, list_failures, store
-from embed.windows import cut_note, left_out
+from crossllm.cache import fsio
+from crossllm.cache.compact import require_space
+from crossllm.cache.console import note, say_notes, write_skipped
+from crossllm.cache.idtable import publish_table
+from crossllm.cache.records import KINDS, read_records
+from crossllm.cache.writer import refuse_compressed_h5, sync_what_others_wrote
+from crossllm.embed.ack import Acknowledger
+from crossllm.embed.dryrun_lines import announce
+from crossllm.embed.encoder import Encoder, EncoderInfo, Loading
+from crossllm.embed.encoders import find_encoder
+from crossllm.embed.plan import Plan, RunOptions, asked_layout, existing_folder, make_plan
+from crossllm.embed.published import weights_at_hand
+from crossllm.embed.recipes import refuse_too_long, settle_recipes
+from crossllm.embed.storing import Outcome, Part, list_failures, store
+from crossllm.embed.windows import cut_note, left_out
 
 
 class RecipeSummary(NamedTuple):

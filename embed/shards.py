@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CacheCorrupt, InputError, printable
-from cache.jsonfile import parse_json
+from crossllm.cache.errors import CacheCorrupt, InputError, printable
+from crossllm.cache.jsonfile import parse_json
 
 MAX_HEADER = 8 << 20
 """Bytes of a safetensors header and of an index."""

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import fsio
-from cache.background import BackgroundWriter
-from cache.commit import commit_paths
-from cache.console import stop_between_records
-from cache.errors import RowsRefused
-from cache.keys import ABSENT
-from cache.progress import residue_progress
-from cache.reader import CacheReader
-from cache.recipe import Recipe
-from cache.records import UNITS, Record, Records
-from cache.writer import CacheWriter, sync_what_others_wrote
-from embed.ack import Acknowledger
-from embed.encoder import Encoder, NotEncoded, Outputs
-from embed.joint_ack import JointAck
-from embed.plan import Plan, RunOptions, Target
+from crossllm.cache import fsio
+from crossllm.cache.background import BackgroundWriter
+from crossllm.cache.commit import commit_paths
+from crossllm.cache.console import stop_between_records
+from crossllm.cache.errors import RowsRefused
+from crossllm.cache.keys import ABSENT
+from crossllm.cache.progress import residue_progress
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.records import UNITS, Record, Records
+from crossllm.cache.writer import CacheWriter, sync_what_others_wrote
+from crossllm.embed.ack import Acknowledger
+from crossllm.embed.encoder import Encoder, NotEncoded, Outputs
+from crossllm.embed.joint_ack import JointAck
+from crossllm.embed.plan import Plan, RunOptions, Target
 
 BATCH = 64
 """Records between two looks at what other writers have committed."""

@@ -21,10 +21,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from embed import fused_cpu
-from embed.attention import Attention, Packing, choose
-from embed.elementwise import Norm, elementwise_of
-from embed.products import Linear, Packed, packed
+from crossllm.embed import fused_cpu
+from crossllm.embed.attention import Attention, Packing, choose
+from crossllm.embed.elementwise import Norm, elementwise_of
+from crossllm.embed.products import Linear, Packed, packed
 
 Order = Literal["pre", "post", "normed"]
 

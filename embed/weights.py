@@ -3,7 +3,7 @@
 A `.pth` is a pickle, and a pickle is a program.  Here it is only ever opened with `weights_only=True`, which builds
 tensors and plain containers, and one further class, `argparse.Namespace`, which official ESM-2 files hold.  What does
 not open that way is refused; there is no second attempt.  Nothing else beside the file is read but the digest that
-`embed pull` keeps there, and `config.json`, which `embed.hfconfig` compares; code never is.
+`embed pull` keeps there, and `config.json`, which `crossllm.embed.hfconfig` compares; code never is.
 
 A large file is mapped, so that its tensors take no memory of their own; a small one is read whole, and what was
 digested is what is opened.  A mapping is by name: `check_settled` says afterwards that the file stayed what it was.
@@ -21,12 +21,12 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.errors import InputError, one_line, printable
-from embed.digests import changed_while_read, file_digest, refuse_changed
-from embed.encoder import Loading
-from embed.lookalike import refuse_other_size
-from embed.shards import MAX_HEADER, weight_files
-from embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
+from crossllm.cache.errors import InputError, one_line, printable
+from crossllm.embed.digests import changed_while_read, file_digest, refuse_changed
+from crossllm.embed.encoder import Loading
+from crossllm.embed.lookalike import refuse_other_size
+from crossllm.embed.shards import MAX_HEADER, weight_files
+from crossllm.embed.torchfile import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 
 if TYPE_CHECKING:
     from torch import Tensor

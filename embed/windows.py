@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cache.recipe import Recipe
-from cache.records import UNITS, Record
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.records import UNITS, Record
 
 
 class Window(NamedTuple):

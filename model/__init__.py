@@ -3,11 +3,11 @@
 One batch goes `InteractionModel.forward` → `BiMamba` (an encoder a side) → `CrossMamba` → `mixed_mean` → `scan_states`.
 """
 
-from model.batch import Batch, Packed
-from model.bimamba import BiMamba, Mamba
-from model.interaction import InteractionModel, ModelConfig
-from model.losses import affinity_loss, focal_loss
-from model.scan import selective_scan
+from crossllm.model.batch import Batch, Packed
+from crossllm.model.bimamba import BiMamba, Mamba
+from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.model.losses import affinity_loss, focal_loss
+from crossllm.model.scan import selective_scan
 
 __all__ = [
     "Batch",

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.backends import choose_backend
-from model.checks import check_beside, check_matrices, check_offsets
+from crossllm.model.backends import choose_backend
+from crossllm.model.checks import check_beside, check_matrices, check_offsets
 
 
 def causal_conv_reference(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
@@ -54,11 +54,11 @@ def causal_conv(
     before, after = _neighbours(offsets)
     chosen = choose_backend(x, backend)
     if chosen == "numba":
-        from model.conv_numba import conv  # compiles, so only where it is used
+        from crossllm.model.conv_numba import conv  # compiles, so only where it is used
 
         return conv(x, weight, bias, *((after, before) if reverse else (before, after)), reverse)
     if chosen == "triton":
-        from model.conv_triton import conv as conv_on_gpu
+        from crossllm.model.conv_triton import conv as conv_on_gpu
 
         return conv_on_gpu(x, weight, bias, *((after, before) if reverse else (before, after)), reverse)
     return _shifted_products(x, weight, bias, (after if reverse else before).to(x.device), reverse)

@@ -13,8 +13,8 @@ import torch
 from numba import njit, prange
 from torch.nn import functional as F
 
-from model.numba_call import flat, fresh, use_threads
-from model.scan_lanes import WIDTH, fma, load, spread, store
+from crossllm.model.numba_call import flat, fresh, use_threads
+from crossllm.model.scan_lanes import WIDTH, fma, load, spread, store
 
 INLINED = {"scan_lanes": "7a0c566d"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""
@@ -71,7 +71,7 @@ def _backward(dy, x, weight, before, after, sign, dx, dweight, dbias):
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, before: Any, after: Any, sign: int) -> Any:
-        """y, shape (T, C); see `model.conv.causal_conv`."""
+        """y, shape (T, C); see `crossllm.model.conv.causal_conv`."""
         channels = len(bias)
         spare = -channels % WIDTH  # channels up to a whole register: they stay zero
         taps = F.pad(weight.detach().t(), (0, spare)).contiguous()
@@ -100,7 +100,7 @@ class _Conv(torch.autograd.Function):
 
 
 def conv(x: Any, weight: Any, bias: Any, before: Any, after: Any, reverse: bool) -> torch.Tensor:
-    """`model.conv.causal_conv` for float32 tensors on the CPU.
+    """`crossllm.model.conv.causal_conv` for float32 tensors on the CPU.
 
     Args:
         x, weight, bias: as there.

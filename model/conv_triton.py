@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from model.triton_call import on_device_of_first
+from crossllm.model.triton_call import on_device_of_first
 
 PART, BLOCK = 64, 64
 """Tokens and channels of a program."""
@@ -62,7 +62,7 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     @on_device_of_first
     def forward(ctx: Any, x: Any, weight: Any, bias: Any, before: Any, after: Any, sign: int) -> Any:
-        """y, shape (T, C); see `model.conv.causal_conv`."""
+        """y, shape (T, C); see `crossllm.model.conv.causal_conv`."""
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         (tokens, channels), width = x.shape, weight.shape[1]
         y, grid = torch.empty_like(x), (triton.cdiv(tokens, PART), triton.cdiv(channels, BLOCK))
@@ -87,7 +87,7 @@ class _Conv(torch.autograd.Function):
 
 
 def conv(x: Any, weight: Any, bias: Any, before: Any, after: Any, reverse: bool) -> torch.Tensor:
-    """`model.conv.causal_conv` on CUDA; arguments as `model.conv_numba.conv`."""
+    """`crossllm.model.conv.causal_conv` on CUDA; arguments as `crossllm.model.conv_numba.conv`."""
     before, after = before.to(x.device), after.to(x.device)
     y: torch.Tensor = _Conv.apply(x, weight, bias, before, after, -1 if reverse else 1)
     return y

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.batch import Packed, segment_sum
-from model.bimamba import BiMamba, Mamba
-from model.scan import scan_reach, scan_states
+from crossllm.model.batch import Packed, segment_sum
+from crossllm.model.bimamba import BiMamba, Mamba
+from crossllm.model.scan import scan_reach, scan_states
 
 AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Device → values of the states of the pairs that meet in one go: on the CPU they stay in its caches."""

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.batch import Packed, gather, join_pairs, segment_mean
-from model.bimamba import BiMamba
-from model.crossing import is_cheaper, mixed_mean
+from crossllm.model.batch import Packed, gather, join_pairs, segment_mean
+from crossllm.model.bimamba import BiMamba
+from crossllm.model.crossing import is_cheaper, mixed_mean
 
 ORDERS = ("ab", "ba", "both")
 HEADS = 4

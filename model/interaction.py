@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from model.batch import Batch, Packed
-from model.bimamba import BiMamba
-from model.fusion import ORDERS, Concat, CrossAttention, CrossMamba, Gated
-from model.standardise import Standardise
+from crossllm.model.batch import Batch, Packed
+from crossllm.model.bimamba import BiMamba
+from crossllm.model.fusion import ORDERS, Concat, CrossAttention, CrossMamba, Gated
+from crossllm.model.standardise import Standardise
 
 OTHER_FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "concat": Concat,
@@ -37,7 +37,7 @@ FUSIONS = ("cross_mamba", *OTHER_FUSIONS)
 class ModelConfig:
     """Shape of an `InteractionModel`.  The paper's summary gives none of these numbers: defaults are ours.
 
-    A field's metadata says what a user may set it to; `pipeline.config` checks it.
+    A field's metadata says what a user may set it to; `crossllm.pipeline.config` checks it.
     """
 
     d_model: int = field(default=32, metadata={"range": (1, 4096)})

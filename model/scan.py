@@ -18,11 +18,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model import scan_autograd, scan_reference
-from model.backends import choose_backend
-from model.batch import Packed, segment_sum
-from model.checks import check_beside, check_matrices, check_offsets
-from model.scan_autograd import Inputs, Kernels
+from crossllm.model import scan_autograd, scan_reference
+from crossllm.model.backends import choose_backend
+from crossllm.model.batch import Packed, segment_sum
+from crossllm.model.checks import check_beside, check_matrices, check_offsets
+from crossllm.model.scan_autograd import Inputs, Kernels
 
 
 def selective_scan(
@@ -45,7 +45,7 @@ def selective_scan(
         D: (C,).
         offsets: (S+1,) int64 on the CPU, from 0 to T, strictly increasing.
         reverse: scan each sequence from its end.
-        backend: a name of `model.backends`; `auto` takes triton on CUDA, numba for float32 on the CPU, else reference.
+        backend: a name of `crossllm.model.backends`; `auto` takes triton on CUDA, numba for float32 on the CPU, else reference.
 
     Raises:
         ValueError: a shape, a type or a device does not fit u, a sequence is empty, or the backend cannot take these
@@ -54,7 +54,7 @@ def selective_scan(
     _check(u, delta, A, B, C, D, offsets)
     chosen = choose_backend(u, backend)
     if chosen == "mamba_ssm":
-        from model import scan_mamba_ssm
+        from crossllm.model import scan_mamba_ssm
 
         return scan_mamba_ssm.scan(u, delta, A, B, C, D, offsets, reverse)
     kernels = _kernels(chosen)
@@ -138,11 +138,11 @@ def _refuse_half(u: Tensor) -> None:
 def _kernels(chosen: str) -> Kernels | None:
     """Of a backend, compiled where it is used first; None: the reference has none."""
     if chosen == "numba":
-        from model import scan_numba
+        from crossllm.model import scan_numba
 
         return scan_numba
     if chosen == "triton":
-        from model import scan_triton
+        from crossllm.model import scan_triton
 
         return scan_triton
     if chosen == "mamba_ssm":

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.batch import Packed, segment_sum, spread_over
+from crossllm.model.batch import Packed, segment_sum, spread_over
 
 
 class Inputs(NamedTuple):
-    """Of a scan, by the glossary of `model.scan`; and their gradients, in the same order."""
+    """Of a scan, by the glossary of `crossllm.model.scan`; and their gradients, in the same order."""
 
     u: Tensor
     delta: Tensor
@@ -34,7 +34,7 @@ class Kernels(Protocol):
         """Y (T, C); the states after the sequences (S, N, C) float32, empty unless `ends`; what backward is handed.
 
         Args:
-            x, offsets, reverse: as `model.scan.selective_scan` has them.
+            x, offsets, reverse: as `crossllm.model.scan.selective_scan` has them.
             initial: (S, N, C) float32 states before the sequences; None: zero.
             keep: whether backward will be called.
             ends: whether the states are wanted.
@@ -48,7 +48,7 @@ class Kernels(Protocol):
         ...
 
     def reach(self, gate: Tensor, x: Inputs, offsets: Tensor, reverse: bool) -> Tensor:
-        """W (S, N, C) float32 of `model.scan.scan_reach`."""
+        """W (S, N, C) float32 of `crossllm.model.scan.scan_reach`."""
         ...
 
 
@@ -119,6 +119,6 @@ def scan(
 
 
 def reach(kernels: Kernels, gate: Tensor, x: Inputs, offsets: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-    """P (S, C) and W (S, N, C) of `model.scan.scan_reach`."""
+    """P (S, C) and W (S, N, C) of `crossllm.model.scan.scan_reach`."""
     found: tuple[Tensor, Tensor] = _Reach.apply(kernels, (offsets, reverse), gate, *x)  # type: ignore[no-untyped-call]
     return found

@@ -5,8 +5,8 @@ sequences and goes through them in chunks of `EVERY` steps.  A chunk is done til
 copied out first: a column of a wide matrix shares few sets of the cache.  Each state of the tile runs through all
 steps before the next, so that it stays in a register.
 
-`model.scan_kernels_back` goes backward, with the same tasks.  Legend: T packed tokens, C channels (whole tiles), N
-states, S sequences, G groups of sequences.  Arrays come flat, in C order, but for the partial sums; `model.scan_numba`
+`crossllm.model.scan_kernels_back` goes backward, with the same tasks.  Legend: T packed tokens, C channels (whole tiles), N
+states, S sequences, G groups of sequences.  Arrays come flat, in C order, but for the partial sums; `crossllm.model.scan_numba`
 is the only caller.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
-from model.scan_lanes import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
+from crossllm.model.scan_lanes import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
 
 INLINED = {"scan_lanes": "7a0c566d"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""

@@ -1,15 +1,15 @@
-"""Kernels of the selective scan's gradient on the CPU: the tasks of `model.scan_kernels`, gone through from the end."""
+"""Kernels of the selective scan's gradient on the CPU: the tasks of `crossllm.model.scan_kernels`, gone through from the end."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit, prange
 
-from model.scan_kernels import BLOCK, EVERY, TILE, put, stretch, take
-from model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, prefetch, spread, store, total
+from crossllm.model.scan_kernels import BLOCK, EVERY, TILE, put, stretch, take
+from crossllm.model.scan_lanes import LN2, WIDTH, aligned, exp2, fma, load, prefetch, spread, store, total
 
 INLINED = {"scan_kernels": "d334d8e3", "scan_lanes": "7a0c566d"}
-"""As in `model.scan_kernels`."""
+"""As in `crossllm.model.scan_kernels`."""
 
 
 @njit(error_model="numpy")
@@ -34,7 +34,7 @@ def _load_back(dy, u, delta, dd, column, channels, span, scratch):
 def _back_states(at, column, channels, states, span, scratch, b, c, kept, chunk, g, da, rows, coming):
     """All states of a tile back through a chunk; `g` (N, 16) goes from after it to before it, `da` is added to.
 
-    The next tile's rows are fetched meanwhile, as in `model.scan_kernels`.
+    The next tile's rows are fetched meanwhile, as in `crossllm.model.scan_kernels`.
     """
     first, step, steps = span
     dt, driven, slope, to_input, to_delta, decay, before, sums_b, sums_c = scratch

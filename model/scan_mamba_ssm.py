@@ -12,7 +12,7 @@ from torch import Tensor
 def scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, offsets: Tensor, reverse: bool
 ) -> Tensor:
-    """`model.scan.selective_scan` on CUDA; float32 states, memory of the longest sequence for each."""
+    """`crossllm.model.scan.selective_scan` on CUDA; float32 states, memory of the longest sequence for each."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     lengths = offsets.diff()

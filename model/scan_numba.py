@@ -1,9 +1,9 @@
-"""Selective scan on the CPU: plans the tasks of `model.scan_kernels`; float32.
+"""Selective scan on the CPU: plans the tasks of `crossllm.model.scan_kernels`; float32.
 
 Forward keeps the states before each chunk of `EVERY` steps.  Backward computes a chunk's states again from those, so
 memory is O(T·C) instead of the O(T·C·N) of all states.  Sums over sequences and over channels are taken in a fixed
 order, whatever the number of threads: the same input gives the same bits.
-The functions are those of `model.scan_autograd.Kernels`.
+The functions are those of `crossllm.model.scan_autograd.Kernels`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import scan_kernels, scan_kernels_back
-from model.numba_call import flat, fresh, use_threads
-from model.scan_autograd import Inputs
-from model.scan_kernels import BLOCK, EVERY
-from model.scan_lanes import LOG2E, WIDTH
+from crossllm.model import scan_kernels, scan_kernels_back
+from crossllm.model.numba_call import flat, fresh, use_threads
+from crossllm.model.scan_autograd import Inputs
+from crossllm.model.scan_kernels import BLOCK, EVERY
+from crossllm.model.scan_lanes import LOG2E, WIDTH
 
 GROUPS = 16
 """Groups of sequences: the most tasks a channel block is split into; constant, so that sums never depend on threads."""

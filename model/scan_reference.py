@@ -1,6 +1,6 @@
 """The selective scan as the paper writes it, step by step in plain torch: any float type, any device, slow.
 
-What every backend of `model.scan` is held to.  Glossary and shapes: there.
+What every backend of `crossllm.model.scan` is held to.  Glossary and shapes: there.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from model.scan_autograd import Inputs
+from crossllm.model.scan_autograd import Inputs
 
 
 def scan(x: Inputs, offsets: Tensor, reverse: bool = False, initial: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Y (T, C) and the states after each sequence (S, N, C), by `model.scan.scan_states`'s arguments."""
+    """Y (T, C) and the states after each sequence (S, N, C), by `crossllm.model.scan.scan_states`'s arguments."""
     rows = list(zip(x.u.unbind(), x.delta.unbind(), x.B.unbind(), x.C.unbind(), strict=True))
     outputs, final = [], []
     for sequence, (start, stop) in enumerate(pairwise(offsets.tolist())):
@@ -30,7 +30,7 @@ def scan(x: Inputs, offsets: Tensor, reverse: bool = False, initial: Tensor | No
 
 
 def reach(gate: Tensor, x: Inputs, offsets: Tensor, reverse: bool = False) -> Tensor:
-    """(S, N, C): W = Σ_t gate_t C_t Π_{s ≤ t} Ā_s of each sequence; see `model.scan.scan_reach`."""
+    """(S, N, C): W = Σ_t gate_t C_t Π_{s ≤ t} Ā_s of each sequence; see `crossllm.model.scan.scan_reach`."""
     found = []
     for start, stop in pairwise(offsets.tolist()):
         passed, total = torch.ones_like(x.A), torch.zeros_like(x.A)  # (C, N)

@@ -10,7 +10,7 @@ Exponents are sums of Δ times A, so never above 0: nothing is divided, nothing 
 
 States are float32 whatever the inputs.  Sums over channels and chunks are partial sums added up in a fixed order by
 torch: no atomics, the same input gives the same bits.  Imported only where it is used: Triton is no dependency on CPUs.
-The functions at the end are those of `model.scan_autograd.Kernels`.
+The functions at the end are those of `crossllm.model.scan_autograd.Kernels`.
 
 Legend: T packed tokens, C channels, N states, K chunks, S sequences, L steps of a chunk, W channels of a block.
 """
@@ -22,9 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.chunks import Chunks, cut
-from model.scan_autograd import Inputs
-from model.triton_call import on_device_of_first
+from crossllm.model.chunks import Chunks, cut
+from crossllm.model.scan_autograd import Inputs
+from crossllm.model.triton_call import on_device_of_first
 
 CHUNK = 64
 """Steps of a chunk."""

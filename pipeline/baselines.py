@@ -14,10 +14,10 @@ import numpy as np
 from scipy import sparse
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
-from pipeline.dataset import Dataset
-from pipeline.metrics import Scored
-from pipeline.pairs import Task
-from pipeline.splits import Parts
+from crossllm.pipeline.dataset import Dataset
+from crossllm.pipeline.metrics import Scored
+from crossllm.pipeline.pairs import Task
+from crossllm.pipeline.splits import Parts
 
 
 def id_only(dataset: Dataset, parts: Parts, *, by_sequence: bool) -> Scored:

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.reader import CacheReader
-from model.batch import Batch, Packed
-from model.standardise import Moments
-from model.tokens import window_mean
-from pipeline.ahead import Waiting, ahead
-from pipeline.dataset import Dataset
-from pipeline.sampler import Side
+from crossllm.cache.reader import CacheReader
+from crossllm.model.batch import Batch, Packed
+from crossllm.model.standardise import Moments
+from crossllm.model.tokens import window_mean
+from crossllm.pipeline.ahead import Waiting, ahead
+from crossllm.pipeline.dataset import Dataset
+from crossllm.pipeline.sampler import Side
 
 CONSTANT = 1e-6
 """A column whose deviation is at most this, or this part of its mean, is constant but for the rounding of float32."""

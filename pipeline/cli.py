@@ -7,13 +7,13 @@ from typing import NoReturn
 
 import click
 
-from cache.console import run as run_program
+from crossllm.cache.console import run as run_program
 
 COMMANDS = {
-    "data": ("pipeline.cli_data", "data", "Make datasets: a cache folder with records and pairs."),
-    "embed": ("embed.cli", "embed", "Run frozen encoders once over every distinct sequence, into a cache."),
-    "train": ("pipeline.cli_train", "train", "Train and evaluate the fusion model on a cache."),
-    "cache": ("embed.cli_cache", "cache", "Look into a cache of embeddings, check it, import and export."),
+    "data": ("crossllm.pipeline.cli_data", "data", "Make datasets: a cache folder with records and pairs."),
+    "embed": ("crossllm.embed.cli", "embed", "Run frozen encoders once over every distinct sequence, into a cache."),
+    "train": ("crossllm.pipeline.cli_train", "train", "Train and evaluate the fusion model on a cache."),
+    "cache": ("crossllm.embed.cli_cache", "cache", "Look into a cache of embeddings, check it, import and export."),
 }
 """Command → its module, its name there and its help line; a module is imported when its command is run."""
 

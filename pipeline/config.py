@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache.errors import InputError, printable
-from cache.textfile import read_lines
-from model.backends import NAMES
-from model.interaction import ModelConfig
-from model.losses import MSE_WEIGHT
+from crossllm.cache.errors import InputError, printable
+from crossllm.cache.textfile import read_lines
+from crossllm.model.backends import NAMES
+from crossllm.model.interaction import ModelConfig
+from crossllm.model.losses import MSE_WEIGHT
 
 RUN_TABLES = ("dataset", "recipe", "run")
 """Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
@@ -26,7 +26,7 @@ RUN_TABLES = ("dataset", "recipe", "run")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a user may choose of a run.  The loss of a classification is `model.losses.focal_loss` with its defaults."""
+    """What a user may choose of a run.  The loss of a classification is `crossllm.model.losses.focal_loss` with its defaults."""
 
     split: str = field(default="random", metadata={"one_of": ("random", "given")})
     """`random` (distinct sequence pairs, stratified by class) or `given` (a column of the pairs table)."""

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tomli_w
 
-from cache import fsio
-from cache.errors import CacheCorrupt, Conflict, InputError, printable
-from cache.idtable import new_rows, publish_table, read_table
-from cache.plainfile import read_bytes
-from cache.records import INPUT_NAMES, MODALITIES, OnBad, Record
-from pipeline.pairs import Pair, Pairs, Task, read_pairs
+from crossllm.cache import fsio
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
+from crossllm.cache.idtable import new_rows, publish_table, read_table
+from crossllm.cache.plainfile import read_bytes
+from crossllm.cache.records import INPUT_NAMES, MODALITIES, OnBad, Record
+from crossllm.pipeline.pairs import Pair, Pairs, Task, read_pairs
 
 FORMAT = 1
 _MAX_TOML = 1 << 20

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.records import CERTAIN, Record, record_of
-from pipeline.dataset import write_dataset
-from pipeline.pairs import Pair
+from crossllm.cache.records import CERTAIN, Record, record_of
+from crossllm.pipeline.dataset import write_dataset
+from crossllm.pipeline.pairs import Pair
 
 RNA_MOTIFS = (("GGAUC", "GGAUA"), ("CUUCG", "CUUGG"), ("AAGAA", "AAGCA"))
 """Family → its spellings.  Made up; they mean nothing in biology."""

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import InputError
-from model.interaction import InteractionModel, joins_pairs
-from model.losses import affinity_loss, focal_loss
-from model.standardise import Standardise
-from pipeline.batches import PairBatches
-from pipeline.config import TrainConfig
-from pipeline.metrics import METRICS, Scored, compute
-from pipeline.metrics_classification import best_threshold
-from pipeline.pairs import Task
-from pipeline.sampler import Bounds, ordered_batches, shuffled_batches
-from pipeline.splits import Parts
+from crossllm.cache.errors import InputError
+from crossllm.model.interaction import InteractionModel, joins_pairs
+from crossllm.model.losses import affinity_loss, focal_loss
+from crossllm.model.standardise import Standardise
+from crossllm.pipeline.batches import PairBatches
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.metrics import METRICS, Scored, compute
+from crossllm.pipeline.metrics_classification import best_threshold
+from crossllm.pipeline.pairs import Task
+from crossllm.pipeline.sampler import Bounds, ordered_batches, shuffled_batches
+from crossllm.pipeline.splits import Parts
 
 
 class Epoch(NamedTuple):

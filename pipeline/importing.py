@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.console import note, say_notes, write_skipped
-from cache.errors import InputError, printable
-from cache.records import OnBad, Record, Records, check_modality, read_records
-from pipeline.dataset import dataset_name, write_dataset
-from pipeline.pairs import Columns, Task, Where, read_pairs
+from crossllm.cache.console import note, say_notes, write_skipped
+from crossllm.cache.errors import InputError, printable
+from crossllm.cache.records import OnBad, Record, Records, check_modality, read_records
+from crossllm.pipeline.dataset import dataset_name, write_dataset
+from crossllm.pipeline.pairs import Columns, Task, Where, read_pairs
 
 
 class Side(NamedTuple):

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from cache.commands import command_for
-from cache.console import note, say_notes
-from cache.errors import CacheCorrupt, InputError, one_line, printable
-from cache.idtable import read_table
-from cache.reader import CacheReader
-from cache.recipe import choose_recipe
-from cache.records import UNITS, OnBad
-from cache.rowfile import IO
-from model.tokens import auto_window, parse_tokens, tokens_name
-from pipeline.config import TrainConfig
-from pipeline.dataset import Dataset, load_dataset
-from pipeline.splits import Folds, given_folds, in_a_fold, random_folds
+from crossllm.cache.commands import command_for
+from crossllm.cache.console import note, say_notes
+from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
+from crossllm.cache.idtable import read_table
+from crossllm.cache.reader import CacheReader
+from crossllm.cache.recipe import choose_recipe
+from crossllm.cache.records import UNITS, OnBad
+from crossllm.cache.rowfile import IO
+from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.dataset import Dataset, load_dataset
+from crossllm.pipeline.splits import Folds, given_folds, in_a_fold, random_folds
 
 MAX_GROUPS = 50
 """Distinct values a column of `--by` may have."""

@@ -1,6 +1,6 @@
-"""The programs `embed`, `train` and `crossllm`: with `pipeline.cli` the composition root, which may import every CLI.
+"""The programs `embed`, `train` and `crossllm`: with `crossllm.pipeline.cli` the composition root, which may import every CLI.
 
-What they import takes a while to load, and to take down.  Outside `cache.console.run`, which hears signals, one ends
+What they import takes a while to load, and to take down.  Outside `crossllm.cache.console.run`, which hears signals, one ends
 the process at once and without a word: nothing was begun, or all is done.  So nothing heavy is imported at the top.
 """
 
@@ -13,17 +13,17 @@ from importlib import import_module
 
 def embed() -> None:
     """The `embed` program."""
-    _program("embed.cli")
+    _program("crossllm.embed.cli")
 
 
 def train() -> None:
     """The `train` program."""
-    _program("pipeline.cli_train")
+    _program("crossllm.pipeline.cli_train")
 
 
 def main() -> None:
     """The `crossllm` program."""
-    _program("pipeline.cli")
+    _program("crossllm.pipeline.cli")
 
 
 def _program(module: str) -> None:

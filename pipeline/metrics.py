@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline import metrics_classification, metrics_regression
-from pipeline.pairs import Task
+from crossllm.pipeline import metrics_classification, metrics_regression
+from crossllm.pipeline.pairs import Task
 
 REPLICATES = 1000
 BLOCK = 50

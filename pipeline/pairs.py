@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cache.errors import InputError, Problem, printable
-from cache.records import OnBad
-from cache.textfile import read_lines
+from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.records import OnBad
+from crossllm.cache.textfile import read_lines
 
 Task = Literal["classification", "regression"]
 MAX_LABEL = 1e30

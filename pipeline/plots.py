@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from cache.errors import printable
-from pipeline.fold import Epoch
-from pipeline.metrics import Scored, compute
-from pipeline.pairs import Task
-from pipeline.runfolder import RunFolder
+from crossllm.cache.errors import printable
+from crossllm.pipeline.fold import Epoch
+from crossllm.pipeline.metrics import Scored, compute
+from crossllm.pipeline.pairs import Task
+from crossllm.pipeline.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

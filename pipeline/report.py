@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cache.errors import plain_line
-from pipeline.pairs import Task
+from crossllm.cache.errors import plain_line
+from crossllm.pipeline.pairs import Task
 
 SHOWN: dict[Task, tuple[str, ...]] = {
     "classification": ("mcc", "accuracy", "f1", "auroc", "auprc"),

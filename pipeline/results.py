@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from model.interaction import InteractionModel
-from model.tokens import tokens_name
-from pipeline.config import TrainConfig
-from pipeline.dataset import Dataset
-from pipeline.fold import Epoch, FoldResult
-from pipeline.inputs import Inputs
-from pipeline.metrics import Scored, Summary, pooled, summarise
-from pipeline.plots import draw_losses, draw_result
-from pipeline.runfolder import RunFolder
-from pipeline.splits import Parts
+from crossllm.model.interaction import InteractionModel
+from crossllm.model.tokens import tokens_name
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.dataset import Dataset
+from crossllm.pipeline.fold import Epoch, FoldResult
+from crossllm.pipeline.inputs import Inputs
+from crossllm.pipeline.metrics import Scored, Summary, pooled, summarise
+from crossllm.pipeline.plots import draw_losses, draw_result
+from crossllm.pipeline.runfolder import RunFolder
+from crossllm.pipeline.splits import Parts
 
 
 def write_results(

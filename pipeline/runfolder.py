@@ -27,14 +27,14 @@ import numpy as np
 import tomli_w
 from safetensors.torch import save
 
-from cache import fsio
-from cache.errors import CacheCorrupt, Conflict, printable
-from cache.jsonfile import parse_json
-from cache.plainfile import read_bytes
-from pipeline import report
-from pipeline.config import TrainConfig
-from pipeline.fold import Epoch, FoldResult, Target
-from pipeline.pairs import MAX_LABEL
+from crossllm.cache import fsio
+from crossllm.cache.errors import CacheCorrupt, Conflict, printable
+from crossllm.cache.jsonfile import parse_json
+from crossllm.cache.plainfile import read_bytes
+from crossllm.pipeline import report
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.fold import Epoch, FoldResult, Target
+from crossllm.pipeline.pairs import MAX_LABEL
 
 _MAX_JSON = 256 << 20
 

@@ -33,7 +33,7 @@ class Bounds(NamedTuple):
     tokens: int
     """Through encoder and mixer: a distinct entity's count twice, or once a batch and once a pair where `joined`."""
     joined: bool = False
-    """Whether the model mixes the tokens of every joined pair (`model.interaction.joins_pairs`)."""
+    """Whether the model mixes the tokens of every joined pair (`crossllm.model.interaction.joins_pairs`)."""
 
 
 def shuffled_batches(

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
-from cache.errors import InputError, printable
-from pipeline.dataset import Dataset
+from crossllm.cache.errors import InputError, printable
+from crossllm.pipeline.dataset import Dataset
 
 NO_FOLD = ("", "-", "na", "n/a", "nan", "none", "null")
 """Values of a fold column, in lower case, of pairs that the split leaves out."""

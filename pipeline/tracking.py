@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.fold import Epoch
-from pipeline.pairs import Task
+from crossllm.pipeline.fold import Epoch
+from crossllm.pipeline.pairs import Task
 
 
 class FoldEvents:

@@ -9,22 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from cache.console import note
-from cache.errors import InputError
-from model.backends import choose_backend, default_backend
-from model.device import has_bfloat16
-from model.tokens import tokens_name
-from pipeline.baselines import BASELINES
-from pipeline.batches import PairBatches
-from pipeline.config import TrainConfig, held_config, resolve
-from pipeline.dataset import Dataset, default_run
-from pipeline.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
-from pipeline.inputs import Inputs, TrainOptions, open_inputs
-from pipeline.metrics import Scored
-from pipeline.results import parameter_counts, write_results
-from pipeline.runfolder import RunFolder
-from pipeline.splits import Parts, cut_parts
-from pipeline.tracking import FoldEvents
+from crossllm.cache.console import note
+from crossllm.cache.errors import InputError
+from crossllm.model.backends import choose_backend, default_backend
+from crossllm.model.device import has_bfloat16
+from crossllm.model.tokens import tokens_name
+from crossllm.pipeline.baselines import BASELINES
+from crossllm.pipeline.batches import PairBatches
+from crossllm.pipeline.config import TrainConfig, held_config, resolve
+from crossllm.pipeline.dataset import Dataset, default_run
+from crossllm.pipeline.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
+from crossllm.pipeline.inputs import Inputs, TrainOptions, open_inputs
+from crossllm.pipeline.metrics import Scored
+from crossllm.pipeline.results import parameter_counts, write_results
+from crossllm.pipeline.runfolder import RunFolder
+from crossllm.pipeline.splits import Parts, cut_parts
+from crossllm.pipeline.tracking import FoldEvents
 
 VERSION = 4
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""

@@ -12,9 +12,9 @@ import numpy as np
 from fault_operations import embed_run
 from faultio import FaultyOs, Kill, installed
 
-from cache import CacheReader, CacheWriter, Recipe, key_of
-from cache.fsio import new_name
-from cache.inspection import verify
+from crossllm.cache import CacheReader, CacheWriter, Recipe, key_of
+from crossllm.cache.fsio import new_name
+from crossllm.cache.inspection import verify
 
 RECIPE = Recipe("rna", "raced", 1, 8)
 WRITERS, READERS, KEYS_A_ROUND = 8, 2, 3

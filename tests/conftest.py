@@ -22,8 +22,8 @@ import pytest
 import torch
 from made_runs import QUICK, embedded_demo
 
-from cache import CacheWriter, Recipe, key_of
-from pipeline.inputs import TrainOptions
+from crossllm.cache import CacheWriter, Recipe, key_of
+from crossllm.pipeline.inputs import TrainOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -67,9 +67,9 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 def program(tmp_path: Path) -> Program:
     """Runs `embed …`, `train …` or `crossllm …` as a process in `tmp_path`."""
     entry = {
-        "embed": "from pipeline.main import embed; embed()",
-        "train": "from pipeline.main import train; train()",
-        "crossllm": "from pipeline.main import main; main()",
+        "embed": "from crossllm.pipeline.main import embed; embed()",
+        "train": "from crossllm.pipeline.main import train; train()",
+        "crossllm": "from crossllm.pipeline.main import main; main()",
     }
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -26,10 +26,10 @@ from fault_operations import (
 from faultio import FaultyOs, Meanwhile, Op, Stop, Stopped, installed
 from powerloss import Tree, materialise, states
 
-import embed.run
-from cache import read_table
-from cache.collect import collect
-from cache.compact import compact
+from crossllm.cache import read_table
+from crossllm.cache.collect import collect
+from crossllm.cache.compact import compact
+from crossllm.embed import run as run_module
 
 EVERYTHING = "everything"
 """The end of a run: all that it was asked for is acknowledged, also what it found there."""
@@ -122,13 +122,13 @@ def record(memory: Path, name: str, n: int) -> History:
     cache.parent.mkdir()
     shim = FaultyOs()
     shim.log += [Op("mkdir", str(cache.parent)), Op("fsync dir", str(root))]
-    acknowledger = embed.run.Acknowledger
-    embed.run.Acknowledger = lambda _fd: lambda keys: shim.ack(keys)  # type: ignore[assignment, misc]
+    acknowledger = run_module.Acknowledger
+    run_module.Acknowledger = lambda _fd: lambda keys: shim.ack(keys)  # type: ignore[assignment, misc]
     try:
         with installed(shim):
             HISTORIES[name](cache, shim, n)
     finally:
-        embed.run.Acknowledger = acknowledger  # type: ignore[misc]
+        run_module.Acknowledger = acknowledger  # type: ignore[misc]
     found = History(root, shim.log, contents(cache))
     assert len(found.after) == len(SEQUENCES)
     return found

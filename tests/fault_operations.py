@@ -16,23 +16,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Record, list_recipes, marker, read_records, record_of
-from cache.background import WRITE_AHEAD
-from cache.collect import collect
-from cache.commit import Store
-from cache.compact import compact
-from cache.idtable import publish_table
-from cache.inspection import verify
-from cache.merge import merge
-from cache.recipe import Recipe, write_recipe
-from cache.repair import repair
-from cache.segment import ROWS
-from cache.zarrfile import Compressor
-from embed.encoder import Outputs
-from embed.exporting import ExportOptions, export_embeddings
-from embed.importing import ImportOptions, import_embeddings
-from embed.profile import ProfileEncoder
-from embed.run import RunOptions, run
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Record, list_recipes, marker, read_records, record_of
+from crossllm.cache.background import WRITE_AHEAD
+from crossllm.cache.collect import collect
+from crossllm.cache.commit import Store
+from crossllm.cache.compact import compact
+from crossllm.cache.idtable import publish_table
+from crossllm.cache.inspection import verify
+from crossllm.cache.merge import merge
+from crossllm.cache.recipe import Recipe, write_recipe
+from crossllm.cache.repair import repair
+from crossllm.cache.segment import ROWS
+from crossllm.cache.zarrfile import Compressor
+from crossllm.embed.encoder import Outputs
+from crossllm.embed.exporting import ExportOptions, export_embeddings
+from crossllm.embed.importing import ImportOptions, import_embeddings
+from crossllm.embed.profile import ProfileEncoder
+from crossllm.embed.run import RunOptions, run
 
 SEGMENT_BYTES = 2000
 SEQUENCES = ["GGAUC" * 4, "ACGU", "CCCAUU" * 3, "AUGGCUUA" * 3]

@@ -15,10 +15,10 @@ import torch
 from conftest import Program
 from safetensors.numpy import save_file
 
-from cache import CacheReader, choose_recipe, key_of, normalise
-from cache.console import run as run_program
-from embed.importing import ImportOptions, ImportSummary, import_embeddings
-from pipeline.cli import crossllm
+from crossllm.cache import CacheReader, choose_recipe, key_of, normalise
+from crossllm.cache.console import run as run_program
+from crossllm.embed.importing import ImportOptions, ImportSummary, import_embeddings
+from crossllm.pipeline.cli import crossllm
 
 SEQUENCES = {"a": "ACGU", "b": "GGAUC", "c": "UUACGGA"}
 """The ids and sequences of `seqs.fasta`."""

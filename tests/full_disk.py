@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from fault_operations import contents, damage
 
-import embed.run
-from cache import console
-from embed.cli import embed as program
+from crossllm.cache import console
+from crossllm.embed import run as run_module
+from crossllm.embed.cli import embed as program
 
 ENOUGH = 64 << 20
 SEQUENCES, LENGTH, SEGMENT_BYTES = 12, 3000, 1 << 20
@@ -54,7 +54,7 @@ def _run(fasta: Path, cache: Path, acks: Path, limit: int | None) -> tuple[int, 
                 "--quiet",
             ]
             arguments += ["--segment-bytes", SEGMENT_BYTES, "--ack-fd", acknowledged.fileno()]
-            embed.run.require_space = lambda *_: None  # there was space when it began
+            run_module.require_space = lambda *_: None  # there was space when it began
             try:
                 console.run(program, list(map(str, arguments)))
             except SystemExit as done:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from model import Batch, Packed
-from model.batch import gather
+from crossllm.model import Batch, Packed
+from crossllm.model.batch import gather
 
 
 def packed(rng: np.random.Generator, lengths: list[int], width: int) -> Packed:

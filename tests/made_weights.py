@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache import Record
-from embed.encoder import Encoder, Loading
-from embed.encoders import ENCODERS
-from embed.language import Published
-from embed.transformer import expected_shapes
-from embed.weights import weights_digest
+from crossllm.cache import Record
+from crossllm.embed.encoder import Encoder, Loading
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.language import Published
+from crossllm.embed.transformer import expected_shapes
+from crossllm.embed.weights import weights_digest
 
 
 def random_tensors(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache import CacheWriter, Recipe
-from cache.commit import H5, Commit, FileSum, Part, Store, commit_paths, publish_commit, read_commit
-from cache.fsio import crc32c
-from cache.rowfile import IO
-from cache.segment import CHUNK, ROWS, Segment
-from cache.zarrfile import Compressor
+from crossllm.cache import CacheWriter, Recipe
+from crossllm.cache.commit import H5, Commit, FileSum, Part, Store, commit_paths, publish_commit, read_commit
+from crossllm.cache.fsio import crc32c
+from crossllm.cache.rowfile import IO
+from crossllm.cache.segment import CHUNK, ROWS, Segment
+from crossllm.cache.zarrfile import Compressor
 
 
 class Kind(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import CacheReader, CacheWriter, Recipe, RowsRefused, key_of
-from cache.background import BackgroundWriter
-from cache.inspection import verify
+from crossllm.cache import CacheReader, CacheWriter, Recipe, RowsRefused, key_of
+from crossllm.cache.background import BackgroundWriter
+from crossllm.cache.inspection import verify
 
 
 def keys_of(cache: Path, recipe: Recipe) -> set[bytes]:

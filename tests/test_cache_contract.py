@@ -15,12 +15,12 @@ import pytest
 import zarr
 from stores import KINDS, Kind, flip, open_segments, place, resign, write
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, fsio, key_of
-from cache.commit import H5, PARTS, read_commit
-from cache.errors import RowsRefused
-from cache.inspection import verify
-from cache.rowfile import MappedRows, PreadRows, ZarrRows
-from cache.segment import CHUNK, ROWS
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, fsio, key_of
+from crossllm.cache.commit import H5, PARTS, read_commit
+from crossllm.cache.errors import RowsRefused
+from crossllm.cache.inspection import verify
+from crossllm.cache.rowfile import MappedRows, PreadRows, ZarrRows
+from crossllm.cache.segment import CHUNK, ROWS
 
 Made = dict[bytes, np.ndarray]
 

@@ -11,16 +11,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, choose_recipe, key_of
-from cache.checking import Subset, bad_records, check_segment
-from cache.commit import Commit, commit_paths, live_commits
-from cache.damage import Damage, names_in, read_commits
-from cache.inspection import verify
-from cache.recipe import read_recipe
-from cache.repair import repair
-from cache.segment import CHUNK, ROWS, Segment
-from embed.plan import RunOptions
-from embed.run import run
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, choose_recipe, key_of
+from crossllm.cache.checking import Subset, bad_records, check_segment
+from crossllm.cache.commit import Commit, commit_paths, live_commits
+from crossllm.cache.damage import Damage, names_in, read_commits
+from crossllm.cache.inspection import verify
+from crossllm.cache.recipe import read_recipe
+from crossllm.cache.repair import repair
+from crossllm.cache.segment import CHUNK, ROWS, Segment
+from crossllm.embed.plan import RunOptions
+from crossllm.embed.run import run
 
 SEQUENCES = 24
 

@@ -27,8 +27,8 @@ from fault_operations import (
 )
 from faultio import MAY_RAISE, Fail, FaultyOs, Op, installed
 
-from cache import console
-from embed.cli import embed
+from crossllm.cache import console
+from crossllm.embed.cli import embed
 
 SHORT = 0
 ERRORS = {"ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT, "EIO": errno.EIO, "EMFILE": errno.EMFILE, "short": SHORT}
@@ -147,7 +147,7 @@ def refuse_second_sync(ran: Ran, again: Ran, op: Op, before: object) -> None:
 
 
 def test_a_short_write_of_nothing_is_an_error_not_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cache import fsio
+    from crossllm.cache import fsio
 
     monkeypatch.setattr(os, "write", lambda *_: 0)
     with pytest.raises(OSError, match="nothing was written"), fsio.SyncedFile(tmp_path / "a") as file:

@@ -13,9 +13,9 @@ from reader_by_words import crc as by_words_crc
 from reader_by_words import read_cache
 from stores import KINDS, Kind, flip, open_segments, place, resign, write
 
-from cache import CacheReader, CacheWriter, Recipe, choose_recipe, key_of
-from cache.inspection import verify
-from embed.run import RunOptions, run
+from crossllm.cache import CacheReader, CacheWriter, Recipe, choose_recipe, key_of
+from crossllm.cache.inspection import verify
+from crossllm.embed.run import RunOptions, run
 
 
 def test_the_script_of_format_md_reads_a_sequences_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_the_script_of_format_md_reads_a_sequences_rows(tmp_path: Path, monkeypa
     found: dict[str, list[np.ndarray]] = {}
     exec(compile(script, "format.md", "exec"), found)
     (rows,) = found["rows"]
-    from cache import choose_recipe
+    from crossllm.cache import choose_recipe
 
     reader = CacheReader(tmp_path / "cache" / "mine", choose_recipe(tmp_path / "cache" / "mine", "rna", None))
     assert rows.tobytes() == reader[key_of("rna", "GGAUCACGU")].tobytes()
@@ -117,7 +117,7 @@ def test_a_commit_survives_only_in_the_order_of_format_md(
     """Every file is synced before its folder, folders before the commit record, that before `commit` returns."""
     import os
 
-    from cache import fsio
+    from crossllm.cache import fsio
 
     log: list[str] = []
     real_fsync, real_link = os.fsync, os.link

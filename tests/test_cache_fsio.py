@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import fsio
+from crossllm.cache import fsio
 
 
 @pytest.fixture(params=["hard links", "none here"])

@@ -19,10 +19,10 @@ from conftest import ROOT, Program
 from hostile import Hostile
 from stores import KINDS, open_segments, write
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, list_recipes
-from cache.errors import CrossLLMError, InputError
-from cache.inspection import verify
-from cache.recipe import choose_recipe
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, list_recipes
+from crossllm.cache.errors import CrossLLMError, InputError
+from crossllm.cache.inspection import verify
+from crossllm.cache.recipe import choose_recipe
 
 BAD_CODECS = (
     "numcodecs.pickle",
@@ -361,7 +361,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 from cache import CacheReader, list_recipes
-from cache.errors import CrossLLMError
+from crossllm.cache.errors import CrossLLMError
 
 def status(name):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(name)) << 10
@@ -416,7 +416,7 @@ def test_readers_of_hdf5_segments_never_load_libhdf5(sound: dict[str, Path]) -> 
     """What libhdf5 would follow is not followed because it is not asked; only the writer loads it."""
     code = (
         "import sys; from pathlib import Path; from cache import CacheReader, list_recipes; "
-        "from cache.inspection import verify; p = Path(sys.argv[1]); r = CacheReader(p, list_recipes(p, 'rna')[0]); "
+        "from crossllm.cache.inspection import verify; p = Path(sys.argv[1]); r = CacheReader(p, list_recipes(p, 'rna')[0]); "
         "print(sum(len(r[k]) for k in r), len(verify(p, data=True).damage), 'h5py' in sys.modules)"
     )
     done = subprocess.run(
@@ -497,7 +497,7 @@ def test_a_link_planted_at_a_temporary_name_is_not_followed(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if 128 random bits were guessed: a temporary file is made new, never opened."""
-    from cache import fsio
+    from crossllm.cache import fsio
 
     names = iter([f"{n:032x}" for n in range(100)])
     monkeypatch.setattr(fsio, "new_name", lambda: next(names))

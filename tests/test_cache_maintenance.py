@@ -17,19 +17,19 @@ import pytest
 from conftest import Program
 from faultio import FaultyOs, installed
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Recipe, fsio, key_of, record_of
-from cache import compact as compact_module
-from cache.collect import collect
-from cache.commit import commit_paths, live_commits, publish_commit
-from cache.compact import compact
-from cache.damage import read_commits
-from cache.idtable import publish_table, read_table
-from cache.inspection import uncommitted, verify
-from cache.marker import WEEK, mark, marker_path
-from cache.merge import merge
-from cache.repair import repair
-from cache.segment import ROWS
-from cache.segment_writer import SegmentWriter
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Recipe, fsio, key_of, record_of
+from crossllm.cache import compact as compact_module
+from crossllm.cache.collect import collect
+from crossllm.cache.commit import commit_paths, live_commits, publish_commit
+from crossllm.cache.compact import compact
+from crossllm.cache.damage import read_commits
+from crossllm.cache.idtable import publish_table, read_table
+from crossllm.cache.inspection import uncommitted, verify
+from crossllm.cache.marker import WEEK, mark, marker_path
+from crossllm.cache.merge import merge
+from crossllm.cache.repair import repair
+from crossllm.cache.segment import ROWS
+from crossllm.cache.segment_writer import SegmentWriter
 
 OLD = time.time() - WEEK - 60
 
@@ -520,7 +520,7 @@ def test_a_dry_repair_writes_nothing(made_cache: Path, recipe: Recipe) -> None:
 
 
 def test_a_closed_standard_error_stops_no_work(made_cache: Path) -> None:
-    command = [sys.executable, "-c", "from pipeline.main import main; main()", "cache"]
+    command = [sys.executable, "-c", "from crossllm.pipeline.main import main; main()", "cache"]
     for arguments in (["verify", "--data"], ["repair"], ["compact"]):
         line = shlex.join([*command, *arguments, "--cache", str(made_cache)]) + " 2>&-"
         assert subprocess.run(line, shell=True, stdout=subprocess.DEVNULL, check=False).returncode == 0, line

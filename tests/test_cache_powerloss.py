@@ -21,8 +21,8 @@ from fault_operations import broken_promises, contents, embed_run, write_input
 from faultio import Op
 from powerloss import materialise, states
 
-import embed.run
-from cache import collect, fsio
+import crossllm.embed.run
+from crossllm.cache import collect, fsio
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 STATES = 20_000 if CHAOS else 3_000

@@ -14,11 +14,11 @@ from conftest import Program
 from fault_operations import OPERATIONS, broken_promises, contents, counting, embed_run, run_whole, write_input
 from zygote import Zygote
 
-from cache import CacheReader, CacheWriter, list_recipes
-from cache.collect import collect
-from cache.compact import compact
-from cache.inspection import verify
-from cache.segment import ROWS
+from crossllm.cache import CacheReader, CacheWriter, list_recipes
+from crossllm.cache.collect import collect
+from crossllm.cache.compact import compact
+from crossllm.cache.inspection import verify
+from crossllm.cache.segment import ROWS
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 ROUNDS = 50 if CHAOS else 10

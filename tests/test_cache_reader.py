@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, reader
-from cache.collect import collect
-from cache.commit import commit_paths, publish_commit, read_commit
-from cache.compact import compact
-from cache.rowfile import IO, ZarrRows
-from cache.segment import ROWS
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, reader
+from crossllm.cache.collect import collect
+from crossllm.cache.commit import commit_paths, publish_commit, read_commit
+from crossllm.cache.compact import compact
+from crossllm.cache.rowfile import IO, ZarrRows
+from crossllm.cache.segment import ROWS
 
 IOS: tuple[IO, ...] = ("mmap", "pread")
 

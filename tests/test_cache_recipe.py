@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import CacheWriter, Conflict, InputError, Recipe, choose_recipe, key_of, list_recipes
-from cache.inspection import info
-from cache.recipe import parse_recipe, write_recipe
-from embed.encoder import rdkit_version
-from embed.encoders import ENCODERS
-from embed.plan import RunOptions
-from embed.run import run
+from crossllm.cache import CacheWriter, Conflict, InputError, Recipe, choose_recipe, key_of, list_recipes
+from crossllm.cache.inspection import info
+from crossllm.cache.recipe import parse_recipe, write_recipe
+from crossllm.embed.encoder import rdkit_version
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.plan import RunOptions
+from crossllm.embed.run import run
 
 
 def test_recipes_do_not_mix(tmp_path: Path, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""Whatever changes a cache goes through `cache.fsio`, where tests can log it, kill it and make it fail."""
+"""Whatever changes a cache goes through `crossllm.cache.fsio`, where tests can log it, kill it and make it fail."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ import pytest
 import zarr
 from stores import resign
 
-from cache import CacheReader, CacheWriter, Recipe, key_of
-from cache.inspection import info, verify
-from cache.rowfile import ZarrRows
+from crossllm.cache import CacheReader, CacheWriter, Recipe, key_of
+from crossllm.cache.inspection import info, verify
+from crossllm.cache.rowfile import ZarrRows
 
 
 def segments(cache_dir: Path) -> list[Path]:

@@ -34,7 +34,7 @@ from foreign import (
     write_safetensors,
 )
 
-from cache import choose_recipe
+from crossllm.cache import choose_recipe
 
 
 def _pt(held: object, name: str = "a.pt") -> Callable[[Path, Rows], Path]:

@@ -65,23 +65,26 @@ def test_public_names_have_docstrings(path: Path) -> None:
     ("code", "forbidden"),
     [
         (
-            "from pipeline.cli import crossllm; crossllm(['--help'], standalone_mode=False)",
+            "from crossllm.pipeline.cli import crossllm; crossllm(['--help'], standalone_mode=False)",
             "torch transformers rdkit dask zarr h5py numcodecs",
         ),
         (
-            "from embed.cli import embed; embed(['run', '--help'], standalone_mode=False)",
+            "from crossllm.embed.cli import embed; embed(['run', '--help'], standalone_mode=False)",
             "torch transformers rdkit dask zarr h5py numcodecs",
         ),
         (
-            "from pipeline.cli_train import train; train(['--help'], standalone_mode=False)",
+            "from crossllm.pipeline.cli_train import train; train(['--help'], standalone_mode=False)",
             "torch transformers rdkit dask h5py numcodecs",
         ),
         (
-            "from embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",
+            "from crossllm.embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",
             "torch h5py numcodecs safetensors transformers rdkit dask zarr",
         ),
-        ("import pipeline.train, model, cache", "transformers rdkit dask zarr h5py numcodecs embed fair_esm esm"),
-        ("import embed.run, embed.profile", "torch transformers rdkit dask zarr h5py numcodecs"),
+        (
+            "import crossllm.pipeline.train, model, cache",
+            "transformers rdkit dask zarr h5py numcodecs embed fair_esm esm",
+        ),
+        ("import crossllm.embed.run, crossllm.embed.profile", "torch transformers rdkit dask zarr h5py numcodecs"),
     ],
 )
 def test_heavy_imports_stay_away(code: str, forbidden: str) -> None:
@@ -95,4 +98,4 @@ def test_import_cache_is_ours_in_a_folder_that_holds_a_cache(tmp_path: Path) -> 
     (tmp_path / "cache" / "demo" / "embeddings").mkdir(parents=True)
     code = "import cache, embed, model, pipeline; print(cache.CacheReader.__module__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "cache.reader"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "crossllm.cache.reader"), done.stderr

@@ -8,9 +8,9 @@ import pytest
 from conftest import Program
 from made_runs import embedded_demo
 
-from cache import console
-from cache.progress import byte_progress
-from pipeline.cli import crossllm
+from crossllm.cache import console
+from crossllm.cache.progress import byte_progress
+from crossllm.pipeline.cli import crossllm
 
 ODD = "a\n\x1b[2J\r\x07\u202eb"
 LONG = "x" * 5000
@@ -87,7 +87,7 @@ def test_a_note_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_bar_is_printable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("cache.progress.hidden", lambda _quiet: False)
+    monkeypatch.setattr("crossllm.cache.progress.hidden", lambda _quiet: False)
     with byte_progress(1, ODD, quiet=False) as done:
         done(1)
     assert "\x1b[2J" not in capsys.readouterr().err

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import Program
 
-from cache import CacheReader, choose_recipe
-from cache.commit import commit_paths, read_commit
+from crossllm.cache import CacheReader, choose_recipe
+from crossllm.cache.commit import commit_paths, read_commit
 
 SEQUENCES = {"a": "ACGU" * 9, "b": "GGAUC" * 40, "c": "A"}
 

@@ -14,9 +14,9 @@ import pytest
 from fault_operations import SEQUENCES, contents, embed_run, write_input
 from faultio import FaultyOs, Op, installed
 
-from cache import console
-from embed.ack import Acknowledger
-from embed.cli import embed
+from crossllm.cache import console
+from crossllm.embed.ack import Acknowledger
+from crossllm.embed.cli import embed
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_what_a_descriptor_answers_at_first_is_taken_as_later(
         written.append(data)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("embed.ack.os.write", fails)
+    monkeypatch.setattr("crossllm.embed.ack.os.write", fails)
     Acknowledger(7)([bytes(32)])
     assert written == [b""], "given up at the first look"
     said = f"note: --ack-fd 7: {os.strerror(number)}; the run goes on, no more keys are written\n"

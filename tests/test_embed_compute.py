@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from test_embed_transformer import _fair_names, tiny
 
-from cache import Conflict, InputError, list_recipes
-from embed import device, esm2
-from embed.encoders import ENCODERS
-from embed.plan import RunOptions
-from embed.run import run
-from model import device as model_device
+from crossllm.cache import Conflict, InputError, list_recipes
+from crossllm.embed import device, esm2
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.plan import RunOptions
+from crossllm.embed.run import run
+from crossllm.model import device as model_device
 
 CPU = torch.device("cpu")
 

@@ -11,15 +11,15 @@ from conftest import Program
 from made_weights import load, random_tensors, rows_of
 from torch import Tensor
 
-from cache import CacheReader, Record, choose_recipe, key_of, record_of
-from cache.errors import InputError
-from cache.idtable import read_table
-from cache.inspection import verify
-from cache.molecules import canonical_smiles, read_molecules
-from embed.gnn import CONVOLUTIONS, DIM, GCN, LAYERS, Convolution, atom_rows, expected_shapes
-from embed.molgraph import Graph, graph_of, packed
-from embed.run import RunOptions, run
-from embed.weights import read_weights
+from crossllm.cache import CacheReader, Record, choose_recipe, key_of, record_of
+from crossllm.cache.errors import InputError
+from crossllm.cache.idtable import read_table
+from crossllm.cache.inspection import verify
+from crossllm.cache.molecules import canonical_smiles, read_molecules
+from crossllm.embed.gnn import CONVOLUTIONS, DIM, GCN, LAYERS, Convolution, atom_rows, expected_shapes
+from crossllm.embed.molgraph import Graph, graph_of, packed
+from crossllm.embed.run import RunOptions, run
+from crossllm.embed.weights import read_weights
 
 TOLERANCE = 1e-5
 """Absolute, on rows of order one in float32."""

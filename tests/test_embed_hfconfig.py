@@ -15,9 +15,9 @@ from made_weights import load, rows_of
 from safetensors.torch import save_file
 from tolerances import ROWS
 
-from cache import InputError, record_of
-from embed import esm2, rinalmo, rnabert, rnafm
-from embed.hfconfig import Config, refuse_other_config
+from crossllm.cache import InputError, record_of
+from crossllm.embed import esm2, rinalmo, rnabert, rnafm
+from crossllm.embed.hfconfig import Config, refuse_other_config
 
 ESM2: dict[str, Any] = {
     "model_type": "esm", "attention_probs_dropout_prob": 0.0, "classifier_dropout": None, "hidden_act": "gelu",

@@ -29,9 +29,9 @@ from foreign import (
 )
 from safetensors.torch import save_file
 
-from cache import Conflict, InputError, choose_recipe, key_of, read_table
-from cache.inspection import verify
-from embed.importing import ImportOptions, import_embeddings
+from crossllm.cache import Conflict, InputError, choose_recipe, key_of, read_table
+from crossllm.cache.inspection import verify
+from crossllm.embed.importing import ImportOptions, import_embeddings
 
 
 @pytest.mark.parametrize("layout", WRITERS)

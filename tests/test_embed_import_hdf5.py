@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from foreign import SEQUENCES, assert_same_bits, keyed, rows_for, run, stored, write_hdf5
 
-from cache import CacheCorrupt
-from embed import foreign_hdf5
-from embed.foreign import Entry
+from crossllm.cache import CacheCorrupt
+from crossllm.embed import foreign_hdf5
+from crossllm.embed.foreign import Entry
 
 
 def test_groups_in_a_circle_a_user_block_and_filters(tmp_path: Path, rng: np.random.Generator) -> None:

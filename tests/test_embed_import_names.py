@@ -24,11 +24,11 @@ from foreign import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import Conflict, InputError, Records, choose_recipe, key_of, record_of
-from cache.molecules import canonical_smiles
-from embed import foreign_names
-from embed.foreign import Entry
-from embed.foreign_names import match
+from crossllm.cache import Conflict, InputError, Records, choose_recipe, key_of, record_of
+from crossllm.cache.molecules import canonical_smiles
+from crossllm.embed import foreign_names
+from crossllm.embed.foreign import Entry
+from crossllm.embed.foreign_names import match
 
 
 def _md5(text: str) -> str:

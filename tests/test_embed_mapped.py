@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 from test_embed_weights import BAD, HOSTILE, TENSORS
 from torch import Tensor
 
-from cache import InputError, record_of
-from embed import digests, esm2, language, rinalmo, rnafm, weights
-from embed.encoder import Loading
-from embed.encoders import ENCODERS
-from embed.lookalike import refuse_other_size, size_of
-from embed.transformer import expected_shapes
-from embed.weights import check_settled, pick_tensors, read_settled, read_weights, weights_digest
+from crossllm.cache import InputError, record_of
+from crossllm.embed import digests, esm2, language, rinalmo, rnafm, weights
+from crossllm.embed.encoder import Loading
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.lookalike import refuse_other_size, size_of
+from crossllm.embed.transformer import expected_shapes
+from crossllm.embed.weights import check_settled, pick_tensors, read_settled, read_weights, weights_digest
 
 PROTEIN = record_of("protein", "x", "MKTVRQERLKX")
 SAVES: dict[str, Callable[[dict[str, Tensor], Path], None]] = {
@@ -150,7 +150,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from embed.weights import read_weights
+from crossllm.embed.weights import read_weights
 
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -17,13 +17,13 @@ from test_embed_transformer import _fair_names, far, records, tiny
 from tolerances import ROWS
 from torch import Tensor
 
-from cache import Record
-from embed import device, esm2, language
-from embed.batches import Batches, Landing, Piece
-from embed.device import is_out_of_memory
-from embed.encoder import Encoder, NotEncoded, Outputs
-from embed.transformer import Transformer
-from embed.windows import Window
+from crossllm.cache import Record
+from crossllm.embed import device, esm2, language
+from crossllm.embed.batches import Batches, Landing, Piece
+from crossllm.embed.device import is_out_of_memory
+from crossllm.embed.encoder import Encoder, NotEncoded, Outputs
+from crossllm.embed.transformer import Transformer
+from crossllm.embed.windows import Window
 
 TEXTS = ["M" * 290, *("MK" * n for n in range(1, 60)), "LAGV" * 30]
 
@@ -223,10 +223,10 @@ def test_what_fails_beside_another_batch_is_tried_once_more_alone() -> None:
 CHILD = """
 import resource, sys
 import numpy as np, torch
-from embed.attention import Packing
-from embed.batches import Batches, Piece
-from embed.transformer import Design, Transformer, expected_shapes
-from embed.windows import Window
+from crossllm.embed.attention import Packing
+from crossllm.embed.batches import Batches, Piece
+from crossllm.embed.transformer import Design, Transformer, expected_shapes
+from crossllm.embed.windows import Window
 
 torch.set_num_threads(1)
 design = Design(16, 1, 2, 1 << 16, 9)  # an inner width that makes 256 KiB of a token

@@ -16,8 +16,8 @@ from made_weights import load, rows_of
 from safetensors.torch import save_file
 from tolerances import ROWS
 
-from cache import record_of
-from embed import language, rinalmo, rnabert, rnafm
+from crossllm.cache import record_of
+from crossllm.embed import language, rinalmo, rnabert, rnafm
 
 SEQUENCES = ("A", "GGAUCACGNRY", "ACGU" * 25)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 28}

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
 
-from cache import record_of
-from cache.molecules import canonical_smiles
-from cache.rdkit_child import canonical
-from embed.encoders import ENCODERS
-from embed.molgraph import read_smiles
-from embed.profile import columns
-from embed.profile_molecule import SHELLS, MoleculeProfileEncoder, profile
+from crossllm.cache import record_of
+from crossllm.cache.molecules import canonical_smiles
+from crossllm.cache.rdkit_child import canonical
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.molgraph import read_smiles
+from crossllm.embed.profile import columns
+from crossllm.embed.profile_molecule import SHELLS, MoleculeProfileEncoder, profile
 
 NAMES = columns("molecule")
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"

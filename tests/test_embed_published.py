@@ -14,11 +14,11 @@ import pytest
 from conftest import USERS_WEIGHTS
 from made_weights import load, rows_of
 
-from cache import record_of
-from cache.errors import InputError
-from embed import esm2
-from embed.published import weights_at_hand
-from embed.pull import ask, pull
+from crossllm.cache import record_of
+from crossllm.cache.errors import InputError
+from crossllm.embed import esm2
+from crossllm.embed.published import weights_at_hand
+from crossllm.embed.pull import ask, pull
 
 SPECIALS = 1
 """Rows before a sequence's own in the reference: that of <cls>."""

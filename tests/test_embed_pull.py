@@ -24,15 +24,15 @@ import pytest
 from conftest import Program
 from faultio import MAY_RAISE, Fail, FaultyOs, Op, installed
 
-from cache import console, fsio
-from cache.errors import CacheCorrupt, Conflict, InputError
-from embed import download
-from embed import pull as pulling
-from embed.cli import embed
-from embed.digests import kept_digest, kept_path
-from embed.encoders import ENCODERS, find_encoder
-from embed.published import PUBLISHED, WeightsFile, pulled_path, weights_at_hand, weights_folder
-from embed.pull import Pulled, ask, pull
+from crossllm.cache import console, fsio
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError
+from crossllm.embed import download
+from crossllm.embed import pull as pulling
+from crossllm.embed.cli import embed
+from crossllm.embed.digests import kept_digest, kept_path
+from crossllm.embed.encoders import ENCODERS, find_encoder
+from crossllm.embed.published import PUBLISHED, WeightsFile, pulled_path, weights_at_hand, weights_folder
+from crossllm.embed.pull import Pulled, ask, pull
 
 BODY = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(BODY).hexdigest()

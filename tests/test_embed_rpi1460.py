@@ -21,14 +21,14 @@ from made_weights import design_tensors
 from safetensors.torch import save_file
 from tolerances import ROWS
 
-from cache import CacheReader, choose_recipe
-from cache.commit import live_commits
-from cache.compact import compact
-from cache.damage import read_commits
-from cache.inspection import verify
-from cache.records import read_records
-from embed import esm2
-from embed.run import RunOptions, run
+from crossllm.cache import CacheReader, choose_recipe
+from crossllm.cache.commit import live_commits
+from crossllm.cache.compact import compact
+from crossllm.cache.damage import read_commits
+from crossllm.cache.inspection import verify
+from crossllm.cache.records import read_records
+from crossllm.embed import esm2
+from crossllm.embed.run import RunOptions, run
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 """`make chaos`: all 635 proteins."""
@@ -67,7 +67,7 @@ def started(proteins: Path, weights: Path, cache: Path, batch_tokens: int, outpu
     named = {"modality": "protein", "input": proteins, "cache": cache, "encoder": "esm2-8m", "weights": weights}
     named |= {"dtype": "float32", "batch-tokens": batch_tokens, "segment-bytes": SEGMENT}
     flags = [str(part) for name, value in named.items() for part in (f"--{name}", value)]
-    command = [sys.executable, "-c", "from embed.cli import main; main()", "run", "--json", "--quiet", *flags]
+    command = [sys.executable, "-c", "from crossllm.embed.cli import main; main()", "run", "--json", "--quiet", *flags]
     # One thread: those of two processes spin while they wait for a core.
     threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     with output.open("wb") as out, output.with_suffix(".err").open("wb") as err:

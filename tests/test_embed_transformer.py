@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from tolerances import ROWS
 from torch import Tensor
 
-from cache import InputError, Record, record_of
-from embed import esm2, fused_cpu, rinalmo
-from embed.elementwise import Norm, rotate
-from embed.encoders import ENCODERS
-from embed.language import Published
-from embed.transformer import Design, Transformer, expected_shapes
-from embed.weights import read_weights, weights_digest
+from crossllm.cache import InputError, Record, record_of
+from crossllm.embed import esm2, fused_cpu, rinalmo
+from crossllm.embed.elementwise import Norm, rotate
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.language import Published
+from crossllm.embed.transformer import Design, Transformer, expected_shapes
+from crossllm.embed.weights import read_weights, weights_digest
 
 DESIGNS = {
     "ESM-2": Design(24, 3, 2, 40, 9, token_factor=0.88),
@@ -347,7 +347,7 @@ def test_both_forms_of_rinalmo_give_the_same_rows(
 
 @pytest.mark.parametrize("name", [n for m, n in ENCODERS if n.startswith(("esm2", "rinalmo", "rnafm"))])
 def test_the_table_of_encoders_agrees_with_the_designs(name: str) -> None:
-    from embed import rnafm
+    from crossllm.embed import rnafm
 
     info = next(i for i in ENCODERS.values() if i.name == name)
     if name == "rnafm":

@@ -15,21 +15,30 @@ from made_weights import design_tensors, load, random_tensors, rnabert_shapes, r
 from safetensors.torch import save_file
 from tolerances import ROWS
 
-from cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Record, choose_recipe, record_of
-from cache.commands import command_for
-from cache.commit import commit_paths
-from cache.idtable import read_table
-from cache.inspection import verify
-from cache.recipe import Recipe
-from cache.repair import repair
-from embed import esm2, rinalmo, rnabert, rnafm
-from embed.encoder import Outputs
-from embed.encoders import ENCODERS
-from embed.run import RunOptions, run
-from embed.windows import Cut, left_out
-from pipeline.demo import write_demo
-from pipeline.inputs import TrainOptions, open_inputs
-from pipeline.train import train
+from crossllm.cache import (
+    CacheCorrupt,
+    CacheReader,
+    CacheWriter,
+    Conflict,
+    InputError,
+    Record,
+    choose_recipe,
+    record_of,
+)
+from crossllm.cache.commands import command_for
+from crossllm.cache.commit import commit_paths
+from crossllm.cache.idtable import read_table
+from crossllm.cache.inspection import verify
+from crossllm.cache.recipe import Recipe
+from crossllm.cache.repair import repair
+from crossllm.embed import esm2, rinalmo, rnabert, rnafm
+from crossllm.embed.encoder import Outputs
+from crossllm.embed.encoders import ENCODERS
+from crossllm.embed.run import RunOptions, run
+from crossllm.embed.windows import Cut, left_out
+from crossllm.pipeline.demo import write_demo
+from crossllm.pipeline.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.train import train
 
 MODELS = {"rnabert": "rna", "rnafm": "rna", "rinalmo-micro": "rna", "esm2-8m": "protein"}
 LETTERS = {"rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
@@ -188,7 +197,7 @@ def test_a_run_refuses_any_other_count_of_rows(
     def wrong(self: object, records: list[Record]) -> Iterator[tuple[bytes, Outputs]]:
         yield from ((record.key, (np.zeros((rows, 120), np.float32),)) for record in records)
 
-    monkeypatch.setattr("embed.language.LanguageModel.encode", wrong)
+    monkeypatch.setattr("crossllm.embed.language.LanguageModel.encode", wrong)
     with pytest.raises(RuntimeError, match=f"gave {rows} rows for"):
         run(options)
     assert not commit_paths(choose_recipe(tmp_path / "c", "rna").folder(tmp_path / "c"))
@@ -199,7 +208,7 @@ def cut_set(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> TrainOptions:
     """A small dataset, some of whose RNAs are longer than the 440 rows that are stored of them."""
-    monkeypatch.setattr("pipeline.demo.RNA_LENGTHS", (400, 480))
+    monkeypatch.setattr("crossllm.pipeline.demo.RNA_LENGTHS", (400, 480))
     cache = tmp_path / "demo"
     write_demo(cache, entities=15, pairs=50)
     done = run(RunOptions("rna", cache / "rna.fasta", cache, "rnabert", weights, long="truncate", quiet=True))

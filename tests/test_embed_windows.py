@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache import record_of
-from embed.windows import by_budget, windows
+from crossllm.cache import record_of
+from crossllm.embed.windows import by_budget, windows
 
 
 @settings(deadline=None)

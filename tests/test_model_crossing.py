@@ -10,11 +10,11 @@ from made_scans import make, torch_threads
 from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
-from model import BiMamba, InteractionModel, ModelConfig, crossing, scan_reference
-from model.batch import Packed, join_pairs, segment_mean, segment_sum
-from model.crossing import is_cheaper, mixed_mean
-from model.scan import scan_reach, scan_states, selective_scan
-from model.scan_autograd import Inputs
+from crossllm.model import BiMamba, InteractionModel, ModelConfig, crossing, scan_reference
+from crossllm.model.batch import Packed, join_pairs, segment_mean, segment_sum
+from crossllm.model.crossing import is_cheaper, mixed_mean
+from crossllm.model.scan import scan_reach, scan_states, selective_scan
+from crossllm.model.scan_autograd import Inputs
 
 both_ways = pytest.mark.parametrize("reverse", [False, True])
 STATES = ("u", "delta", "A", "B", "C", "D", "initial")
@@ -136,7 +136,7 @@ def test_states_of_a_wrong_shape_and_mamba_ssm_are_refused(
         scan_reach(gate[0][:4], *inputs, offsets)
     with pytest.raises(ValueError, match=r"states of a scan are float32 or float64.* got torch.bfloat16"):
         scan_states(*(x.bfloat16() for x in inputs), offsets)
-    monkeypatch.setattr("model.scan.choose_backend", lambda *_: "mamba_ssm")
+    monkeypatch.setattr("crossllm.model.scan.choose_backend", lambda *_: "mamba_ssm")
     with pytest.raises(ValueError, match="mamba_ssm takes and gives no states; use triton, or auto"):
         scan_states(*inputs, offsets)
 
@@ -195,7 +195,7 @@ def test_the_model_is_the_same_whichever_way_it_mixes(
     encoded = model.encode_a(a), model.encode_b(b)
     found = []
     for shared in (True, False):
-        monkeypatch.setattr("model.fusion.is_cheaper", lambda *_, shared=shared: shared)
+        monkeypatch.setattr("crossllm.model.fusion.is_cheaper", lambda *_, shared=shared: shared)
         found.append(model.fuse(*encoded, *index))
     assert_close(found[0], found[1], "logits", looser=5)  # a LayerNorm and an MLP after it: measured 3e-6
 

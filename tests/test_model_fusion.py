@@ -8,10 +8,10 @@ from tolerances import assert_close
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import BiMamba, Mamba, focal_loss
-from model.batch import gather, join_pairs, segment_mean
-from model.standardise import STANDARD_BOUND, Moments, Standardise
-from model.tokens import AUTO_FUSED_TOKENS, POOLED, auto_window, parse_tokens, tokens_name, window_mean
+from crossllm.model import BiMamba, Mamba, focal_loss
+from crossllm.model.batch import gather, join_pairs, segment_mean
+from crossllm.model.standardise import STANDARD_BOUND, Moments, Standardise
+from crossllm.model.tokens import AUTO_FUSED_TOKENS, POOLED, auto_window, parse_tokens, tokens_name, window_mean
 
 
 def test_join_pairs_puts_a_before_b(rng: np.random.Generator) -> None:

@@ -12,9 +12,9 @@ from tolerances import assert_close
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import InteractionModel, ModelConfig, Packed, focal_loss
-from model.fusion import ORDERS, Concat, CrossAttention, Gated
-from model.interaction import FUSIONS
+from crossllm.model import InteractionModel, ModelConfig, Packed, focal_loss
+from crossllm.model.fusion import ORDERS, Concat, CrossAttention, Gated
+from crossllm.model.interaction import FUSIONS
 
 KINDS = [("cross_mamba", order) for order in ORDERS] + [(name, "ab") for name in FUSIONS if name != "cross_mamba"]
 every_fusion = pytest.mark.parametrize(

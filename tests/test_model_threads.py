@@ -19,8 +19,8 @@ import numba
 from embed import fused_cpu
 assert torch.get_num_threads() == WANTED, "import of fused_cpu"
 from model import conv_numba, scan_kernels, scan_kernels_back
-from model.conv import causal_conv
-from model.scan import scan_reach
+from crossllm.model.conv import causal_conv
+from crossllm.model.scan import scan_reach
 seen = []
 
 def watch(module, name):
@@ -74,7 +74,7 @@ def test_kernels_keep_to_torchs_threads(first: str, threads: int) -> None:
 
 
 def test_importing_the_kernels_leaves_torchs_threads_alone() -> None:
-    code = "import torch; import embed.fused_cpu; import model.scan_numba; import model.conv_numba; "
+    code = "import torch; import crossllm.embed.fused_cpu; import crossllm.model.scan_numba; import crossllm.model.conv_numba; "
     code += "print(torch.get_num_threads())"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

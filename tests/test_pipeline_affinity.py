@@ -14,23 +14,23 @@ from conftest import Program
 from safetensors.torch import load_file
 from scipy import stats
 
-from cache import CacheReader, CacheWriter, InputError, Recipe, record_of
-from model.interaction import InteractionModel, ModelConfig
-from model.losses import affinity_loss
-from pipeline.baselines import BASELINES, additive
-from pipeline.batches import PairBatches
-from pipeline.config import TrainConfig
-from pipeline.dataset import load_dataset, write_dataset
-from pipeline.fold import Epoch, fit_fold, fit_target, predict
-from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.inputs import TrainOptions, open_inputs
-from pipeline.metrics import METRICS, Scored, compute, pooled, summarise
-from pipeline.pairs import Pair
-from pipeline.plots import draw_losses, draw_result
-from pipeline.report import table
-from pipeline.runfolder import RunFolder
-from pipeline.splits import Parts, cut_parts, random_folds
-from pipeline.train import train
+from crossllm.cache import CacheReader, CacheWriter, InputError, Recipe, record_of
+from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.model.losses import affinity_loss
+from crossllm.pipeline.baselines import BASELINES, additive
+from crossllm.pipeline.batches import PairBatches
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.dataset import load_dataset, write_dataset
+from crossllm.pipeline.fold import Epoch, fit_fold, fit_target, predict
+from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.metrics import METRICS, Scored, compute, pooled, summarise
+from crossllm.pipeline.pairs import Pair
+from crossllm.pipeline.plots import draw_losses, draw_result
+from crossllm.pipeline.report import table
+from crossllm.pipeline.runfolder import RunFolder
+from crossllm.pipeline.splits import Parts, cut_parts, random_folds
+from crossllm.pipeline.train import train
 
 QUICK = TrainConfig(folds=3, epochs=3, tokens="pooled", model=ModelConfig(d_model=8, d_state=4))
 
@@ -167,7 +167,7 @@ def test_a_finished_run_is_scored_by_another_column_without_training(
     def refuse(*_: object) -> None:
         raise AssertionError("a fold was fitted again")
 
-    monkeypatch.setattr("pipeline.train.fit_fold", refuse)
+    monkeypatch.setattr("crossllm.pipeline.train.fit_fold", refuse)
     again = train(TrainOptions(affinities, QUICK, by="kind", resume=True, quiet=True))
     assert again.metrics["by"]["groups"].keys() == {"even", "odd"}
     assert again.metrics["model"] == first.metrics["model"]

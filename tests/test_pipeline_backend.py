@@ -12,12 +12,12 @@ import pytest
 import torch
 from made_runs import QUICK, embedded_demo, rows
 
-from cache import Conflict, InputError, console
-from model import scan
-from pipeline import train as module
-from pipeline.cli_train import train as command
-from pipeline.inputs import TrainOptions
-from pipeline.train import Run, train
+from crossllm.cache import Conflict, InputError, console
+from crossllm.model import scan
+from crossllm.pipeline import train as module
+from crossllm.pipeline.cli_train import train as command
+from crossllm.pipeline.inputs import TrainOptions
+from crossllm.pipeline.train import Run, train
 
 
 def asked(options: TrainOptions, **settings: Any) -> TrainOptions:
@@ -166,7 +166,7 @@ def test_a_backend_that_cannot_be_had_is_one_line_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("model.backends.find_spec", lambda _name: object() if there else None)
+    monkeypatch.setattr("crossllm.model.backends.find_spec", lambda _name: object() if there else None)
     assert console._run(command, ["--cache", str(tmp_path / "absent"), *flags]) == 2
     assert capsys.readouterr().err == f"error: {say}\n"
     assert not list(tmp_path.iterdir())

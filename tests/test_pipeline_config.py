@@ -8,10 +8,10 @@ import pytest
 import tomli_w
 from conftest import Program
 
-from cache import InputError
-from model.interaction import ModelConfig
-from pipeline.cli_train import SETTINGS
-from pipeline.config import TrainConfig, resolve
+from crossllm.cache import InputError
+from crossllm.model.interaction import ModelConfig
+from crossllm.pipeline.cli_train import SETTINGS
+from crossllm.pipeline.config import TrainConfig, resolve
 
 
 def test_toml_then_set_then_flags(tmp_path: Path) -> None:

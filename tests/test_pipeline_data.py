@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache import CacheCorrupt, Conflict, InputError
-from cache.inspection import verify
-from pipeline.dataset import Dataset, load_dataset
-from pipeline.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
-from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.pairs import Columns, Where, read_pairs
-from pipeline.splits import cut_parts, given_folds, in_a_fold, random_folds
+from crossllm.cache import CacheCorrupt, Conflict, InputError
+from crossllm.cache.inspection import verify
+from crossllm.pipeline.dataset import Dataset, load_dataset
+from crossllm.pipeline.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
+from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.pairs import Columns, Where, read_pairs
+from crossllm.pipeline.splits import cut_parts, given_folds, in_a_fold, random_folds
 
 
 def table(path: Path, text: str) -> Path:

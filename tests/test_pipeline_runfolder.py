@@ -11,20 +11,20 @@ import torch
 from conftest import Program
 from made_runs import QUICK, embedded_demo, rows
 
-from cache import CacheCorrupt, CacheWriter, Conflict, Recipe, key_of
-from embed.run import RunOptions, run
-from pipeline.fold import Epoch, FoldResult, Target, fit_fold
-from pipeline.importing import ImportOptions, Side, import_dataset
-from pipeline.inputs import TrainOptions, open_inputs
-from pipeline.runfolder import RunFolder
-from pipeline.train import train
+from crossllm.cache import CacheCorrupt, CacheWriter, Conflict, Recipe, key_of
+from crossllm.embed.run import RunOptions, run
+from crossllm.pipeline.fold import Epoch, FoldResult, Target, fit_fold
+from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.runfolder import RunFolder
+from crossllm.pipeline.train import train
 
 
 def test_a_run_cut_off_between_folds_continues_to_the_same_result(
     small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(dataclasses.replace(small, out=tmp_path / "whole"))
-    from pipeline import train as module
+    from crossllm.pipeline import train as module
 
     fitted: list[int] = []
 

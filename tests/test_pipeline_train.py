@@ -14,16 +14,16 @@ from made_runs import QUICK, embedded_demo, rows
 from safetensors.torch import load_file
 from sklearn import metrics as sk
 
-from cache import InputError
-from embed.run import RunOptions, run
-from model.interaction import InteractionModel, ModelConfig
-from pipeline.batches import PairBatches
-from pipeline.config import TrainConfig
-from pipeline.demo import write_demo
-from pipeline.fold import Epoch, fit_fold, fold_seed, predict
-from pipeline.inputs import TrainOptions, _in_the_split, open_inputs
-from pipeline.splits import cut_parts
-from pipeline.train import train
+from crossllm.cache import InputError
+from crossllm.embed.run import RunOptions, run
+from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.pipeline.batches import PairBatches
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.demo import write_demo
+from crossllm.pipeline.fold import Epoch, fit_fold, fold_seed, predict
+from crossllm.pipeline.inputs import TrainOptions, _in_the_split, open_inputs
+from crossllm.pipeline.splits import cut_parts
+from crossllm.pipeline.train import train
 
 
 def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(small: TrainOptions) -> None:
@@ -177,9 +177,9 @@ def test_train_loads_no_encoder_and_no_foreign_library(small: TrainOptions) -> N
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.config import TrainConfig
-from pipeline.inputs import TrainOptions
-from pipeline.train import train
+from crossllm.pipeline.config import TrainConfig
+from crossllm.pipeline.inputs import TrainOptions
+from crossllm.pipeline.train import train
 train(TrainOptions(Path({str(small.cache_dir)!r}), TrainConfig(folds=2, epochs=1), quiet=True))
 print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask zarr esm".split())))
 """

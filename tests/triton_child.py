@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.conv import causal_conv
-from model.scan import scan_reach, scan_states, selective_scan
+from crossllm.model.conv import causal_conv
+from crossllm.model.scan import scan_reach, scan_states, selective_scan
 
 CALLS: dict[str, Callable[[Sequence[Tensor], Tensor, bool, str], Sequence[Tensor]]] = {
     "scan": lambda x, *rest: [selective_scan(*x, *rest)],
@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[Sequence[Tensor], Tensor, bool, str], Sequence[Tensor
 
 
 def main() -> None:
-    from model import conv_triton, scan_triton
+    from crossllm.model import conv_triton, scan_triton
 
     shipped = scan_triton.CHUNK, scan_triton.BLOCK, conv_triton.PART, conv_triton.BLOCK
     given, made = np.load(sys.argv[1]), {}

@@ -10,7 +10,7 @@ import itertools
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from model import conv_triton, scan_triton
+from crossllm.model import conv_triton, scan_triton
 
 IN_TYPE = ("inputs", "rows", "u", "delta", "b", "c_rows", "y", "dy", "du", "ddelta", "x", "weight", "bias")
 INDEX = ("first", "steps", "chunk_ends", "reach", "before")
