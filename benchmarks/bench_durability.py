@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from crossllm.cache import CacheWriter, Recipe, fsio, key_of
-from crossllm.cache.background import BackgroundWriter
-from crossllm.cache.writer import SEGMENT_BYTES, SEGMENT_SECONDS
+from crossllm.cache import CacheWriter, Recipe, key_of
+from crossllm.cache.files import fsio
+from crossllm.cache.store.background_writer import BackgroundWriter
+from crossllm.cache.store.writer import SEGMENT_BYTES, SEGMENT_SECONDS
 
 LENGTH = 300
 BATCH = 54

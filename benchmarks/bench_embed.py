@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.cache.records import read_records
-from crossllm.embed import esm2, rinalmo
-from crossllm.embed.transformer import Transformer, expected_shapes
+from crossllm.cache.records.record import read_records
+from crossllm.embed.encoders import esm2, rinalmo
+from crossllm.embed.engine.transformer import Transformer, expected_shapes
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "rpi1460" / "protein.fasta"
 

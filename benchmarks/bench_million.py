@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe
-from crossllm.cache.inspection import verify
+from crossllm.cache.maintenance.inspection import verify
 
 BATCH = 1024
 Shapes = tuple[int, int, int]

@@ -29,8 +29,8 @@ from mambapy.pscan import pscan
 from torch import Tensor
 from torch.nn import functional as F
 
-from crossllm.model.backends import default_backend
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.backends import default_backend
+from crossllm.model.scan.selective_scan import selective_scan
 
 Peer = Callable[[list[Tensor]], Tensor]
 LENGTH_QUANTILES = (132, 1599, 1634, 1672, 1796, 2940, 2989, 3019, 3056, 3109, 3783)

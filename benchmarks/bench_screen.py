@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from crossllm.cache import CacheReader, list_recipes
-from crossllm.embed.run import RunOptions, run
+from crossllm.embed.run.run import RunOptions, run
 from crossllm.model import InteractionModel, ModelConfig
 from crossllm.model.batch import Packed, gather
 from crossllm.model.interaction import FUSIONS
-from crossllm.pipeline.demo import write_demo
+from crossllm.pipeline.data.demo import write_demo
 
 PAIRS_AT_ONCE = 512
 """Of the fusions whose memory grows with the pairs' tokens."""

@@ -33,8 +33,8 @@ import torch
 import zarr
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe, key_of
-from crossllm.cache.inspection import verify
-from crossllm.cache.reader import THREADS
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.store.reader import THREADS
 
 BATCH = 32
 Records = dict[bytes, np.ndarray]

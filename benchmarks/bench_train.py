@@ -30,19 +30,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe
-from crossllm.cache.idtable import read_table
+from crossllm.cache.records.id_table import read_table
 from crossllm.model import Batch, InteractionModel, ModelConfig, focal_loss
 from crossllm.model.batch import Packed, gather
 from crossllm.model.bimamba import BiMamba, Mamba
 from crossllm.model.interaction import joins_pairs
 from crossllm.model.tokens import parse_tokens
-from crossllm.pipeline.ahead import Waiting
-from crossllm.pipeline.batches import PairBatches
-from crossllm.pipeline.config import TrainConfig
-from crossllm.pipeline.dataset import Dataset, load_dataset
-from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
-from crossllm.pipeline.memory import keep_freed_memory
-from crossllm.pipeline.sampler import Bounds, shuffled_batches
+from crossllm.pipeline.data.dataset import Dataset, load_dataset
+from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.training.batches import PairBatches
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.memory import keep_freed_memory
+from crossllm.pipeline.training.prefetch import Waiting
+from crossllm.pipeline.training.sampler import Bounds, shuffled_batches
 
 WIDTH = 1280
 

@@ -5,12 +5,12 @@ A cache is a folder (docs/format.md); one sequence goes `read_records` → `Cach
 """
 
 from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError, PartlyDone, RowsRefused
-from crossllm.cache.idtable import read_table
-from crossllm.cache.molecules import canonical_smiles
-from crossllm.cache.reader import CacheReader
-from crossllm.cache.recipe import Recipe, choose_recipe, list_recipes
-from crossllm.cache.records import Record, Records, key_of, normalise, read_records, record_of
-from crossllm.cache.writer import CacheWriter
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.records.molecules import canonical_smiles
+from crossllm.cache.records.record import Record, Records, key_of, normalise, read_records, record_of
+from crossllm.cache.store.reader import CacheReader
+from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
+from crossllm.cache.store.writer import CacheWriter
 
 __all__ = [
     "CacheCorrupt",

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from crossllm.cache.checking import Subset
-from crossllm.cache.console import note, say
-from crossllm.cache.damage import named
+from crossllm.cache.cli_flags import ByteSize, PathName, cache_option, dry_run_option, json_option, quiet_option
+from crossllm.cache.console.messages import note, say
 from crossllm.cache.errors import CacheCorrupt, InputError, printable
-from crossllm.cache.flags import ByteSize, PathName, cache_option, dry_run_option, json_option, quiet_option
-from crossllm.cache.inspection import info, verify
+from crossllm.cache.maintenance.damage import named
+from crossllm.cache.maintenance.inspection import info, verify
+from crossllm.cache.maintenance.integrity import Subset
 
 _segment_bytes_option = click.option(
     "--segment-bytes",
@@ -108,7 +108,7 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
 
     Exit 3 when damage is left that nothing in the cache can make good.
     """
-    from crossllm.cache.repair import repair
+    from crossllm.cache.maintenance.repair import repair
 
     done = repair(cache_dir, dry_run=dry_run, quiet=quiet)
     if as_json:
@@ -144,7 +144,7 @@ def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
 
     A segment without a commit record goes when its writer is a dead process of this host, or after a week.
     """
-    from crossllm.cache.collect import collect
+    from crossllm.cache.maintenance.garbage_collection import collect
 
     done = collect(cache_dir, dry_run=dry_run)
     if as_json:
@@ -169,7 +169,7 @@ def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
 @json_option
 def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: bool, as_json: bool) -> None:
     """Make few segments of many small ones, and keep a record that several hold once."""
-    from crossllm.cache.compact import compact
+    from crossllm.cache.maintenance.compact import compact
 
     done = compact(cache_dir, segment_bytes=segment_bytes, dry_run=dry_run, quiet=quiet)
     if as_json:
@@ -195,7 +195,7 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
 @json_option
 def merge_command(cache_dir: Path, sources: tuple[Path, ...], segment_bytes: int, quiet: bool, as_json: bool) -> None:
     """Copy into --cache what the caches SOURCES hold and it does not; the sources stay as they are."""
-    from crossllm.cache.merge import merge
+    from crossllm.cache.maintenance.merge import merge
 
     done = merge(cache_dir, sources, segment_bytes=segment_bytes, quiet=quiet)
     if as_json:

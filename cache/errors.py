@@ -9,7 +9,7 @@
     └── RowsRefused          2  rows that are not finite or overflow the storage dtype
 
 An error carries one line for each bad record.  A line says what, where, got, expected and what to do;
-`crossllm.cache.console` alone turns the tree into standard error output and an exit code.
+`crossllm.cache.console.runner` alone turns the tree into standard error output and an exit code.
 """
 
 from __future__ import annotations

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.console import run as run_program
-from crossllm.cache.console import say
+from crossllm.cache.cli_flags import ByteSize, PathName, followed_store_options, on_bad_option
+from crossllm.cache.console.messages import say
+from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable
-from crossllm.cache.flags import ByteSize, PathName, followed_store_options, on_bad_option
-from crossllm.cache.records import KINDS, MODALITIES, UNITS
+from crossllm.cache.records.record import KINDS, MODALITIES, UNITS
 from crossllm.embed.cli_weights import models_command, pull_command
 from crossllm.embed.encoder import BATCH_TOKENS
 
 if TYPE_CHECKING:
-    from crossllm.embed.dryrun import DryRun
-    from crossllm.embed.plan import RunOptions
-    from crossllm.embed.run import RecipeSummary, RunSummary
+    from crossllm.embed.run.dry_run import DryRun
+    from crossllm.embed.run.plan import RunOptions
+    from crossllm.embed.run.run import RecipeSummary, RunSummary
 
 
 class KeyValue(click.ParamType[tuple[str, str]]):
@@ -163,8 +163,8 @@ def run_command(
     as_json: bool, dry_run: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any
 ) -> None:
     """Embed every distinct sequence or molecule of a file that the cache does not hold yet."""
-    from crossllm.embed.plan import RunOptions, default_cache
-    from crossllm.embed.run import run
+    from crossllm.embed.run.plan import RunOptions, default_cache
+    from crossllm.embed.run.run import run
 
     switches = dict(options)
     if len(switches) < len(set(options)):
@@ -191,8 +191,8 @@ def _as_json(found: RunSummary | DryRun) -> str:
 
 
 def _plan_only(asked_for: RunOptions, as_json: bool) -> None:
-    from crossllm.embed.dryrun import dry_run
-    from crossllm.embed.dryrun_lines import in_lines, warn
+    from crossllm.embed.run.dry_run import dry_run
+    from crossllm.embed.run.dry_run_lines import in_lines, warn
 
     found = dry_run(asked_for)
     click.echo(_as_json(found) if as_json else in_lines(found, asked_for.modality))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossllm.cache.cli import cache as store_commands
-from crossllm.cache.console import say
-from crossllm.cache.flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
-from crossllm.cache.records import MODALITIES
-from crossllm.embed.export_layouts import POOLED, WRITERS
+from crossllm.cache.cli_flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
+from crossllm.cache.console.messages import say
+from crossllm.cache.records.record import MODALITIES
+from crossllm.embed.foreign.export_layouts import POOLED, WRITERS
 
 if TYPE_CHECKING:
-    from crossllm.embed.exporting import ExportSummary
-    from crossllm.embed.importing import ImportSummary
+    from crossllm.embed.foreign.exporting import ExportSummary
+    from crossllm.embed.foreign.importing import ImportSummary
 
 _modality_option = click.option(
     "--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are."
@@ -49,7 +49,7 @@ _modality_option = click.option(
 @json_option
 def import_command(as_json: bool, **asked: Any) -> None:
     """Import per-residue embeddings made elsewhere, as a recipe that names its source."""
-    from crossllm.embed.importing import ImportOptions, import_embeddings
+    from crossllm.embed.foreign.importing import ImportOptions, import_embeddings
 
     done = import_embeddings(ImportOptions(**asked))
     say(json.dumps(done._asdict()) if as_json else _imported(done))
@@ -81,7 +81,7 @@ def export_command(as_json: bool, **asked: Any) -> None:
     hdf5, npy, pt and safetensors hold one array a distinct sequence, named by its first id; csv and npz one pooled
     vector an id.
     """
-    from crossllm.embed.exporting import ExportOptions, export_embeddings
+    from crossllm.embed.foreign.exporting import ExportOptions, export_embeddings
 
     done = export_embeddings(ExportOptions(**asked))
     say(json.dumps(done._asdict()) if as_json else _exported(done))

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from crossllm.cache.console import note, say, size_in_words
+from crossllm.cache.cli_flags import PathName, json_option, quiet_option
+from crossllm.cache.console.messages import note, say, size_in_words
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.flags import PathName, json_option, quiet_option
-from crossllm.cache.records import UNITS
+from crossllm.cache.records.record import UNITS
 from crossllm.embed.encoder import EncoderInfo
-from crossllm.embed.encoders import DEFAULT_ENCODER, ENCODERS
-from crossllm.embed.published import PUBLISHED, pulled_path, weights_at_hand
+from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS
+from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
 
 
 class Sha256(click.ParamType[str]):
@@ -123,7 +123,7 @@ def pull_command(
     info = known[name]
     if not info.source:
         raise InputError(f"embed pull: {name} has no weights; run `embed run --encoder {name}`")
-    from crossllm.embed.pull import ask, pull
+    from crossllm.embed.weights.pull import ask, pull
 
     asked = ask(name, url, folder, sha256)
     note(f"note: {name}: licence of the weights: {info.licence}")

@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from crossllm.cache.errors import Conflict, InputError, printable
-from crossllm.cache.recipe import Recipe
-from crossllm.cache.records import Record
+from crossllm.cache.records.record import Record
+from crossllm.cache.store.recipe import Recipe
 
 BATCH_TOKENS = 16384
 """Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
@@ -144,7 +144,7 @@ class EncoderInfo:
     def _is_bfloat16_fast(self, device: str) -> bool:
         if BFLOAT16 not in self.computes:
             return False
-        from crossllm.embed.device import device_of, has_bfloat16
+        from crossllm.embed.engine.device import device_of, has_bfloat16
 
         return has_bfloat16(device_of(device))
 

@@ -7,7 +7,7 @@ from crossllm.model.batch import Batch, Packed
 from crossllm.model.bimamba import BiMamba, Mamba
 from crossllm.model.interaction import InteractionModel, ModelConfig
 from crossllm.model.losses import affinity_loss, focal_loss
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.selective_scan import selective_scan
 
 __all__ = [
     "Batch",

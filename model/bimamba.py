@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossllm.model.backends import choose_backend
-from crossllm.model.conv import causal_conv
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.backends import choose_backend
+from crossllm.model.scan.conv import causal_conv
+from crossllm.model.scan.selective_scan import selective_scan
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 """Range that Δ starts in, from the Mamba paper's section 3.6 and its code."""

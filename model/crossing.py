@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from crossllm.model.batch import Packed, segment_sum
 from crossllm.model.bimamba import BiMamba, Mamba
-from crossllm.model.scan import scan_reach, scan_states
+from crossllm.model.scan.selective_scan import scan_reach, scan_states
 
 AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Device → values of the states of the pairs that meet in one go: on the CPU they stay in its caches."""

@@ -10,7 +10,7 @@ import torch
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes products of bfloat16 in hardware, not by float32.
 
-    `crossllm.embed.device` has the same rule; neither package may import the other, and one test holds both.
+    `crossllm.embed.engine.device` has the same rule; neither package may import the other, and one test holds both.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -37,7 +37,7 @@ FUSIONS = ("cross_mamba", *OTHER_FUSIONS)
 class ModelConfig:
     """Shape of an `InteractionModel`.  The paper's summary gives none of these numbers: defaults are ours.
 
-    A field's metadata says what a user may set it to; `crossllm.pipeline.config` checks it.
+    A field's metadata says what a user may set it to; `crossllm.pipeline.training.config` checks it.
     """
 
     d_model: int = field(default=32, metadata={"range": (1, 4096)})

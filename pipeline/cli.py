@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from crossllm.cache.console import run as run_program
+from crossllm.cache.console.runner import run as run_program
 
 COMMANDS = {
     "data": ("crossllm.pipeline.cli_data", "data", "Make datasets: a cache folder with records and pairs."),

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crossllm.cache.console import say
+from crossllm.cache.cli_flags import PathName, on_bad_option
+from crossllm.cache.console.messages import say
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.flags import PathName, on_bad_option
-from crossllm.cache.records import OnBad
+from crossllm.cache.records.record import OnBad
 
 if TYPE_CHECKING:
-    from crossllm.pipeline.pairs import Task
+    from crossllm.pipeline.data.pairs import Task
 
 _cache_option = click.option(
     "--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache to write."
@@ -54,8 +54,8 @@ def import_command(
     on_bad: OnBad,
 ) -> None:
     """Check FASTA files and a pairs table and write them as a dataset."""
-    from crossllm.pipeline.importing import ImportOptions, import_dataset, parse_side
-    from crossllm.pipeline.pairs import Columns, Where
+    from crossllm.pipeline.data.importing import ImportOptions, import_dataset, parse_side
+    from crossllm.pipeline.data.pairs import Columns, Where
 
     wheres = []
     for text in where:
@@ -81,6 +81,6 @@ def import_command(
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def demo_command(cache_dir: Path, seed: int) -> None:
     """Generate an RNA–protein set with a planted interaction."""
-    from crossllm.pipeline.demo import write_demo
+    from crossllm.pipeline.data.demo import write_demo
 
     say(write_demo(cache_dir, seed))

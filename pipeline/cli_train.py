@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import click
 
-from crossllm.cache.console import run as run_program
-from crossllm.cache.console import say
+from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option
+from crossllm.cache.console.messages import say
+from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, one_line, printable
-from crossllm.cache.flags import PathName, cache_option, on_bad_option
 
 SETTINGS = {
     "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
@@ -33,9 +33,9 @@ SETTINGS = {
     "noise": ("SIGMA", "σ of the projections' noise.", "0.1"),
     "seed": ("N", "Of folds, weights, order and noise.", "0"),
 }
-"""Settings that have a flag: metavar, help, and the default of `crossllm.pipeline.config`, to which a test holds it.
+"""Settings that have a flag: metavar, help, and the default of `pipeline.training.config`, to which a test holds it.
 
-The flags are texts here: `crossllm.pipeline.config.resolve` checks them as it checks `--set` and `--config`.
+The flags are texts here: `crossllm.pipeline.training.config.resolve` checks them as it checks `--set` and `--config`.
 """
 
 
@@ -104,12 +104,12 @@ def train(
     # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
     # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    from crossllm.pipeline.config import held_config, held_recipes, resolve
-    from crossllm.pipeline.dataset import default_run
-    from crossllm.pipeline.inputs import TrainOptions
-    from crossllm.pipeline.memory import keep_freed_memory
-    from crossllm.pipeline.report import table
+    from crossllm.pipeline.data.dataset import default_run
+    from crossllm.pipeline.evaluation.table import table
     from crossllm.pipeline.train import train as run_training
+    from crossllm.pipeline.training.config import held_config, held_recipes, resolve
+    from crossllm.pipeline.training.inputs import TrainOptions
+    from crossllm.pipeline.training.memory import keep_freed_memory
 
     settings = {name: flags.pop(name) for name in SETTINGS}
     if flags["resume"] and config_file is None and (held := held_config(flags["out"] or default_run(cache_dir))):

@@ -1,6 +1,6 @@
-"""The programs `embed`, `train` and `crossllm`: with `crossllm.pipeline.cli` the composition root, which may import every CLI.
+"""The programs `embed`, `train` and `crossllm`: with `pipeline.cli` the composition root, which may import every CLI.
 
-What they import takes a while to load, and to take down.  Outside `crossllm.cache.console.run`, which hears signals, one ends
+What they import takes a while to load, and to take down.  Outside `console.runner.run`, which hears signals, one ends
 the process at once and without a word: nothing was begun, or all is done.  So nothing heavy is imported at the top.
 """
 

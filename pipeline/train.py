@@ -9,22 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from crossllm.cache.console import note
+from crossllm.cache.console.messages import note
 from crossllm.cache.errors import InputError
-from crossllm.model.backends import choose_backend, default_backend
 from crossllm.model.device import has_bfloat16
+from crossllm.model.scan.backends import choose_backend, default_backend
 from crossllm.model.tokens import tokens_name
-from crossllm.pipeline.baselines import BASELINES
-from crossllm.pipeline.batches import PairBatches
-from crossllm.pipeline.config import TrainConfig, held_config, resolve
-from crossllm.pipeline.dataset import Dataset, default_run
-from crossllm.pipeline.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
-from crossllm.pipeline.inputs import Inputs, TrainOptions, open_inputs
-from crossllm.pipeline.metrics import Scored
-from crossllm.pipeline.results import parameter_counts, write_results
-from crossllm.pipeline.runfolder import RunFolder
-from crossllm.pipeline.splits import Parts, cut_parts
-from crossllm.pipeline.tracking import FoldEvents
+from crossllm.pipeline.data.dataset import Dataset, default_run
+from crossllm.pipeline.data.splits import Parts, cut_parts
+from crossllm.pipeline.evaluation.baselines import BASELINES
+from crossllm.pipeline.evaluation.metrics import Scored
+from crossllm.pipeline.reporting.results import parameter_counts, write_results
+from crossllm.pipeline.training.batches import PairBatches
+from crossllm.pipeline.training.config import TrainConfig, held_config, resolve
+from crossllm.pipeline.training.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
+from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
+from crossllm.pipeline.training.run_folder import RunFolder
+from crossllm.pipeline.training.tracking import FoldEvents
 
 VERSION = 4
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""

@@ -13,8 +13,8 @@ from fault_operations import embed_run
 from faultio import FaultyOs, Kill, installed
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe, key_of
-from crossllm.cache.fsio import new_name
-from crossllm.cache.inspection import verify
+from crossllm.cache.files.fsio import new_name
+from crossllm.cache.maintenance.inspection import verify
 
 RECIPE = Recipe("rna", "raced", 1, 8)
 WRITERS, READERS, KEYS_A_ROUND = 8, 2, 3

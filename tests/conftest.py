@@ -23,7 +23,7 @@ import torch
 from made_runs import QUICK, embedded_demo
 
 from crossllm.cache import CacheWriter, Recipe, key_of
-from crossllm.pipeline.inputs import TrainOptions
+from crossllm.pipeline.training.inputs import TrainOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -27,9 +27,9 @@ from faultio import FaultyOs, Meanwhile, Op, Stop, Stopped, installed
 from powerloss import Tree, materialise, states
 
 from crossllm.cache import read_table
-from crossllm.cache.collect import collect
-from crossllm.cache.compact import compact
-from crossllm.embed import run as run_module
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.embed.run import run as run_module
 
 EVERYTHING = "everything"
 """The end of a run: all that it was asked for is acknowledged, also what it found there."""

@@ -16,23 +16,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Record, list_recipes, marker, read_records, record_of
-from crossllm.cache.background import WRITE_AHEAD
-from crossllm.cache.collect import collect
-from crossllm.cache.commit import Store
-from crossllm.cache.compact import compact
-from crossllm.cache.idtable import publish_table
-from crossllm.cache.inspection import verify
-from crossllm.cache.merge import merge
-from crossllm.cache.recipe import Recipe, write_recipe
-from crossllm.cache.repair import repair
-from crossllm.cache.segment import ROWS
-from crossllm.cache.zarrfile import Compressor
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Record, list_recipes, read_records, record_of
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.maintenance.merge import merge
+from crossllm.cache.maintenance.repair import repair
+from crossllm.cache.records.id_table import publish_table
+from crossllm.cache.store import writer_marker
+from crossllm.cache.store.background_writer import WRITE_AHEAD
+from crossllm.cache.store.commit import Store
+from crossllm.cache.store.recipe import Recipe, write_recipe
+from crossllm.cache.store.segment import ROWS
+from crossllm.cache.store.zarr_format import Compressor
 from crossllm.embed.encoder import Outputs
-from crossllm.embed.exporting import ExportOptions, export_embeddings
-from crossllm.embed.importing import ImportOptions, import_embeddings
-from crossllm.embed.profile import ProfileEncoder
-from crossllm.embed.run import RunOptions, run
+from crossllm.embed.encoders.profile import ProfileEncoder
+from crossllm.embed.foreign.exporting import ExportOptions, export_embeddings
+from crossllm.embed.foreign.importing import ImportOptions, import_embeddings
+from crossllm.embed.run.run import RunOptions, run
 
 SEGMENT_BYTES = 2000
 SEQUENCES = ["GGAUC" * 4, "ACGU", "CCCAUU" * 3, "AUGGCUUA" * 3]
@@ -147,7 +148,7 @@ def run_compacted(cache: Path) -> None:
     compact_all(cache)
     (folder,) = (cache / "embeddings" / "rna").iterdir()
     (folder / "segments" / ("0" * 32)).mkdir()  # a dead writer's
-    dead = {"host": marker._machine(), "pid": 1 << 30, "started": 0.0}
+    dead = {"host": writer_marker._machine(), "pid": 1 << 30, "started": 0.0}
     (folder / "segments" / f".writer-{'0' * 32}.json").write_text(json.dumps(dead))
 
 

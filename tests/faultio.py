@@ -1,4 +1,4 @@
-"""A stand-in for the name `os` in `crossllm.cache.fsio`: it logs, kills, fails or stops at the n-th operation.
+"""A stand-in for the name `os` in `crossllm.cache.files.fsio`: it logs, kills, fails or stops at the n-th operation.
 
     with installed(FaultyOs(Kill(7))):
         embed_run(folder)           # dies at its seventh operation that changes something
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from crossllm.cache import fsio
+from crossllm.cache.files import fsio
 
 Kind = Literal[
     "create", "open", "write", "fsync", "fsync dir", "close", "mkdir", "link", "rename", "unlink", "rmdir", "truncate"
@@ -174,7 +174,7 @@ class FaultyOs:
 
     def unlogged(self, *_: object, **__: object) -> NoReturn:
         """What changes files and is not watched must not be called: teach it to this class first."""
-        raise AssertionError("crossllm.cache.fsio calls what tests/faultio.py does not watch")
+        raise AssertionError("crossllm.cache.files.fsio calls what tests/faultio.py does not watch")
 
     truncate = remove = symlink = renames = makedirs = removedirs = sendfile = copy_file_range = unlogged
     writev = pwritev = lseek = posix_fallocate = fdatasync = sync = mknod = utime = chmod = unlogged
@@ -215,7 +215,7 @@ class FaultyOs:
 
 @contextmanager
 def installed(shim: FaultyOs) -> Iterator[FaultyOs]:
-    """`crossllm.cache.fsio` calls the shim inside."""
+    """`crossllm.cache.files.fsio` calls the shim inside."""
     before = fsio.os
     fsio.os = shim  # type: ignore[assignment]
     try:

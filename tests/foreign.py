@@ -16,8 +16,8 @@ from conftest import Program
 from safetensors.numpy import save_file
 
 from crossllm.cache import CacheReader, choose_recipe, key_of, normalise
-from crossllm.cache.console import run as run_program
-from crossllm.embed.importing import ImportOptions, ImportSummary, import_embeddings
+from crossllm.cache.console.runner import run as run_program
+from crossllm.embed.foreign.importing import ImportOptions, ImportSummary, import_embeddings
 from crossllm.pipeline.cli import crossllm
 
 SEQUENCES = {"a": "ACGU", "b": "GGAUC", "c": "UUACGGA"}

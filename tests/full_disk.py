@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from fault_operations import contents, damage
 
-from crossllm.cache import console
-from crossllm.embed import run as run_module
+from crossllm.cache.console import runner
 from crossllm.embed.cli import embed as program
+from crossllm.embed.run import run as run_module
 
 ENOUGH = 64 << 20
 SEQUENCES, LENGTH, SEGMENT_BYTES = 12, 3000, 1 << 20
@@ -56,7 +56,7 @@ def _run(fasta: Path, cache: Path, acks: Path, limit: int | None) -> tuple[int, 
             arguments += ["--segment-bytes", SEGMENT_BYTES, "--ack-fd", acknowledged.fileno()]
             run_module.require_space = lambda *_: None  # there was space when it began
             try:
-                console.run(program, list(map(str, arguments)))
+                runner.run(program, list(map(str, arguments)))
             except SystemExit as done:
                 os._exit(int(done.code or 0))
             finally:

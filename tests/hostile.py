@@ -18,10 +18,10 @@ from numcodecs import blosc
 from numcodecs.zstd import Zstd
 from stores import edit_record, resign
 
-from crossllm.cache.commit import H5, PARTS, commit_paths, read_commit
-from crossllm.cache.fsio import crc32c
-from crossllm.cache.recipe import Recipe
-from crossllm.cache.zarrfile import array_json, shard_index
+from crossllm.cache.files.fsio import crc32c
+from crossllm.cache.store.commit import H5, PARTS, commit_paths, read_commit
+from crossllm.cache.store.recipe import Recipe
+from crossllm.cache.store.zarr_format import array_json, shard_index
 
 LENGTHS = (3, 40, 300)
 DIM = 24

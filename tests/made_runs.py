@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from crossllm.embed.run import RunOptions, run
+from crossllm.embed.run.run import RunOptions, run
 from crossllm.model.interaction import ModelConfig
-from crossllm.pipeline.config import TrainConfig
-from crossllm.pipeline.demo import write_demo
+from crossllm.pipeline.data.demo import write_demo
+from crossllm.pipeline.training.config import TrainConfig
 
 QUICK = TrainConfig(folds=2, epochs=2, model=ModelConfig(d_model=8, d_state=4))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.selective_scan import selective_scan
 
 
 def make(rng: np.random.Generator, lengths: list[int], channels: int, states: int) -> tuple[list[Tensor], Tensor]:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from crossllm.cache import Record
 from crossllm.embed.encoder import Encoder, Loading
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.language import Published
-from crossllm.embed.transformer import expected_shapes
-from crossllm.embed.weights import weights_digest
+from crossllm.embed.encoders.language_model import Published
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.engine.transformer import expected_shapes
+from crossllm.embed.weights.checkpoint import weights_digest
 
 
 def random_tensors(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""The equations of `crossllm.embed.transformer` as they stand: one sequence, float64, head by head, query by query."""
+"""The equations of `embed.engine.transformer` as they stand: one sequence, float64, head by head, query by query."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from crossllm.embed.transformer import Design
+from crossllm.embed.engine.transformer import Design
 
 
 def plain_rows(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe, RowsRefused, key_of
-from crossllm.cache.background import BackgroundWriter
-from crossllm.cache.inspection import verify
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.store.background_writer import BackgroundWriter
 
 
 def keys_of(cache: Path, recipe: Recipe) -> set[bytes]:

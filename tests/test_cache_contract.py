@@ -15,12 +15,13 @@ import pytest
 import zarr
 from stores import KINDS, Kind, flip, open_segments, place, resign, write
 
-from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, fsio, key_of
-from crossllm.cache.commit import H5, PARTS, read_commit
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of
 from crossllm.cache.errors import RowsRefused
-from crossllm.cache.inspection import verify
-from crossllm.cache.rowfile import MappedRows, PreadRows, ZarrRows
-from crossllm.cache.segment import CHUNK, ROWS
+from crossllm.cache.files import fsio
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.store.commit import H5, PARTS, read_commit
+from crossllm.cache.store.row_source import MappedRows, PreadRows, ZarrRows
+from crossllm.cache.store.segment import CHUNK, ROWS
 
 Made = dict[bytes, np.ndarray]
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, choose_recipe, key_of
-from crossllm.cache.checking import Subset, bad_records, check_segment
-from crossllm.cache.commit import Commit, commit_paths, live_commits
-from crossllm.cache.damage import Damage, names_in, read_commits
-from crossllm.cache.inspection import verify
-from crossllm.cache.recipe import read_recipe
-from crossllm.cache.repair import repair
-from crossllm.cache.segment import CHUNK, ROWS, Segment
-from crossllm.embed.plan import RunOptions
-from crossllm.embed.run import run
+from crossllm.cache.maintenance.damage import Damage, names_in, read_commits
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.maintenance.integrity import Subset, bad_records, check_segment
+from crossllm.cache.maintenance.repair import repair
+from crossllm.cache.store.commit import Commit, commit_paths, live_commits
+from crossllm.cache.store.recipe import read_recipe
+from crossllm.cache.store.segment import CHUNK, ROWS, Segment
+from crossllm.embed.run.plan import RunOptions
+from crossllm.embed.run.run import run
 
 SEQUENCES = 24
 

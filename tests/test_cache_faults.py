@@ -27,7 +27,7 @@ from fault_operations import (
 )
 from faultio import MAY_RAISE, Fail, FaultyOs, Op, installed
 
-from crossllm.cache import console
+from crossllm.cache.console import runner
 from crossllm.embed.cli import embed
 
 SHORT = 0
@@ -66,7 +66,7 @@ def embed_cli(cache: Path, capsys: pytest.CaptureFixture[str], shim: FaultyOs) -
     capsys.readouterr()
     try:
         with installed(shim), pytest.raises(SystemExit) as ended:
-            console.run(embed, list(map(str, arguments)))
+            runner.run(embed, list(map(str, arguments)))
     finally:
         os.close(descriptor)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -147,7 +147,7 @@ def refuse_second_sync(ran: Ran, again: Ran, op: Op, before: object) -> None:
 
 
 def test_a_short_write_of_nothing_is_an_error_not_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossllm.cache import fsio
+    from crossllm.cache.files import fsio
 
     monkeypatch.setattr(os, "write", lambda *_: 0)
     with pytest.raises(OSError, match="nothing was written"), fsio.SyncedFile(tmp_path / "a") as file:

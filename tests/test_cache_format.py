@@ -14,8 +14,8 @@ from reader_by_words import read_cache
 from stores import KINDS, Kind, flip, open_segments, place, resign, write
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe, choose_recipe, key_of
-from crossllm.cache.inspection import verify
-from crossllm.embed.run import RunOptions, run
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.embed.run.run import RunOptions, run
 
 
 def test_the_script_of_format_md_reads_a_sequences_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_commit_survives_only_in_the_order_of_format_md(
     """Every file is synced before its folder, folders before the commit record, that before `commit` returns."""
     import os
 
-    from crossllm.cache import fsio
+    from crossllm.cache.files import fsio
 
     log: list[str] = []
     real_fsync, real_link = os.fsync, os.link

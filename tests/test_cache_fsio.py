@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crossllm.cache import fsio
+from crossllm.cache.files import fsio
 
 
 @pytest.fixture(params=["hard links", "none here"])

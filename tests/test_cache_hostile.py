@@ -21,8 +21,8 @@ from stores import KINDS, open_segments, write
 
 from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, list_recipes
 from crossllm.cache.errors import CrossLLMError, InputError
-from crossllm.cache.inspection import verify
-from crossllm.cache.recipe import choose_recipe
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.store.recipe import choose_recipe
 
 BAD_CODECS = (
     "numcodecs.pickle",
@@ -360,7 +360,7 @@ import json, resource, sys
 from pathlib import Path
 import numpy as np
 import zarr
-from cache import CacheReader, list_recipes
+from crossllm.cache import CacheReader, list_recipes
 from crossllm.cache.errors import CrossLLMError
 
 def status(name):
@@ -415,8 +415,9 @@ def test_a_hostile_cache_takes_little_memory(sound: dict[str, Path], tmp_path: P
 def test_readers_of_hdf5_segments_never_load_libhdf5(sound: dict[str, Path]) -> None:
     """What libhdf5 would follow is not followed because it is not asked; only the writer loads it."""
     code = (
-        "import sys; from pathlib import Path; from cache import CacheReader, list_recipes; "
-        "from crossllm.cache.inspection import verify; p = Path(sys.argv[1]); r = CacheReader(p, list_recipes(p, 'rna')[0]); "
+        "import sys; from pathlib import Path; from crossllm.cache import CacheReader, list_recipes; "
+        "from crossllm.cache.maintenance.inspection import verify; "
+        "p = Path(sys.argv[1]); r = CacheReader(p, list_recipes(p, 'rna')[0]); "
         "print(sum(len(r[k]) for k in r), len(verify(p, data=True).damage), 'h5py' in sys.modules)"
     )
     done = subprocess.run(
@@ -497,7 +498,7 @@ def test_a_link_planted_at_a_temporary_name_is_not_followed(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if 128 random bits were guessed: a temporary file is made new, never opened."""
-    from crossllm.cache import fsio
+    from crossllm.cache.files import fsio
 
     names = iter([f"{n:032x}" for n in range(100)])
     monkeypatch.setattr(fsio, "new_name", lambda: next(names))

@@ -17,19 +17,20 @@ import pytest
 from conftest import Program
 from faultio import FaultyOs, installed
 
-from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Recipe, fsio, key_of, record_of
-from crossllm.cache import compact as compact_module
-from crossllm.cache.collect import collect
-from crossllm.cache.commit import commit_paths, live_commits, publish_commit
-from crossllm.cache.compact import compact
-from crossllm.cache.damage import read_commits
-from crossllm.cache.idtable import publish_table, read_table
-from crossllm.cache.inspection import uncommitted, verify
-from crossllm.cache.marker import WEEK, mark, marker_path
-from crossllm.cache.merge import merge
-from crossllm.cache.repair import repair
-from crossllm.cache.segment import ROWS
-from crossllm.cache.segment_writer import SegmentWriter
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, InputError, Recipe, key_of, record_of
+from crossllm.cache.files import fsio
+from crossllm.cache.maintenance import compact as compact_module
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.damage import read_commits
+from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.inspection import uncommitted, verify
+from crossllm.cache.maintenance.merge import merge
+from crossllm.cache.maintenance.repair import repair
+from crossllm.cache.records.id_table import publish_table, read_table
+from crossllm.cache.store.commit import commit_paths, live_commits, publish_commit
+from crossllm.cache.store.segment import ROWS
+from crossllm.cache.store.segment_writer import SegmentWriter
+from crossllm.cache.store.writer_marker import WEEK, mark, marker_path
 
 OLD = time.time() - WEEK - 60
 
@@ -219,7 +220,7 @@ def test_gc_takes_what_a_dead_process_of_this_host_left_and_not_what_a_live_one_
 import sys, os; sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_cache_maintenance import start_writing
 from pathlib import Path
-from cache import Recipe
+from crossllm.cache import Recipe
 start_writing(Path({str(made_cache)!r}), Recipe("rna", "profile", 1, 24, tokenizer="letters"))
 print("writing", flush=True); sys.stdin.read(); os._exit(9)
 """

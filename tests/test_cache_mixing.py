@@ -12,10 +12,10 @@ from made_weights import random_tensors, rnabert_shapes
 from safetensors.torch import save_file
 
 from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Conflict, Recipe, choose_recipe, key_of, list_recipes
-from crossllm.cache.commit import commit_paths, publish_commit, read_commit
-from crossllm.cache.idtable import read_table
-from crossllm.cache.recipe import write_recipe
-from crossllm.embed.run import RunOptions, run
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.store.commit import commit_paths, publish_commit, read_commit
+from crossllm.cache.store.recipe import write_recipe
+from crossllm.embed.run.run import RunOptions, run
 
 BASE = Recipe(
     "rna", "made", 1, 4, "0" * 64, "12", "float32", "float16", "letters", "window:440:220", 1, {"attention": "masked"}

@@ -20,17 +20,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, fsio, record_of
-from crossllm.cache.collect import collect
-from crossllm.cache.commit import H5, Commit, live_commits
-from crossllm.cache.compact import compact
-from crossllm.cache.damage import read_commits
-from crossllm.cache.idtable import publish_table
-from crossllm.cache.inspection import verify
-from crossllm.cache.marker import marker_path
-from crossllm.cache.merge import merge
-from crossllm.cache.repair import repair
-from crossllm.cache.segment import CHUNK, ROWS, Segment
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, record_of
+from crossllm.cache.files import fsio
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.damage import read_commits
+from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.maintenance.merge import merge
+from crossllm.cache.maintenance.repair import repair
+from crossllm.cache.records.id_table import publish_table
+from crossllm.cache.store.commit import H5, Commit, live_commits
+from crossllm.cache.store.segment import CHUNK, ROWS, Segment
+from crossllm.cache.store.writer_marker import marker_path
 
 STORES: dict[str, dict[str, Any]] = {"zarr": {}, "h5": {"store": "h5"}}
 """Store → what `CacheWriter` is given for it.  Compressed ones are left out: a byte there belongs to many records."""

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from crossllm.cache import InputError, canonical_smiles, key_of
-from crossllm.cache.molecules import MAX_ATOMS, MAX_SMILES, read_molecules
-from crossllm.cache.rdkit_child import canonical
-from crossllm.cache.records import Records, length_of
+from crossllm.cache.records.molecules import MAX_ATOMS, MAX_SMILES, read_molecules
+from crossllm.cache.records.rdkit_child import canonical
+from crossllm.cache.records.record import Records, length_of
 
 ETHANOL = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).split("\n", 1)[1]
 """A mol block without its title line."""

@@ -21,8 +21,9 @@ from fault_operations import broken_promises, contents, embed_run, write_input
 from faultio import Op
 from powerloss import materialise, states
 
-import crossllm.embed.run
-from crossllm.cache import collect, fsio
+from crossllm.cache.files import fsio
+from crossllm.cache.maintenance import garbage_collection
+from crossllm.embed.run import run as run_module
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 STATES = 20_000 if CHAOS else 3_000
@@ -172,10 +173,10 @@ MUTANTS: dict[str, Mutant] = {
         "killed, and run again", patch=(fsio, "make_dirs", only_what_is_missing), after="mkdir"
     ),
     "what others wrote is not synced": Mutant(
-        "killed, and run again", patch=(embed.run, "sync_what_others_wrote", lambda *_: None), after="link"
+        "killed, and run again", patch=(run_module, "sync_what_others_wrote", lambda *_: None), after="link"
     ),
     "gc does not sync what it saw": Mutant(
-        "collected while compacting", patch=(collect, "unlink_commits", unlink_what_was_seen), at=JUST_LINKED
+        "collected while compacting", patch=(garbage_collection, "unlink_commits", unlink_what_was_seen), at=JUST_LINKED
     ),
 }
 

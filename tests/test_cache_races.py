@@ -15,10 +15,10 @@ from fault_operations import OPERATIONS, broken_promises, contents, counting, em
 from zygote import Zygote
 
 from crossllm.cache import CacheReader, CacheWriter, list_recipes
-from crossllm.cache.collect import collect
-from crossllm.cache.compact import compact
-from crossllm.cache.inspection import verify
-from crossllm.cache.segment import ROWS
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.store.segment import ROWS
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 ROUNDS = 50 if CHAOS else 10

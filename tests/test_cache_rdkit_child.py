@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from crossllm.cache.molecules import read_molecules
-from crossllm.cache.rdkit_child import Answer, RdkitChild
+from crossllm.cache.records.molecules import read_molecules
+from crossllm.cache.records.rdkit_child import Answer, RdkitChild
 
 # Of RDKit's issue 1360: once two hours and 200 GB in the search for rings.
 HIGHLY_CYCLIC = (
@@ -113,7 +113,7 @@ def test_a_folder_called_cache_beside_the_user_is_not_imported_by_the_child(tmp_
     (tmp_path / "cache" / "__init__.py").write_text("raise SystemExit('the wrong cache')")
     (tmp_path / "rdkit.py").write_text("raise SystemExit('the wrong rdkit')")
     (tmp_path / "m.smi").write_text("a\tOCC\n")
-    code = "import sys; sys.path.remove(''); from crossllm.cache.rdkit_child import RdkitChild as R\n"
+    code = "import sys; sys.path.remove(''); from crossllm.cache.records.rdkit_child import RdkitChild as R\n"
     code += "with R() as c: print(c.canonical('OCC')[0])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "CCO\n", done.stderr

@@ -15,12 +15,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of, reader
-from crossllm.cache.collect import collect
-from crossllm.cache.commit import commit_paths, publish_commit, read_commit
-from crossllm.cache.compact import compact
-from crossllm.cache.rowfile import IO, ZarrRows
-from crossllm.cache.segment import ROWS
+from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.store import reader
+from crossllm.cache.store.commit import commit_paths, publish_commit, read_commit
+from crossllm.cache.store.row_source import IO, ZarrRows
+from crossllm.cache.store.segment import ROWS
 
 IOS: tuple[IO, ...] = ("mmap", "pread")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from crossllm.cache import CacheWriter, Conflict, InputError, Recipe, choose_recipe, key_of, list_recipes
-from crossllm.cache.inspection import info
-from crossllm.cache.recipe import parse_recipe, write_recipe
+from crossllm.cache.maintenance.inspection import info
+from crossllm.cache.store.recipe import parse_recipe, write_recipe
 from crossllm.embed.encoder import rdkit_version
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.plan import RunOptions
-from crossllm.embed.run import run
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.run.plan import RunOptions
+from crossllm.embed.run.run import run
 
 
 def test_recipes_do_not_mix(tmp_path: Path, recipe: Recipe) -> None:

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from crossllm.cache import Conflict, InputError, Record, key_of, record_of
 from crossllm.cache.errors import CacheCorrupt
-from crossllm.cache.fasta import read_fasta
-from crossllm.cache.idlist import IdList
-from crossllm.cache.idtable import new_rows, publish_table, read_table
-from crossllm.cache.keys import Keys
-from crossllm.cache.recordlist import RecordList
-from crossllm.cache.records import AMBIGUOUS, CERTAIN, OnBad, normalise
-from crossllm.cache.settling import settle
+from crossllm.cache.records.fasta import read_fasta
+from crossllm.cache.records.id_list import IdList
+from crossllm.cache.records.id_table import new_rows, publish_table, read_table
+from crossllm.cache.records.keys import Keys
+from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, OnBad, normalise
+from crossllm.cache.records.record_list import RecordList
+from crossllm.cache.records.validation import settle
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -99,7 +99,7 @@ def test_an_id_with_two_sequences_names_both_lines(tmp_path: Path) -> None:
 
 
 def test_the_readmes_python_reads_a_sequence_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from crossllm.embed.run import RunOptions, run
+    from crossllm.embed.run.run import RunOptions, run
 
     write(tmp_path / "seqs.fasta", ">s1\nGGAUCACGU\n")
     run(RunOptions("rna", tmp_path / "seqs.fasta", tmp_path / "cache" / "seqs", "profile", quiet=True))
@@ -158,8 +158,8 @@ def test_the_compact_list_is_the_plain_one(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, on_bad: OnBad, in_memory: int
 ) -> None:
     """Random files with repeated ids, equal sequences and bad records, against lists and dicts of records."""
-    monkeypatch.setattr("crossllm.cache.recordlist.IN_MEMORY", in_memory)
-    monkeypatch.setattr("crossllm.cache.recordlist._AT_ONCE", 64)
+    monkeypatch.setattr("crossllm.cache.records.record_list.IN_MEMORY", in_memory)
+    monkeypatch.setattr("crossllm.cache.records.record_list._AT_ONCE", 64)
     outcomes: Counter[str] = Counter()
     for size in [1, 2, *rng.integers(3, 200, 40).tolist()]:
         ids = rng.integers(0, int(rng.choice([2, 20, 10_000])), size)
@@ -206,7 +206,7 @@ def test_the_compact_list_is_the_plain_one(
 
 
 def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossllm.cache.idlist.hash", lambda _: 7, raising=False)
+    monkeypatch.setattr("crossllm.cache.records.id_list.hash", lambda _: 7, raising=False)
     ids = IdList()
     for id_ in ("a", "b", "a", "c", "b", "a"):
         ids.append(id_)
@@ -235,7 +235,7 @@ def test_many_keys_are_found_like_one(rng: np.random.Generator, held: int) -> No
 def test_a_table_larger_than_a_piece_and_one_in_two_files(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossllm.cache.idtable._AT_ONCE", 300)
+    monkeypatch.setattr("crossllm.cache.records.id_table._AT_ONCE", 300)
     records = [record_of("rna", f"r{n}", "".join(rng.choice(list("ACGU"), 9))) for n in range(100)]
     publish_table(tmp_path, "rna", records[:60])
     publish_table(tmp_path, "rna", records)

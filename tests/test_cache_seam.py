@@ -1,4 +1,4 @@
-"""Whatever changes a cache goes through `crossllm.cache.fsio`, where tests can log it, kill it and make it fail."""
+"""Whatever changes a cache goes through `cache.files.fsio`, where tests can log it, kill it and make it fail."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CHANGING = frozenset(
 """Names of calls that change files, whoever they belong to: `os`, `Path`, `shutil`, numpy, zarr."""
 WRITE_MODE = re.compile(r"[wax][bt]?\+?[bt]?|r[bt]?\+[bt]?")
 ALLOWED = {
-    ("cache/fsio.py", "*"): "the seam itself",
-    ("cache/h5file.py", "File"): "in memory: the bytes go to the disk by fsio",
+    ("cache/files/fsio.py", "*"): "the seam itself",
+    ("cache/store/hdf5_writer.py", "File"): "in memory: the bytes go to the disk by fsio",
 }
 
 
@@ -56,7 +56,7 @@ def test_every_change_to_a_cache_goes_through_the_seam() -> None:
         for line, name in changes(ast.parse(path.read_text())):
             if (where, "*") not in ALLOWED and (where, name) not in ALLOWED:
                 found.append(f"{where}:{line}: {name}")
-    assert not found, "all of these belong into cache/fsio.py, where tests can make them fail"
+    assert not found, "all of these belong into cache/files/fsio.py, where tests can make them fail"
 
 
 @pytest.mark.parametrize(

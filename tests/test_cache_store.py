@@ -15,8 +15,8 @@ import zarr
 from stores import resign
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe, key_of
-from crossllm.cache.inspection import info, verify
-from crossllm.cache.rowfile import ZarrRows
+from crossllm.cache.maintenance.inspection import info, verify
+from crossllm.cache.store.row_source import ZarrRows
 
 
 def segments(cache_dir: Path) -> list[Path]:
@@ -59,7 +59,7 @@ def test_a_cache_killed_while_writing_is_clean_and_loses_no_committed_record(
     script = """
 import sys, numpy as np
 from pathlib import Path
-from cache import CacheWriter, Recipe, key_of
+from crossllm.cache import CacheWriter, Recipe, key_of
 with CacheWriter(Path(sys.argv[1]), Recipe("rna", "profile", 1, 24), segment_bytes=2000) as writer:
     for n in range(100000):
         writer.add(key_of("rna", "A" * (n + 1)), np.full((5, 24), n % 1000, np.float16))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Program
 
-from crossllm.cache import console
+from crossllm.cache.console import runner
 from crossllm.pipeline.cli import crossllm
 
 
@@ -107,7 +107,7 @@ def test_hostile_ids_are_data_never_paths(program: Program, tmp_path: Path) -> N
     (tmp_path / "odd.fasta").write_text("".join(f">{i}\n{'ACGU' * (n + 1)}\n" for n, i in enumerate(ids)))
     done = program("embed", "run", "--modality", "rna", "--input", "odd.fasta", "--encoder", "profile")
     assert done.returncode == 0, done.stderr
-    from crossllm.cache.idtable import read_table
+    from crossllm.cache.records.id_table import read_table
 
     assert set(read_table(tmp_path / "cache" / "odd", "rna")) == set(ids)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "odd.fasta"]
@@ -119,7 +119,7 @@ def test_a_bad_header_costs_its_own_record_only(program: Program, tmp_path: Path
         "embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile", "--on-bad", "skip"
     )
     assert done.returncode == 0
-    from crossllm.cache.idtable import read_table
+    from crossllm.cache.records.id_table import read_table
 
     found = read_table(tmp_path / "cache" / "bad", "rna")
     assert {i: e.length for i, e in found.items()} == {"a": 4, "c": 2}
@@ -148,8 +148,8 @@ def test_lost_notes_stop_nothing(program: Program, tmp_path: Path) -> None:
     (tmp_path / "good.fasta").write_text(">x\nacgt\n")
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-c", "from crossllm.embed.cli import main; main()", "run", "--modality", "rna", "--encoder",
-               "profile", "--input", "good.fasta"]  # fmt: skip
+    command = [sys.executable, "-c", "from crossllm.embed.cli import main; main()", "run", "--modality", "rna",
+               "--encoder", "profile", "--input", "good.fasta"]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=write, text=True, cwd=tmp_path)
     os.close(write)
     assert done.returncode == 0
@@ -254,7 +254,7 @@ def test_an_empty_path_is_no_path(
     monkeypatch.chdir(tmp_path)
     option = name.split()[-1]
     flag = [option] if option.startswith("--") else []
-    assert console._run(crossllm, [*EMPTY_PATHS[name].split(), *flag, ""]) == 2
+    assert runner._run(crossllm, [*EMPTY_PATHS[name].split(), *flag, ""]) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     command = " ".join(EMPTY_PATHS[name].split()[: 1 if name.startswith("train") else 2])

@@ -84,7 +84,10 @@ def test_public_names_have_docstrings(path: Path) -> None:
             "import crossllm.pipeline.train, model, cache",
             "transformers rdkit dask zarr h5py numcodecs embed fair_esm esm",
         ),
-        ("import crossllm.embed.run, crossllm.embed.profile", "torch transformers rdkit dask zarr h5py numcodecs"),
+        (
+            "import crossllm.embed.run.run, crossllm.embed.encoders.profile",
+            "torch transformers rdkit dask zarr h5py numcodecs",
+        ),
     ],
 )
 def test_heavy_imports_stay_away(code: str, forbidden: str) -> None:
@@ -98,4 +101,4 @@ def test_import_cache_is_ours_in_a_folder_that_holds_a_cache(tmp_path: Path) -> 
     (tmp_path / "cache" / "demo" / "embeddings").mkdir(parents=True)
     code = "import cache, embed, model, pipeline; print(cache.CacheReader.__module__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "crossllm.cache.reader"), done.stderr
+    assert (done.returncode, done.stdout.strip()) == (0, "crossllm.cache.store.reader"), done.stderr

@@ -8,8 +8,8 @@ import pytest
 from conftest import Program
 from made_runs import embedded_demo
 
-from crossllm.cache import console
-from crossllm.cache.progress import byte_progress
+from crossllm.cache.console import messages, runner
+from crossllm.cache.console.progress import byte_progress
 from crossllm.pipeline.cli import crossllm
 
 ODD = "a\n\x1b[2J\r\x07\u202eb"
@@ -51,7 +51,7 @@ def test_a_value_in_an_error_is_printable_and_cut(
     arguments: list[str], value: str, demo: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(demo)
-    assert console._run(crossllm, [*arguments, value]) == 2
+    assert runner._run(crossllm, [*arguments, value]) == 2
     *notes, line = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert all(said.startswith("note: ") for said in notes)
@@ -82,12 +82,12 @@ def test_a_path_in_a_result_is_printable(program: Program, tmp_path: Path) -> No
 
 
 def test_a_note_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    console.note(f"note: {ODD}: gone")
+    messages.note(f"note: {ODD}: gone")
     assert capsys.readouterr().err == "note: a\\n\\x1b[2J\\r\\x07\\u202eb: gone\n"
 
 
 def test_a_bar_is_printable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("crossllm.cache.progress.hidden", lambda _quiet: False)
+    monkeypatch.setattr("crossllm.cache.console.progress.hidden", lambda _quiet: False)
     with byte_progress(1, ODD, quiet=False) as done:
         done(1)
     assert "\x1b[2J" not in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path: Path) -> None:
 
 
 def test_a_signal_that_is_ignored_is_not_heard_between_records() -> None:
-    stops = "from crossllm.cache.console import stop_between_records\nwith stop_between_records() as stop:"
+    stops = "from crossllm.cache.console.runner import stop_between_records\nwith stop_between_records() as stop:"
     code = f"""
 import os, signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)

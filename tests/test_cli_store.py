@@ -10,7 +10,7 @@ import pytest
 from conftest import Program
 
 from crossllm.cache import CacheReader, choose_recipe
-from crossllm.cache.commit import commit_paths, read_commit
+from crossllm.cache.store.commit import commit_paths, read_commit
 
 SEQUENCES = {"a": "ACGU" * 9, "b": "GGAUC" * 40, "c": "A"}
 

@@ -14,9 +14,9 @@ import pytest
 from fault_operations import SEQUENCES, contents, embed_run, write_input
 from faultio import FaultyOs, Op, installed
 
-from crossllm.cache import console
-from crossllm.embed.ack import Acknowledger
+from crossllm.cache.console import runner
 from crossllm.embed.cli import embed
+from crossllm.embed.run.ack import Acknowledger
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_a_bad_descriptor_is_refused_before_anything_is_done(
         number = descriptor if descriptor == "99" else str(readable.fileno())
         arguments = ["run", "--modality", "rna", "--input", "absent.fasta", "--encoder", "profile", "--ack-fd", number]
         with pytest.raises(SystemExit) as ended:
-            console.run(embed, [*arguments, "--cache", str(tmp_path / "cache")])
+            runner.run(embed, [*arguments, "--cache", str(tmp_path / "cache")])
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert line == (f"error: --ack-fd: descriptor {number} is not open for writing; open it, e.g. `{number}>acks.txt`")
@@ -107,7 +107,7 @@ def test_what_a_descriptor_answers_at_first_is_taken_as_later(
         written.append(data)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("crossllm.embed.ack.os.write", fails)
+    monkeypatch.setattr("crossllm.embed.run.ack.os.write", fails)
     Acknowledger(7)([bytes(32)])
     assert written == [b""], "given up at the first look"
     said = f"note: --ack-fd 7: {os.strerror(number)}; the run goes on, no more keys are written\n"

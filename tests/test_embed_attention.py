@@ -17,9 +17,10 @@ from test_embed_transformer import DESIGNS, LENGTHS, far, ids_of, packed
 from tolerances import ROWS, assert_close
 from torch import Tensor
 
-from crossllm.embed import attention, elementwise, products
-from crossllm.embed.attention import CPU, PADDED, Attention, Packing, by_offsets, first_that_agrees
-from crossllm.embed.transformer import Transformer, expected_shapes
+from crossllm.embed.engine import attention, elementwise
+from crossllm.embed.engine import linear as products
+from crossllm.embed.engine.attention import CPU, PADDED, Attention, Packing, by_offsets, first_that_agrees
+from crossllm.embed.engine.transformer import Transformer, expected_shapes
 
 HERE = torch.device("cpu")
 

@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from test_embed_transformer import _fair_names, tiny
 
 from crossllm.cache import Conflict, InputError, list_recipes
-from crossllm.embed import device, esm2
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.plan import RunOptions
-from crossllm.embed.run import run
+from crossllm.embed.encoders import esm2
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.engine import device
+from crossllm.embed.run.plan import RunOptions
+from crossllm.embed.run.run import run
 from crossllm.model import device as model_device
 
 CPU = torch.device("cpu")

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from crossllm.cache import CacheWriter, Conflict, InputError, Recipe, record_of
-from crossllm.cache.idtable import publish_table
-from crossllm.embed import export_layouts
-from crossllm.embed.exporting import ExportOptions, export_embeddings, name_keys
-from crossllm.embed.importing import ImportOptions, import_embeddings
+from crossllm.cache.records.id_table import publish_table
+from crossllm.embed.foreign import export_layouts
+from crossllm.embed.foreign.exporting import ExportOptions, export_embeddings, name_keys
+from crossllm.embed.foreign.importing import ImportOptions, import_embeddings
 
 HOSTILE = ["plain", "Plain", "../../escape", "/etc/passwd", "..", ".", ".hidden", "a/b", "a", "a\\b", "é" * 30, "-rf",
            "x" * 300, "__metadata__", "=cmd()", "sp|P1|N", "0" * 64, "CON.txt", "mapping"]  # fmt: skip
@@ -152,8 +152,12 @@ def test_cut_off_midway_it_leaves_nothing(
     layout: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("crossllm.embed.exporting.pooled", lambda rows, how: (_ for _ in ()).throw(KeyboardInterrupt))
-    monkeypatch.setattr("crossllm.embed.exporting._publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "crossllm.embed.foreign.exporting.pooled", lambda rows, how: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    monkeypatch.setattr(
+        "crossllm.embed.foreign.exporting._publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         export_embeddings(ExportOptions(made, "rna", layout, tmp_path / "out", quiet=True))
     assert sorted(tmp_path.rglob("*")) == before

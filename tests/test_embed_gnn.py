@@ -13,13 +13,13 @@ from torch import Tensor
 
 from crossllm.cache import CacheReader, Record, choose_recipe, key_of, record_of
 from crossllm.cache.errors import InputError
-from crossllm.cache.idtable import read_table
-from crossllm.cache.inspection import verify
-from crossllm.cache.molecules import canonical_smiles, read_molecules
-from crossllm.embed.gnn import CONVOLUTIONS, DIM, GCN, LAYERS, Convolution, atom_rows, expected_shapes
-from crossllm.embed.molgraph import Graph, graph_of, packed
-from crossllm.embed.run import RunOptions, run
-from crossllm.embed.weights import read_weights
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.records.molecules import canonical_smiles, read_molecules
+from crossllm.embed.encoders.gnn import CONVOLUTIONS, DIM, GCN, LAYERS, Convolution, atom_rows, expected_shapes
+from crossllm.embed.encoders.molecular_graph import Graph, graph_of, packed
+from crossllm.embed.run.run import RunOptions, run
+from crossllm.embed.weights.checkpoint import read_weights
 
 TOLERANCE = 1e-5
 """Absolute, on rows of order one in float32."""

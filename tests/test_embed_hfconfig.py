@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from tolerances import ROWS
 
 from crossllm.cache import InputError, record_of
-from crossllm.embed import esm2, rinalmo, rnabert, rnafm
-from crossllm.embed.hfconfig import Config, refuse_other_config
+from crossllm.embed.encoders import esm2, rinalmo, rnabert, rnafm
+from crossllm.embed.weights.hf_config import Config, refuse_other_config
 
 ESM2: dict[str, Any] = {
     "model_type": "esm", "attention_probs_dropout_prob": 0.0, "classifier_dropout": None, "hidden_act": "gelu",

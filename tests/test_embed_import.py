@@ -30,8 +30,8 @@ from foreign import (
 from safetensors.torch import save_file
 
 from crossllm.cache import Conflict, InputError, choose_recipe, key_of, read_table
-from crossllm.cache.inspection import verify
-from crossllm.embed.importing import ImportOptions, import_embeddings
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.embed.foreign.importing import ImportOptions, import_embeddings
 
 
 @pytest.mark.parametrize("layout", WRITERS)

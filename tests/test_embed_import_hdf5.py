@@ -10,8 +10,8 @@ import pytest
 from foreign import SEQUENCES, assert_same_bits, keyed, rows_for, run, stored, write_hdf5
 
 from crossllm.cache import CacheCorrupt
-from crossllm.embed import foreign_hdf5
-from crossllm.embed.foreign import Entry
+from crossllm.embed.foreign import hdf5
+from crossllm.embed.foreign.entry import Entry
 
 
 def test_groups_in_a_circle_a_user_block_and_filters(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -39,8 +39,8 @@ def test_a_source_opens_each_file_once_a_pass(
         held = {f"s{n}": rows[f"s{n}"] for n in {*range(start, 12, 2), 0, 1}}
         write_hdf5(tmp_path / "x" / f"{start}.h5", held)
     started: list[Path] = []
-    child = foreign_hdf5.Hdf5Child
-    monkeypatch.setattr(foreign_hdf5, "Hdf5Child", lambda path: (started.append(path), child(path))[1])
+    child = hdf5.Hdf5Child
+    monkeypatch.setattr(hdf5, "Hdf5Child", lambda path: (started.append(path), child(path))[1])
     assert run(tmp_path, tmp_path / "x", sequences).imported == 12
     assert_same_bits(stored(tmp_path / "c"), keyed(rows, sequences))
     assert len(started) <= 2 * 4, "to list, to compare, to check and to store, each file once"
@@ -49,7 +49,7 @@ def test_a_source_opens_each_file_once_a_pass(
 def test_a_child_that_dies_is_damage_not_a_hang(tmp_path: Path, rng: np.random.Generator) -> None:
     """The stand-in for an HDF5 file that crashes its library: the child is killed between two questions."""
     rows = rows_for(rng)
-    source = foreign_hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows)])
+    source = hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows)])
     entries: list[Entry] = list(source.entries())
     assert np.array_equal(source.read(entries[0]), rows[entries[0].name])
     child = source._child
@@ -63,9 +63,9 @@ def test_a_child_that_dies_is_damage_not_a_hang(tmp_path: Path, rng: np.random.G
 def test_a_child_that_takes_too_long_is_stopped(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = foreign_hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows_for(rng))])
+    source = hdf5.Hdf5Source([write_hdf5(tmp_path / "x.h5", rows_for(rng))])
     entries = list(source.entries())
-    monkeypatch.setattr(foreign_hdf5, "SECONDS", 0.2)  # the watch looks once a second
+    monkeypatch.setattr(hdf5, "SECONDS", 0.2)  # the watch looks once a second
     child = source._child
     assert child is not None
     with pytest.raises(CacheCorrupt, match=r"took more than 0\.2 s"):

@@ -25,10 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossllm.cache import Conflict, InputError, Records, choose_recipe, key_of, record_of
-from crossllm.cache.molecules import canonical_smiles
-from crossllm.embed import foreign_names
-from crossllm.embed.foreign import Entry
-from crossllm.embed.foreign_names import match
+from crossllm.cache.records.molecules import canonical_smiles
+from crossllm.embed.foreign import matching
+from crossllm.embed.foreign.entry import Entry
+from crossllm.embed.foreign.matching import match
 
 
 def _md5(text: str) -> str:
@@ -146,7 +146,7 @@ def test_a_hash_that_two_sequences_claim_is_refused(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MD5 can be made to collide: here by a stand-in for it."""
-    monkeypatch.setattr(foreign_names, "_hashes", lambda text: iter(["0" * 32]))
+    monkeypatch.setattr(matching, "_hashes", lambda text: iter(["0" * 32]))
     rows = rows_for(rng)
     with pytest.raises(InputError, match=r"this hash is that of 'a' and 'b' \(record 0{32}\); name both"):
         run(tmp_path, write_npy(tmp_path / "x", rows | {"0" * 32: rows["a"]}))

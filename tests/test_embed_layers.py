@@ -23,21 +23,22 @@ from test_embed_transformer import _fair_names, tiny
 from torch import Tensor
 
 from crossllm.cache import CacheReader, Conflict, InputError, Recipe, list_recipes
-from crossllm.cache.background import BackgroundWriter
-from crossllm.cache.console import Terminated
-from crossllm.cache.inspection import verify
-from crossllm.cache.records import Record, read_records, record_of
-from crossllm.embed import esm2, storing
+from crossllm.cache.console.runner import Terminated
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.records.record import Record, read_records, record_of
+from crossllm.cache.store.background_writer import BackgroundWriter
 from crossllm.embed.cli import _in_words
-from crossllm.embed.dryrun import dry_run
-from crossllm.embed.dryrun_lines import announce, in_lines
 from crossllm.embed.encoder import EncoderInfo, Loading, NotEncoded, Outputs
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.joint_ack import JointAck
-from crossllm.embed.plan import RunOptions, make_plan
-from crossllm.embed.recipes import settle_recipes
-from crossllm.embed.run import run
-from crossllm.embed.transformer import Transformer
+from crossllm.embed.encoders import esm2
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.engine.transformer import Transformer
+from crossllm.embed.run import storing
+from crossllm.embed.run.dry_run import dry_run
+from crossllm.embed.run.dry_run_lines import announce, in_lines
+from crossllm.embed.run.joint_ack import JointAck
+from crossllm.embed.run.plan import RunOptions, make_plan
+from crossllm.embed.run.recipes import settle_recipes
+from crossllm.embed.run.run import run
 
 SEQUENCES = {"a": "ACGU" * 120, "b": "GGAUC" * 4, "c": "CCCAUU" * 3, "d": "AUGGCUUA" * 3, "e": "ACGU"}
 """The first is longer than RNABERT takes whole."""
@@ -145,7 +146,7 @@ def test_a_layer_that_lacks_nothing_is_not_computed(
     assert [part.embedded for part in done.recipes] == [5, 0, 5]
     assert (done.embedded, done.already) == (5, 0)
     passes.clear()
-    monkeypatch.setattr("crossllm.embed.run._load", None)
+    monkeypatch.setattr("crossllm.embed.run.run._load", None)
     again = run(dataclasses.replace(options, layers=(3, 6, 1)))
     assert (again.embedded, again.already, passes) == (0, 5, [])
 
@@ -326,7 +327,8 @@ def test_what_one_layer_refuses_is_stored_in_the_others(layered: Callable[..., R
 def test_a_partly_done_run_names_every_list(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file(random_tensors(rnabert_shapes(), np.random.default_rng(1)), tmp_path / "w.safetensors")
     (tmp_path / "sitecustomize.py").write_text(
-        "from crossllm.embed.language import LanguageModel\nfrom crossllm.embed.encoder import NotEncoded\n"
+        "from crossllm.embed.encoders.language_model import LanguageModel\n"
+        "from crossllm.embed.encoder import NotEncoded\n"
         "encode = LanguageModel.encode\n"
         "LanguageModel.encode = lambda self, records: (\n"
         "    (key, NotEncoded('cannot') if len(found[0]) == 2 else found) for key, found in encode(self, records))\n"
@@ -353,7 +355,7 @@ def test_a_key_is_acknowledged_when_every_layer_has_it(
             assert not CacheReader(cache, reader_of(cache, layer).recipe).missing(keys)
         calls.append(len(keys))
 
-    monkeypatch.setattr("crossllm.embed.run.Acknowledger", lambda _fd: lambda keys: acknowledge(keys))
+    monkeypatch.setattr("crossllm.embed.run.run.Acknowledger", lambda _fd: lambda keys: acknowledge(keys))
     run(layered(ack_fd=1, segment_bytes=200, write_ahead=0))
     assert sum(calls) == len(SEQUENCES), "b too, which one of the layers had before"
     assert 0 not in calls
@@ -422,7 +424,7 @@ def test_many_writers_tell_of_each_key_once_and_last(rng: np.random.Generator) -
 def test_what_others_commit_meanwhile_is_left_out_where_they_did(
     layered: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossllm.embed.storing.BATCH", 1)
+    monkeypatch.setattr("crossllm.embed.run.storing.BATCH", 1)
     encode = Layered.encode
     asked: list[str] = []
 
@@ -446,7 +448,7 @@ def test_what_others_commit_meanwhile_is_on_disk_before_a_key_is_acknowledged(
     layered: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Layer 2 of c comes from another writer while the run is under way; c is acknowledged by the last layer alone."""
-    monkeypatch.setattr("crossllm.embed.storing.BATCH", 1)
+    monkeypatch.setattr("crossllm.embed.run.storing.BATCH", 1)
     encode, events = Layered.encode, list[str]()
 
     def others_step_in(self: Layered, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:
@@ -463,9 +465,11 @@ def test_what_others_commit_meanwhile_is_on_disk_before_a_key_is_acknowledged(
         events.append(f"sync {recipe.layer}")
         sync(cache_dir, recipe)
 
-    monkeypatch.setattr("crossllm.embed.storing.sync_what_others_wrote", synced)
+    monkeypatch.setattr("crossllm.embed.run.storing.sync_what_others_wrote", synced)
     monkeypatch.setattr(Layered, "encode", others_step_in)
-    monkeypatch.setattr("crossllm.embed.run.Acknowledger", lambda _fd: lambda keys: events.extend(["ack"] * len(keys)))
+    monkeypatch.setattr(
+        "crossllm.embed.run.run.Acknowledger", lambda _fd: lambda keys: events.extend(["ack"] * len(keys))
+    )
     run(layered(ack_fd=1))
     since = events[events.index("theirs") :]
     assert "sync 2" in since[: since.index("ack")]
@@ -497,8 +501,8 @@ def test_the_bar_and_the_memory_are_those_of_one_pass(
         shares.append(ahead)
         return BackgroundWriter(of, ahead)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("crossllm.embed.storing.residue_progress", bar)
-    monkeypatch.setattr("crossllm.embed.storing.BackgroundWriter", writer)
+    monkeypatch.setattr("crossllm.embed.run.storing.residue_progress", bar)
+    monkeypatch.setattr("crossllm.embed.run.storing.BackgroundWriter", writer)
     done = run(layered(layers=(1, 3, 6), write_ahead=3000))
     ((total, seen),) = bars
     assert total == sum(seen) == done.residues == done.residues_embedded == sum(map(len, SEQUENCES.values()))
@@ -572,8 +576,8 @@ def test_the_time_is_that_of_the_deepest_layer_to_be_computed(
         timed.append((recipe.layer, sum(length * count for length, count in found.items())))
         return 1.0
 
-    monkeypatch.setattr("crossllm.embed.estimate._of_layers", of_layers)
-    monkeypatch.setitem(__import__("crossllm.embed.estimate", fromlist=["A_MINUTE"]).A_MINUTE, "cpu", 1.0)
+    monkeypatch.setattr("crossllm.embed.run.estimate._of_layers", of_layers)
+    monkeypatch.setitem(__import__("crossllm.embed.run.estimate", fromlist=["A_MINUTE"]).A_MINUTE, "cpu", 1.0)
     dry_run(dataclasses.replace(options, layers=(5, 2)))
     dry_run(dataclasses.replace(options, layers=(5, 6, 2)))
     run(options)

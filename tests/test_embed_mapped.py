@@ -21,12 +21,13 @@ from test_embed_weights import BAD, HOSTILE, TENSORS
 from torch import Tensor
 
 from crossllm.cache import InputError, record_of
-from crossllm.embed import digests, esm2, language, rinalmo, rnafm, weights
 from crossllm.embed.encoder import Loading
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.lookalike import refuse_other_size, size_of
-from crossllm.embed.transformer import expected_shapes
-from crossllm.embed.weights import check_settled, pick_tensors, read_settled, read_weights, weights_digest
+from crossllm.embed.encoders import esm2, language_model, rinalmo, rnafm
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.engine.transformer import expected_shapes
+from crossllm.embed.weights import checkpoint, digests
+from crossllm.embed.weights.checkpoint import check_settled, pick_tensors, read_settled, read_weights, weights_digest
+from crossllm.embed.weights.model_size import refuse_other_size, size_of
 
 PROTEIN = record_of("protein", "x", "MKTVRQERLKX")
 SAVES: dict[str, Callable[[dict[str, Tensor], Path], None]] = {
@@ -40,7 +41,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs L
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of every size are mapped."""
-    monkeypatch.setattr(weights, "_MAPPED_FROM", 0)
+    monkeypatch.setattr(checkpoint, "_MAPPED_FROM", 0)
 
 
 def published_tensors(rng: np.random.Generator, layers: int = 2) -> dict[str, Tensor]:
@@ -110,7 +111,7 @@ def test_mapped_or_read_whole_the_rows_are_the_same(
 ) -> None:  # fmt: skip
     save(tiny, tmp_path / "w")
     whole = rows_of(load("protein", "esm2-8m", tmp_path / "w", dim=32), [PROTEIN])
-    monkeypatch.setattr(weights, "_MAPPED_FROM", 0)
+    monkeypatch.setattr(checkpoint, "_MAPPED_FROM", 0)
     again = rows_of(load("protein", "esm2-8m", tmp_path / "w", dim=32), [PROTEIN])
     assert whole[0].tobytes() == again[0].tobytes()
 
@@ -150,7 +151,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-from crossllm.embed.weights import read_weights
+from crossllm.embed.weights.checkpoint import read_weights
 
 def own():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -232,7 +233,7 @@ def test_weights_changed_while_a_model_is_made_of_them_are_refused(
 ) -> None:
     path = tmp_path / "w"
     SAVES[form](tiny, path)
-    real = language.Transformer
+    real = language_model.Transformer
 
     def changed_meanwhile(*arguments: object) -> object:
         made = real(*arguments)  # type: ignore[arg-type]
@@ -240,7 +241,7 @@ def test_weights_changed_while_a_model_is_made_of_them_are_refused(
         os.replace(tmp_path / "other", path)
         return made
 
-    monkeypatch.setattr(language, "Transformer", changed_meanwhile)
+    monkeypatch.setattr(language_model, "Transformer", changed_meanwhile)
     with pytest.raises(InputError, match="was changed while it was read; run the same command again"):
         load("protein", "esm2-8m", path, dim=32)
 

@@ -18,12 +18,13 @@ from tolerances import ROWS
 from torch import Tensor
 
 from crossllm.cache import Record
-from crossllm.embed import device, esm2, language
-from crossllm.embed.batches import Batches, Landing, Piece
-from crossllm.embed.device import is_out_of_memory
 from crossllm.embed.encoder import Encoder, NotEncoded, Outputs
-from crossllm.embed.transformer import Transformer
-from crossllm.embed.windows import Window
+from crossllm.embed.encoders import esm2, language_model
+from crossllm.embed.encoders.batches import Batches, Landing, Piece
+from crossllm.embed.encoders.windows import Window
+from crossllm.embed.engine import device
+from crossllm.embed.engine.device import is_out_of_memory
+from crossllm.embed.engine.transformer import Transformer
 
 TEXTS = ["M" * 290, *("MK" * n for n in range(1, 60)), "LAGV" * 30]
 
@@ -165,7 +166,7 @@ def test_windows_of_one_sequence_may_come_in_two_types(weights: Path, monkeypatc
         large = rows.float() * (1e5 if count % 2 else 1)
         return lambda: (large if count % 2 else large.half()).numpy()
 
-    monkeypatch.setattr(language, "fetch", fetch)
+    monkeypatch.setattr(language_model, "fetch", fetch)
     found = encoded(encoder, made)
     assert count > 2
     for record in made:
@@ -223,10 +224,10 @@ def test_what_fails_beside_another_batch_is_tried_once_more_alone() -> None:
 CHILD = """
 import resource, sys
 import numpy as np, torch
-from crossllm.embed.attention import Packing
-from crossllm.embed.batches import Batches, Piece
-from crossllm.embed.transformer import Design, Transformer, expected_shapes
-from crossllm.embed.windows import Window
+from crossllm.embed.engine.attention import Packing
+from crossllm.embed.encoders.batches import Batches, Piece
+from crossllm.embed.engine.transformer import Design, Transformer, expected_shapes
+from crossllm.embed.encoders.windows import Window
 
 torch.set_num_threads(1)
 design = Design(16, 1, 2, 1 << 16, 9)  # an inner width that makes 256 KiB of a token

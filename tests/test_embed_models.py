@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Program
 
-from crossllm.embed import esm2, gnn, rinalmo, rnabert, rnafm
-from crossllm.embed.digests import kept_line, kept_path
-from crossllm.embed.encoders import DEFAULT_ENCODER, ENCODERS
-from crossllm.embed.language import Published
-from crossllm.embed.published import PUBLISHED
-from crossllm.embed.transformer import expected_shapes
+from crossllm.embed.encoders import esm2, gnn, rinalmo, rnabert, rnafm
+from crossllm.embed.encoders.language_model import Published
+from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS
+from crossllm.embed.engine.transformer import expected_shapes
+from crossllm.embed.weights.digests import kept_line, kept_path
+from crossllm.embed.weights.published import PUBLISHED
 
 
 def count(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_checked_is_told_from_none(
 def test_models_and_pull_import_nothing_heavy() -> None:
     code = (
         "import sys\nfrom crossllm.embed.cli import embed\nembed(['models'], standalone_mode=False)\n"
-        "import crossllm.embed.pull\n"
+        "import crossllm.embed.weights.pull\n"
         "print('LOADED', *sorted(set(sys.modules) & set('torch transformers rdkit dask zarr h5py tqdm'.split())))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tolerances import ROWS
 
 from crossllm.cache import record_of
-from crossllm.embed import language, rinalmo, rnabert, rnafm
+from crossllm.embed.encoders import language_model, rinalmo, rnabert, rnafm
 
 SEQUENCES = ("A", "GGAUCACGNRY", "ACGU" * 25)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 28}
@@ -39,7 +39,9 @@ def made(name: str, rng: np.random.Generator, **config: Any) -> torch.nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def compare(model: torch.nn.Module, encoder: str, weights: Path, compute: str, alphabet: language.Alphabet) -> None:
+def compare(
+    model: torch.nn.Module, encoder: str, weights: Path, compute: str, alphabet: language_model.Alphabet
+) -> None:
     save_file({f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}, weights)
     records = [record_of("rna", f"s{n}", s) for n, s in enumerate(SEQUENCES)]
     found = rows_of(load("rna", encoder, weights, dim=32, compute=compute), records)

@@ -20,20 +20,20 @@ import torch
 from conftest import Program
 
 from crossllm.cache import CacheReader, InputError, Record, choose_recipe
-from crossllm.cache.console import size_in_words
-from crossllm.cache.inspection import verify
-from crossllm.cache.recordlist import RecordList
-from crossllm.cache.records import read_records, record_of
-from crossllm.embed import estimate as estimate_module
-from crossllm.embed.dryrun import dry_run
-from crossllm.embed.dryrun_lines import announce, in_lines, warn
+from crossllm.cache.console.messages import size_in_words
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.records.record import read_records, record_of
+from crossllm.cache.records.record_list import RecordList
 from crossllm.embed.encoder import EncoderInfo, NotEncoded, Outputs
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.estimate import design_of, estimate, in_words, pieces, worth_timing
-from crossllm.embed.plan import RunOptions, make_plan
-from crossllm.embed.run import run
-from crossllm.embed.transformer import Design, Transformer
-from crossllm.embed.windows import windows
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.encoders.windows import windows
+from crossllm.embed.engine.transformer import Design, Transformer
+from crossllm.embed.run import estimate as estimate_module
+from crossllm.embed.run.dry_run import dry_run
+from crossllm.embed.run.dry_run_lines import announce, in_lines, warn
+from crossllm.embed.run.estimate import design_of, estimate, in_words, pieces, worth_timing
+from crossllm.embed.run.plan import RunOptions, make_plan
+from crossllm.embed.run.run import run
 
 Answer = Callable[[Record], np.ndarray | NotEncoded]
 
@@ -169,7 +169,7 @@ def test_out_of_memory_while_measuring_keeps_the_plan(
     def fails(*_: object) -> float:
         raise error
 
-    monkeypatch.setattr(f"crossllm.embed.estimate.{way}", fails)
+    monkeypatch.setattr(f"crossllm.embed.run.estimate.{way}", fails)
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV"})
     found = dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m" if way == "_of_layers" else "profile"))
     assert (found.pending, found.seconds) == (1, None)
@@ -182,7 +182,7 @@ def test_another_error_while_measuring_is_our_bug(tmp_path: Path, monkeypatch: p
     def fails(*_: object) -> float:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr("crossllm.embed.estimate._of_layers", fails)
+    monkeypatch.setattr("crossllm.embed.run.estimate._of_layers", fails)
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV"})
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         dry_run(RunOptions("protein", fasta, tmp_path / "c", "esm2-8m"))
@@ -290,7 +290,7 @@ def test_bytes_in_words() -> None:
 
 
 def test_too_little_space_stops_a_run_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit 4 by `crossllm.cache.console`; with compression it may fit, and is only said."""
+    """Exit 4 by `crossllm.cache.console.runner`; with compression it may fit, and is only said."""
     from shutil import disk_usage
 
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU" * 1000})
@@ -385,7 +385,7 @@ def test_the_bar_ends_at_the_rows_that_are_stored(
         bars.append((total, []))
         yield bars[-1][1].append
 
-    monkeypatch.setattr("crossllm.embed.storing.residue_progress", bar)
+    monkeypatch.setattr("crossllm.embed.run.storing.residue_progress", bar)
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "ACGU" * 10, "b": "GG", "c": "C" * 11})
     done = run(RunOptions("rna", fasta, tmp_path / "c", "fake", long=long, quiet=True))
     ((total, seen),) = bars
@@ -415,7 +415,7 @@ def test_what_an_encoder_cannot_do_is_listed_and_later_made_good(
 
 def test_a_failure_is_exit_code_6(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from crossllm.embed.profile import ProfileEncoder\nfrom crossllm.embed.encoder import NotEncoded\n"
+        "from crossllm.embed.encoders.profile import ProfileEncoder\nfrom crossllm.embed.encoder import NotEncoded\n"
         "encode = ProfileEncoder.encode\n"
         "ProfileEncoder.encode = lambda self, records: (\n"
         "    (key, NotEncoded('cannot') if len(found[0]) == 2 else found) for key, found in encode(self, records))\n"
@@ -485,8 +485,8 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from crossllm.embed.encoder import EncoderInfo
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.run import RunOptions, run
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.run.run import RunOptions, run
 
 class Fake:
     name, modality, dim, limit, notes = "fake", "rna", 2, None, Counter()
@@ -523,7 +523,7 @@ def test_ten_times_the_records_take_little_more_memory(memory: Path) -> None:
 def test_the_estimate_of_a_profile_encodes_the_start_of_a_long_sequence_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from crossllm.embed.profile import ProfileEncoder
+    from crossllm.embed.encoders.profile import ProfileEncoder
 
     asked: list[int] = []
     plain = ProfileEncoder.encode

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from rdkit import Chem, RDLogger
 
 from crossllm.cache import record_of
-from crossllm.cache.molecules import canonical_smiles
-from crossllm.cache.rdkit_child import canonical
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.molgraph import read_smiles
-from crossllm.embed.profile import columns
-from crossllm.embed.profile_molecule import SHELLS, MoleculeProfileEncoder, profile
+from crossllm.cache.records.molecules import canonical_smiles
+from crossllm.cache.records.rdkit_child import canonical
+from crossllm.embed.encoders.molecular_graph import read_smiles
+from crossllm.embed.encoders.profile import columns
+from crossllm.embed.encoders.profile_molecule import SHELLS, MoleculeProfileEncoder, profile
+from crossllm.embed.encoders.registry import ENCODERS
 
 NAMES = columns("molecule")
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"

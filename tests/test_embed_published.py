@@ -16,9 +16,9 @@ from made_weights import load, rows_of
 
 from crossllm.cache import record_of
 from crossllm.cache.errors import InputError
-from crossllm.embed import esm2
-from crossllm.embed.published import weights_at_hand
-from crossllm.embed.pull import ask, pull
+from crossllm.embed.encoders import esm2
+from crossllm.embed.weights.published import weights_at_hand
+from crossllm.embed.weights.pull import ask, pull
 
 SPECIALS = 1
 """Rows before a sequence's own in the reference: that of <cls>."""

@@ -24,15 +24,16 @@ import pytest
 from conftest import Program
 from faultio import MAY_RAISE, Fail, FaultyOs, Op, installed
 
-from crossllm.cache import console, fsio
+from crossllm.cache.console import runner
 from crossllm.cache.errors import CacheCorrupt, Conflict, InputError
-from crossllm.embed import download
-from crossllm.embed import pull as pulling
+from crossllm.cache.files import fsio
 from crossllm.embed.cli import embed
-from crossllm.embed.digests import kept_digest, kept_path
-from crossllm.embed.encoders import ENCODERS, find_encoder
-from crossllm.embed.published import PUBLISHED, WeightsFile, pulled_path, weights_at_hand, weights_folder
-from crossllm.embed.pull import Pulled, ask, pull
+from crossllm.embed.encoders.registry import ENCODERS, find_encoder
+from crossllm.embed.weights import download
+from crossllm.embed.weights import pull as pulling
+from crossllm.embed.weights.digests import kept_digest, kept_path
+from crossllm.embed.weights.published import PUBLISHED, WeightsFile, pulled_path, weights_at_hand, weights_folder
+from crossllm.embed.weights.pull import Pulled, ask, pull
 
 BODY = bytes(range(256)) * 5000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -382,7 +383,7 @@ def test_another_process_that_was_faster(same: bool, publish: Publish, monkeypat
 
 def program_in_process(*arguments: str) -> int:
     """`embed …` here, so that what was patched holds; its exit code."""
-    return console._run(embed, arguments)
+    return runner._run(embed, arguments)
 
 
 def test_no_room_is_exit_4_before_a_byte_comes(

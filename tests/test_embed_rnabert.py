@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossllm.cache import CacheReader, Conflict, InputError, choose_recipe, record_of
-from crossllm.cache.idtable import read_table
-from crossllm.embed.plan import RunOptions
-from crossllm.embed.run import run
+from crossllm.cache.records.id_table import read_table
+from crossllm.embed.run.plan import RunOptions
+from crossllm.embed.run.run import run
 
 TOLERANCE = 1e-5
 """Absolute, on rows of order one in float32."""
@@ -180,7 +180,7 @@ def test_a_run_with_nothing_to_do_loads_no_weights(
 ) -> None:
     options = RunOptions("rna", write(tmp_path / "a.fasta", x="ACGU"), tmp_path / "c", "rnabert", weights)
     run(options)
-    monkeypatch.delattr("crossllm.embed.weights.read_weights")
+    monkeypatch.delattr("crossllm.embed.weights.checkpoint.read_weights")
     assert run(options).already == 1
 
 

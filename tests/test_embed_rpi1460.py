@@ -22,13 +22,13 @@ from safetensors.torch import save_file
 from tolerances import ROWS
 
 from crossllm.cache import CacheReader, choose_recipe
-from crossllm.cache.commit import live_commits
-from crossllm.cache.compact import compact
-from crossllm.cache.damage import read_commits
-from crossllm.cache.inspection import verify
-from crossllm.cache.records import read_records
-from crossllm.embed import esm2
-from crossllm.embed.run import RunOptions, run
+from crossllm.cache.maintenance.compact import compact
+from crossllm.cache.maintenance.damage import read_commits
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.records.record import read_records
+from crossllm.cache.store.commit import live_commits
+from crossllm.embed.encoders import esm2
+from crossllm.embed.run.run import RunOptions, run
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 """`make chaos`: all 635 proteins."""

@@ -13,14 +13,14 @@ import pytest
 from conftest import Program
 
 from crossllm.cache import CacheReader, Conflict, Record, choose_recipe, record_of
-from crossllm.cache.idtable import read_table
-from crossllm.cache.inspection import verify
-from crossllm.cache.records import CERTAIN
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.records.record import CERTAIN
 from crossllm.embed.encoder import Outputs
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.plan import RunOptions, default_cache
-from crossllm.embed.profile import ProfileEncoder, columns
-from crossllm.embed.run import run
+from crossllm.embed.encoders.profile import ProfileEncoder, columns
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.run.plan import RunOptions, default_cache
+from crossllm.embed.run.run import run
 
 SEQUENCES = {"rna": "GGAUCNACGUUUGCA", "protein": "MKVLAAGIXBUOWYHRKDE"}
 
@@ -57,7 +57,7 @@ def test_profile_columns_equal_a_plain_loop(modality: str) -> None:
             assert rows[i, names.index("C in window±10")] == pytest.approx(window.count("C") / len(window), abs=1e-6)
         assert rows[0, names.index("stacking with next")] == pytest.approx(-3.26 / 3)  # GG/CC
     else:
-        from crossllm.embed.scales import AMINO_SCALES
+        from crossllm.embed.encoders.scales import AMINO_SCALES
 
         charge = AMINO_SCALES["charge"]
         for i, letter in enumerate(sequence):
@@ -68,7 +68,7 @@ def test_profile_columns_equal_a_plain_loop(modality: str) -> None:
 
 
 def test_tables_are_symmetric_where_the_physics_is() -> None:
-    from crossllm.embed.scales import BLOSUM62, STACKING
+    from crossllm.embed.encoders.scales import BLOSUM62, STACKING
 
     matrix = np.array([BLOSUM62[x] for x in CERTAIN["protein"]])
     assert (matrix == matrix.T).all()
@@ -158,7 +158,7 @@ def test_refused_rows_are_listed_and_the_rest_is_stored(tmp_path: Path, monkeypa
 
 
 def test_a_run_leaves_out_what_another_commits_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crossllm.embed.storing.BATCH", 1)
+    monkeypatch.setattr("crossllm.embed.run.storing.BATCH", 1)
     fasta = write_fasta(tmp_path / "a.fasta", {"x": "ACGU", "y": "GG", "z": "CC"})
     encode = ProfileEncoder.encode
 
@@ -229,8 +229,8 @@ def test_embed_run_makes_a_cache_in_an_empty_folder_and_tells_as_json(program: P
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_commits_what_is_done_and_the_next_run_continues(tmp_path: Path, number: int, code: int) -> None:
     fasta = write_fasta(tmp_path / "long.fasta", {f"x{n}": "ACGU" * (5000 + n) for n in range(150)})
-    command = [sys.executable, "-c", "from crossllm.embed.cli import main; main()", "run", "--modality", "rna", "--encoder",
-               "profile", "--input", str(fasta), "--cache", str(tmp_path / "c"), "--quiet"]  # fmt: skip
+    command = [sys.executable, "-c", "from crossllm.embed.cli import main; main()", "run", "--modality", "rna",
+               "--encoder", "profile", "--input", str(fasta), "--cache", str(tmp_path / "c"), "--quiet"]  # fmt: skip
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "c").glob("embeddings/rna/*/segments/*/rows/c/0/0")):

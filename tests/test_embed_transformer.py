@@ -18,12 +18,13 @@ from tolerances import ROWS
 from torch import Tensor
 
 from crossllm.cache import InputError, Record, record_of
-from crossllm.embed import esm2, fused_cpu, rinalmo
-from crossllm.embed.elementwise import Norm, rotate
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.language import Published
-from crossllm.embed.transformer import Design, Transformer, expected_shapes
-from crossllm.embed.weights import read_weights, weights_digest
+from crossllm.embed.encoders import esm2, rinalmo
+from crossllm.embed.encoders.language_model import Published
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.engine import fused_cpu
+from crossllm.embed.engine.elementwise import Norm, rotate
+from crossllm.embed.engine.transformer import Design, Transformer, expected_shapes
+from crossllm.embed.weights.checkpoint import read_weights, weights_digest
 
 DESIGNS = {
     "ESM-2": Design(24, 3, 2, 40, 9, token_factor=0.88),
@@ -347,7 +348,7 @@ def test_both_forms_of_rinalmo_give_the_same_rows(
 
 @pytest.mark.parametrize("name", [n for m, n in ENCODERS if n.startswith(("esm2", "rinalmo", "rnafm"))])
 def test_the_table_of_encoders_agrees_with_the_designs(name: str) -> None:
-    from crossllm.embed import rnafm
+    from crossllm.embed.encoders import rnafm
 
     info = next(i for i in ENCODERS.values() if i.name == name)
     if name == "rnafm":

@@ -25,20 +25,20 @@ from crossllm.cache import (
     choose_recipe,
     record_of,
 )
-from crossllm.cache.commands import command_for
-from crossllm.cache.commit import commit_paths
-from crossllm.cache.idtable import read_table
-from crossllm.cache.inspection import verify
-from crossllm.cache.recipe import Recipe
-from crossllm.cache.repair import repair
-from crossllm.embed import esm2, rinalmo, rnabert, rnafm
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.cache.maintenance.repair import repair
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.store.commit import commit_paths
+from crossllm.cache.store.recipe import Recipe
+from crossllm.cache.store.recipe_command import command_for
 from crossllm.embed.encoder import Outputs
-from crossllm.embed.encoders import ENCODERS
-from crossllm.embed.run import RunOptions, run
-from crossllm.embed.windows import Cut, left_out
-from crossllm.pipeline.demo import write_demo
-from crossllm.pipeline.inputs import TrainOptions, open_inputs
+from crossllm.embed.encoders import esm2, rinalmo, rnabert, rnafm
+from crossllm.embed.encoders.registry import ENCODERS
+from crossllm.embed.encoders.windows import Cut, left_out
+from crossllm.embed.run.run import RunOptions, run
+from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.train import train
+from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
 
 MODELS = {"rnabert": "rna", "rnafm": "rna", "rinalmo-micro": "rna", "esm2-8m": "protein"}
 LETTERS = {"rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
@@ -197,7 +197,7 @@ def test_a_run_refuses_any_other_count_of_rows(
     def wrong(self: object, records: list[Record]) -> Iterator[tuple[bytes, Outputs]]:
         yield from ((record.key, (np.zeros((rows, 120), np.float32),)) for record in records)
 
-    monkeypatch.setattr("crossllm.embed.language.LanguageModel.encode", wrong)
+    monkeypatch.setattr("crossllm.embed.encoders.language_model.LanguageModel.encode", wrong)
     with pytest.raises(RuntimeError, match=f"gave {rows} rows for"):
         run(options)
     assert not commit_paths(choose_recipe(tmp_path / "c", "rna").folder(tmp_path / "c"))
@@ -208,7 +208,7 @@ def cut_set(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> TrainOptions:
     """A small dataset, some of whose RNAs are longer than the 440 rows that are stored of them."""
-    monkeypatch.setattr("crossllm.pipeline.demo.RNA_LENGTHS", (400, 480))
+    monkeypatch.setattr("crossllm.pipeline.data.demo.RNA_LENGTHS", (400, 480))
     cache = tmp_path / "demo"
     write_demo(cache, entities=15, pairs=50)
     done = run(RunOptions("rna", cache / "rna.fasta", cache, "rnabert", weights, long="truncate", quiet=True))

@@ -22,7 +22,7 @@ from made_weights import random_tensors, rnabert_shapes
 from safetensors.torch import save_file
 
 from crossllm.cache import InputError
-from crossllm.embed.weights import pick_tensors, read_weights
+from crossllm.embed.weights.checkpoint import pick_tensors, read_weights
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(2, dtype=torch.float16)}
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossllm.cache import record_of
-from crossllm.embed.windows import by_budget, windows
+from crossllm.embed.encoders.windows import by_budget, windows
 
 
 @settings(deadline=None)

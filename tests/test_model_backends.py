@@ -20,9 +20,9 @@ from tolerances import assert_close
 from torch import Tensor
 from triton_child import CALLS
 
-from crossllm.model.chunks import cut
-from crossllm.model.conv import causal_conv, causal_conv_reference
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.chunks import cut
+from crossllm.model.scan.conv import causal_conv, causal_conv_reference
+from crossllm.model.scan.selective_scan import selective_scan
 
 
 def convolved(leaves: list[Tensor], offsets: Tensor, reverse: bool, backend: str, dy: Tensor) -> list[Tensor]:
@@ -33,12 +33,12 @@ def convolved(leaves: list[Tensor], offsets: Tensor, reverse: bool, backend: str
 
 @pytest.mark.parametrize("split", ["PLAIN", "TABLE", "auto"])
 def test_exp2_is_within_one_ulp_and_never_leaves_float32(rng: np.random.Generator, split: str) -> None:
-    from crossllm.model import scan_lanes
-    from crossllm.model.scan_lanes import SMALLEST, WIDTH, load, make_exp2, store
+    from crossllm.model.scan import simd
+    from crossllm.model.scan.simd import SMALLEST, WIDTH, load, make_exp2, store
 
     if split == "TABLE" and not get_host_cpu_features().get("avx512f"):
         pytest.skip("a processor without AVX-512")
-    exp2 = make_exp2(getattr(scan_lanes, split, None))
+    exp2 = make_exp2(getattr(simd, split, None))
 
     @numba.njit
     def powers(x, y):  # type: ignore[no-untyped-def]
@@ -91,7 +91,7 @@ def test_the_mamba_ssm_backend_pads_and_packs(
     for name in ("mamba_ssm", "mamba_ssm.ops"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
-    from crossllm.model.scan_mamba_ssm import scan
+    from crossllm.model.scan.mamba_ssm_scan import scan
 
     inputs, offsets = make(rng, [4, 1, 7, 2], 3, 2)
     single = [x.float().requires_grad_() for x in inputs]

@@ -10,11 +10,12 @@ from made_scans import make, torch_threads
 from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
-from crossllm.model import BiMamba, InteractionModel, ModelConfig, crossing, scan_reference
+from crossllm.model import BiMamba, InteractionModel, ModelConfig, crossing
 from crossllm.model.batch import Packed, join_pairs, segment_mean, segment_sum
 from crossllm.model.crossing import is_cheaper, mixed_mean
-from crossllm.model.scan import scan_reach, scan_states, selective_scan
-from crossllm.model.scan_autograd import Inputs
+from crossllm.model.scan import reference as scan_reference
+from crossllm.model.scan.autograd import Inputs
+from crossllm.model.scan.selective_scan import scan_reach, scan_states, selective_scan
 
 both_ways = pytest.mark.parametrize("reverse", [False, True])
 STATES = ("u", "delta", "A", "B", "C", "D", "initial")
@@ -136,7 +137,7 @@ def test_states_of_a_wrong_shape_and_mamba_ssm_are_refused(
         scan_reach(gate[0][:4], *inputs, offsets)
     with pytest.raises(ValueError, match=r"states of a scan are float32 or float64.* got torch.bfloat16"):
         scan_states(*(x.bfloat16() for x in inputs), offsets)
-    monkeypatch.setattr("crossllm.model.scan.choose_backend", lambda *_: "mamba_ssm")
+    monkeypatch.setattr("crossllm.model.scan.selective_scan.choose_backend", lambda *_: "mamba_ssm")
     with pytest.raises(ValueError, match="mamba_ssm takes and gives no states; use triton, or auto"):
         scan_states(*inputs, offsets)
 

@@ -17,10 +17,10 @@ import torch
 from made_scans import make
 from torch import Tensor
 
-from crossllm.model import backends, conv_numba, scan_kernels, scan_kernels_back
-from crossllm.model.backends import SlowScanWarning, choose_backend, default_backend
-from crossllm.model.conv import causal_conv
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan import backends, numba_conv, numba_kernels, numba_kernels_backward
+from crossllm.model.scan.backends import SlowScanWarning, choose_backend, default_backend
+from crossllm.model.scan.conv import causal_conv
+from crossllm.model.scan.selective_scan import selective_scan
 
 HALF, CUDA = torch.float16, torch.device("cuda")
 
@@ -65,7 +65,7 @@ def test_the_scan_refuses_what_does_not_fit(rng: np.random.Generator) -> None:
     [np.zeros(32), np.zeros((2, 16), np.float32), np.zeros(64, np.float32)[::2], np.zeros(32, np.int32)],
 )
 def test_lanes_refuse_other_arrays(array: np.ndarray) -> None:
-    from crossllm.model.scan_lanes import load, spread, store
+    from crossllm.model.scan.simd import load, spread, store
 
     @numba.njit
     def read(x):  # type: ignore[no-untyped-def]
@@ -83,7 +83,7 @@ def test_lanes_refuse_other_arrays(array: np.ndarray) -> None:
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3, 5), (1 << 20, 3)])
 def test_fresh_memory_is_aligned(shape: tuple[int, ...]) -> None:
-    from crossllm.model.numba_call import flat, fresh
+    from crossllm.model.scan.numba_call import flat, fresh
 
     made = fresh(*shape)
     assert (tuple(made.shape), made.dtype) == (shape, torch.float32)
@@ -103,10 +103,10 @@ def test_auto_takes_the_fastest_backend_at_hand() -> None:
 @pytest.mark.parametrize("backend", ["triton", "mamba_ssm"])
 def test_a_backend_that_is_not_there_says_how_to_get_it(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.zeros(1, 1)
-    monkeypatch.setattr("crossllm.model.backends.find_spec", lambda name: None)
+    monkeypatch.setattr("crossllm.model.scan.backends.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=rf"^scan backend {backend} is not installed; pip install [^\n]*$"):
         choose_backend(x, backend)
-    monkeypatch.setattr("crossllm.model.backends.find_spec", lambda name: object())
+    monkeypatch.setattr("crossllm.model.scan.backends.find_spec", lambda name: object())
     with pytest.raises(ValueError, match=rf"^scan backend {backend} needs a CUDA device; got cpu; use auto$"):
         choose_backend(x, backend)
     with pytest.raises(ValueError, match=rf"^scan backend {backend} needs a CUDA device; got meta; use auto$"):
@@ -126,7 +126,7 @@ def test_auto_warns_once_of_a_slow_scan_on_cuda(monkeypatch: pytest.MonkeyPatch)
     backends._warn_of_slow_scan.cache_clear()
     assert choose_backend(like(torch.device("cpu"), torch.float64)) == "reference"
     assert choose_backend(like(CUDA, torch.float64)) == "reference"  # asked for by the type
-    monkeypatch.setattr("crossllm.model.backends.find_spec", lambda name: None)
+    monkeypatch.setattr("crossllm.model.scan.backends.find_spec", lambda name: None)
     with pytest.warns(SlowScanWarning, match=r"^scan runs step by step on CUDA[^\n]*; pip install triton$") as caught:
         assert [choose_backend(like(CUDA)) for _ in range(3)] == ["reference"] * 3
     assert len(caught) == 1
@@ -166,8 +166,8 @@ def launch(self, *args, **options):
     return plain(self, *args, **options)
 
 torch.cuda.device_of, interpreter.GridExecutor.__call__ = Guard, launch
-from crossllm.model.conv import causal_conv
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.conv import causal_conv
+from crossllm.model.scan.selective_scan import selective_scan
 one, ends = torch.ones(2, 2, requires_grad=True), torch.tensor([0, 2])
 selective_scan(one, one, -one, one, one, one[0], ends, backend="triton").sum().backward()
 causal_conv(one, one, one[0], ends, backend="triton").sum().backward()
@@ -177,9 +177,9 @@ print(launched, len(entered))
 
 def test_kernels_name_what_is_compiled_into_them() -> None:
     """Numba keeps a kernel while its own file is unchanged: an edit of what it inlines must change that file too."""
-    folder = Path(scan_kernels.__file__).parent
-    for module in (scan_kernels, scan_kernels_back, conv_numba):
+    folder = Path(numba_kernels.__file__).parent
+    for module in (numba_kernels, numba_kernels_backward, numba_conv):
         source = Path(module.__file__).read_text()
-        taken = {name for name in ("scan_lanes", "scan_kernels") if f"from model.{name} import" in source}
+        taken = {name for name in ("simd", "numba_kernels") if f"from crossllm.model.scan.{name} import" in source}
         found = {name: f"{zlib.crc32((folder / f'{name}.py').read_bytes()):08x}" for name in sorted(taken)}
         assert dict(sorted(module.INLINED.items())) == found, f"write {found} into {module.__name__}.INLINED"

@@ -9,8 +9,8 @@ import torch
 from made_scans import gradients, make, torch_threads
 from tolerances import assert_close
 
-from crossllm.model.conv import causal_conv, causal_conv_reference
-from crossllm.model.scan import selective_scan
+from crossllm.model.scan.conv import causal_conv, causal_conv_reference
+from crossllm.model.scan.selective_scan import selective_scan
 
 NAMES = ("u", "delta", "A", "B", "C", "D")
 

@@ -16,11 +16,11 @@ import torch
 WANTED = torch.get_num_threads()
 assert WANTED == int(sys.argv[2]), WANTED
 import numba
-from embed import fused_cpu
+from crossllm.embed.engine import fused_cpu
 assert torch.get_num_threads() == WANTED, "import of fused_cpu"
-from model import conv_numba, scan_kernels, scan_kernels_back
-from crossllm.model.conv import causal_conv
-from crossllm.model.scan import scan_reach
+from crossllm.model.scan import numba_conv, numba_kernels, numba_kernels_backward
+from crossllm.model.scan.conv import causal_conv
+from crossllm.model.scan.selective_scan import scan_reach
 seen = []
 
 def watch(module, name):
@@ -30,8 +30,8 @@ def watch(module, name):
         return kernel(*arguments)
     setattr(module, name, call)
 
-for module, names in ((conv_numba, ("_forward", "_backward")), (scan_kernels, ("forward", "reach")),
-                      (scan_kernels_back, ("backward",)), (fused_cpu, ("_rotate_float32", "_add_norm"))):
+for module, names in ((numba_conv, ("_forward", "_backward")), (numba_kernels, ("forward", "reach")),
+                      (numba_kernels_backward, ("backward",)), (fused_cpu, ("_rotate_float32", "_add_norm"))):
     for name in names:
         watch(module, name)
 
@@ -74,7 +74,8 @@ def test_kernels_keep_to_torchs_threads(first: str, threads: int) -> None:
 
 
 def test_importing_the_kernels_leaves_torchs_threads_alone() -> None:
-    code = "import torch; import crossllm.embed.fused_cpu; import crossllm.model.scan_numba; import crossllm.model.conv_numba; "
+    code = "import torch; import crossllm.embed.engine.fused_cpu; "
+    code += "import crossllm.model.scan.numba_scan; import crossllm.model.scan.numba_conv; "
     code += "print(torch.get_num_threads())"
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

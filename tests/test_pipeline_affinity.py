@@ -17,20 +17,20 @@ from scipy import stats
 from crossllm.cache import CacheReader, CacheWriter, InputError, Recipe, record_of
 from crossllm.model.interaction import InteractionModel, ModelConfig
 from crossllm.model.losses import affinity_loss
-from crossllm.pipeline.baselines import BASELINES, additive
-from crossllm.pipeline.batches import PairBatches
-from crossllm.pipeline.config import TrainConfig
-from crossllm.pipeline.dataset import load_dataset, write_dataset
-from crossllm.pipeline.fold import Epoch, fit_fold, fit_target, predict
-from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
-from crossllm.pipeline.inputs import TrainOptions, open_inputs
-from crossllm.pipeline.metrics import METRICS, Scored, compute, pooled, summarise
-from crossllm.pipeline.pairs import Pair
-from crossllm.pipeline.plots import draw_losses, draw_result
-from crossllm.pipeline.report import table
-from crossllm.pipeline.runfolder import RunFolder
-from crossllm.pipeline.splits import Parts, cut_parts, random_folds
+from crossllm.pipeline.data.dataset import load_dataset, write_dataset
+from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.data.pairs import Pair
+from crossllm.pipeline.data.splits import Parts, cut_parts, random_folds
+from crossllm.pipeline.evaluation.baselines import BASELINES, additive
+from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute, pooled, summarise
+from crossllm.pipeline.evaluation.table import table
+from crossllm.pipeline.reporting.plots import draw_losses, draw_result
 from crossllm.pipeline.train import train
+from crossllm.pipeline.training.batches import PairBatches
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.fold import Epoch, fit_fold, fit_target, predict
+from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.training.run_folder import RunFolder
 
 QUICK = TrainConfig(folds=3, epochs=3, tokens="pooled", model=ModelConfig(d_model=8, d_state=4))
 

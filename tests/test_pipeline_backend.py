@@ -12,12 +12,13 @@ import pytest
 import torch
 from made_runs import QUICK, embedded_demo, rows
 
-from crossllm.cache import Conflict, InputError, console
-from crossllm.model import scan
+from crossllm.cache import Conflict, InputError
+from crossllm.cache.console import runner
+from crossllm.model.scan import selective_scan as scan
 from crossllm.pipeline import train as module
 from crossllm.pipeline.cli_train import train as command
-from crossllm.pipeline.inputs import TrainOptions
 from crossllm.pipeline.train import Run, train
+from crossllm.pipeline.training.inputs import TrainOptions
 
 
 def asked(options: TrainOptions, **settings: Any) -> TrainOptions:
@@ -86,7 +87,7 @@ def test_the_backend_asked_for_runs_the_scan(
     small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     used: set[str] = set()
-    kernels, plain = scan._kernels, scan.scan_reference.scan
+    kernels, plain = scan._kernels, scan.reference.scan
 
     def of_backend(name: str) -> scan.Kernels | None:
         used.add(name)
@@ -97,7 +98,7 @@ def test_the_backend_asked_for_runs_the_scan(
         return plain(*given)
 
     monkeypatch.setattr(scan, "_kernels", of_backend)
-    monkeypatch.setattr(scan.scan_reference, "scan", reference)
+    monkeypatch.setattr(scan.reference, "scan", reference)
     pooled = asked(small, tokens="pooled", epochs=1)
     losses = []
     for name, runs in (("auto", "numba"), ("numba", "numba"), ("reference", "reference")):
@@ -166,8 +167,8 @@ def test_a_backend_that_cannot_be_had_is_one_line_before_anything_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr("crossllm.model.backends.find_spec", lambda _name: object() if there else None)
-    assert console._run(command, ["--cache", str(tmp_path / "absent"), *flags]) == 2
+    monkeypatch.setattr("crossllm.model.scan.backends.find_spec", lambda _name: object() if there else None)
+    assert runner._run(command, ["--cache", str(tmp_path / "absent"), *flags]) == 2
     assert capsys.readouterr().err == f"error: {say}\n"
     assert not list(tmp_path.iterdir())
 
@@ -179,14 +180,14 @@ def test_flags_through_the_program(
     quick = [f"--{name.replace('_', '-')}={getattr(QUICK, name)}" for name in ("folds", "epochs")]
     flags = ["--cache", str(folder), "--d-model", "8", "--d-state", "4", "--quiet", *quick]
     monkeypatch.setattr(module, "has_bfloat16", lambda _device: True)
-    assert console._run(command, [*flags, "--compute", "auto", "--scan", "numba"]) == 0
+    assert runner._run(command, [*flags, "--compute", "auto", "--scan", "numba"]) == 0
     assert saved(folder / "runs" / "demo") == {"compute": "bfloat16", "scan": "numba"}
     monkeypatch.setattr(module, "has_bfloat16", lambda _device: False)
     resumed = ["--cache", str(folder), "--quiet", "--resume"]
     for more in ([], ["--compute", "auto", "--scan", "auto"], ["--scan", "numba"]):
-        assert console._run(command, [*resumed, *more]) == 0
+        assert runner._run(command, [*resumed, *more]) == 0
     capsys.readouterr()
-    assert console._run(command, [*resumed, "--scan", "reference"]) == 5
+    assert runner._run(command, [*resumed, "--scan", "reference"]) == 5
     assert "train.scan (reference, there numba)" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"^--scan: scan backend numba takes float32 on the CPU"):
         train(asked(TrainOptions(folder, QUICK, device="meta"), scan="numba"))

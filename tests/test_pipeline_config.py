@@ -11,7 +11,7 @@ from conftest import Program
 from crossllm.cache import InputError
 from crossllm.model.interaction import ModelConfig
 from crossllm.pipeline.cli_train import SETTINGS
-from crossllm.pipeline.config import TrainConfig, resolve
+from crossllm.pipeline.training.config import TrainConfig, resolve
 
 
 def test_toml_then_set_then_flags(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from crossllm.cache import CacheCorrupt, Conflict, InputError
-from crossllm.cache.inspection import verify
-from crossllm.pipeline.dataset import Dataset, load_dataset
-from crossllm.pipeline.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
-from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
-from crossllm.pipeline.pairs import Columns, Where, read_pairs
-from crossllm.pipeline.splits import cut_parts, given_folds, in_a_fold, random_folds
+from crossllm.cache.maintenance.inspection import verify
+from crossllm.pipeline.data.dataset import Dataset, load_dataset
+from crossllm.pipeline.data.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
+from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.data.pairs import Columns, Where, read_pairs
+from crossllm.pipeline.data.splits import cut_parts, given_folds, in_a_fold, random_folds
 
 
 def table(path: Path, text: str) -> Path:

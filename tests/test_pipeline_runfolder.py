@@ -12,12 +12,12 @@ from conftest import Program
 from made_runs import QUICK, embedded_demo, rows
 
 from crossllm.cache import CacheCorrupt, CacheWriter, Conflict, Recipe, key_of
-from crossllm.embed.run import RunOptions, run
-from crossllm.pipeline.fold import Epoch, FoldResult, Target, fit_fold
-from crossllm.pipeline.importing import ImportOptions, Side, import_dataset
-from crossllm.pipeline.inputs import TrainOptions, open_inputs
-from crossllm.pipeline.runfolder import RunFolder
+from crossllm.embed.run.run import RunOptions, run
+from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.train import train
+from crossllm.pipeline.training.fold import Epoch, FoldResult, Target, fit_fold
+from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.training.run_folder import RunFolder
 
 
 def test_a_run_cut_off_between_folds_continues_to_the_same_result(

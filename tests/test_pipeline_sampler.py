@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crossllm.pipeline.ahead import DEPTH, Waiting, ahead
-from crossllm.pipeline.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
+from crossllm.pipeline.training.prefetch import DEPTH, Waiting, ahead
+from crossllm.pipeline.training.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from sklearn import metrics as sk
 
 from crossllm.cache import InputError
-from crossllm.embed.run import RunOptions, run
+from crossllm.embed.run.run import RunOptions, run
 from crossllm.model.interaction import InteractionModel, ModelConfig
-from crossllm.pipeline.batches import PairBatches
-from crossllm.pipeline.config import TrainConfig
-from crossllm.pipeline.demo import write_demo
-from crossllm.pipeline.fold import Epoch, fit_fold, fold_seed, predict
-from crossllm.pipeline.inputs import TrainOptions, _in_the_split, open_inputs
-from crossllm.pipeline.splits import cut_parts
+from crossllm.pipeline.data.demo import write_demo
+from crossllm.pipeline.data.splits import cut_parts
 from crossllm.pipeline.train import train
+from crossllm.pipeline.training.batches import PairBatches
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.fold import Epoch, fit_fold, fold_seed, predict
+from crossllm.pipeline.training.inputs import TrainOptions, _in_the_split, open_inputs
 
 
 def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(small: TrainOptions) -> None:
@@ -177,8 +177,8 @@ def test_train_loads_no_encoder_and_no_foreign_library(small: TrainOptions) -> N
     code = f"""
 import sys
 from pathlib import Path
-from crossllm.pipeline.config import TrainConfig
-from crossllm.pipeline.inputs import TrainOptions
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.inputs import TrainOptions
 from crossllm.pipeline.train import train
 train(TrainOptions(Path({str(small.cache_dir)!r}), TrainConfig(folds=2, epochs=1), quiet=True))
 print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask zarr esm".split())))

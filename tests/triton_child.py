@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.model.conv import causal_conv
-from crossllm.model.scan import scan_reach, scan_states, selective_scan
+from crossllm.model.scan.conv import causal_conv
+from crossllm.model.scan.selective_scan import scan_reach, scan_states, selective_scan
 
 CALLS: dict[str, Callable[[Sequence[Tensor], Tensor, bool, str], Sequence[Tensor]]] = {
     "scan": lambda x, *rest: [selective_scan(*x, *rest)],
@@ -31,13 +31,13 @@ CALLS: dict[str, Callable[[Sequence[Tensor], Tensor, bool, str], Sequence[Tensor
 
 
 def main() -> None:
-    from crossllm.model import conv_triton, scan_triton
+    from crossllm.model.scan import triton_conv, triton_scan
 
-    shipped = scan_triton.CHUNK, scan_triton.BLOCK, conv_triton.PART, conv_triton.BLOCK
+    shipped = triton_scan.CHUNK, triton_scan.BLOCK, triton_conv.PART, triton_conv.BLOCK
     given, made = np.load(sys.argv[1]), {}
     for case in sorted({name.split(".")[0] for name in given.files}):
         sizes = (4, 2, 4, 2) if bool(given[f"{case}.small"]) else shipped
-        scan_triton.CHUNK, scan_triton.BLOCK, conv_triton.PART, conv_triton.BLOCK = sizes
+        triton_scan.CHUNK, triton_scan.BLOCK, triton_conv.PART, triton_conv.BLOCK = sizes
         dtype = getattr(torch, str(given[f"{case}.dtype"]))
         leaves, slopes = (
             [torch.from_numpy(given[name]).to(dtype) for name in given.files if name.startswith(f"{case}.{what}")]

@@ -10,7 +10,7 @@ import itertools
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from crossllm.model import conv_triton, scan_triton
+from crossllm.model.scan import triton_conv, triton_scan
 
 IN_TYPE = ("inputs", "rows", "u", "delta", "b", "c_rows", "y", "dy", "du", "ddelta", "x", "weight", "bias")
 INDEX = ("first", "steps", "chunk_ends", "reach", "before")
@@ -19,8 +19,8 @@ CONSTANT = {"N": 4, "FORWARD": True, "BIAS": True, "L": 16, "W": 16, "WIDTH": 4}
 
 
 def main() -> None:
-    kernels = [scan_triton._carry, scan_triton._pass_on, scan_triton._outputs, scan_triton._gradients,
-               conv_triton._window, conv_triton._taps]  # fmt: skip
+    kernels = [triton_scan._carry, triton_scan._pass_on, triton_scan._outputs, triton_scan._gradients,
+               triton_conv._window, triton_conv._taps]  # fmt: skip
     for kernel, half, forward in itertools.product(kernels, ("*fp32", "*bf16"), (True, False)):
         names = kernel.arg_names
         if not forward and not {"FORWARD", "BIAS"} & set(names):

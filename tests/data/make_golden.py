@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crossllm.cache import CacheWriter, Recipe, fsio, key_of
+from crossllm.cache import CacheWriter, Recipe, key_of
+from crossllm.cache.files import fsio
 
 kind, folder = sys.argv[1], Path(sys.argv[2])
 fsio.new_name = lambda: hashlib.sha256(kind.encode()).hexdigest()[:32]

@@ -1,0 +1,97 @@
+"""Flags that several commands share, each said once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from crossllm.cache.errors import printable
+from crossllm.cache.store.commit import Store
+from crossllm.cache.store.zarr_format import Compressor
+
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes: 1048576, 1024KiB, 1MiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes, or a usage error."""
+        match = re.fullmatch(r"([1-9][0-9]{0,14})(|KiB|MiB|GiB)", str(value))
+        if match is None:
+            self.fail(f"'{printable(str(value))}' is no size; write 268435456 or 256MiB.", param, ctx)
+        return int(match[1]) * _UNITS[match[2]]
+
+
+class PathName(click.Path):
+    """A path; an empty one, as an unset variable of a script leaves, would be the folder at hand."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or a usage error."""
+        if value == "":
+            self.fail("a path is expected, this one is empty; write '.' for the folder at hand.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class CompressorName(click.Choice[str]):
+    """none, which becomes None, or a compressor."""
+
+    def __init__(self) -> None:
+        super().__init__(["none", *get_args(Compressor)])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The compressor, or None."""
+        name = super().convert(value, param, ctx)
+        return None if name == "none" else name
+
+
+def store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--store` and `--compressor`: how a command that writes rows lays its segments down."""
+    return _store_options(command, "zarr", "none", "")
+
+
+def followed_store_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a command that goes on as the cache's segments are where neither is given: both are None then."""
+    return _store_options(command, None, None, " Default: as the cache's segments are, {} for the first.")
+
+
+def _store_options(
+    command: Callable[..., Any], store: str | None, compressor: str | None, more: str
+) -> Callable[..., Any]:
+    names = click.Choice(["none", *get_args(Compressor)]) if compressor is None else CompressorName()
+    layout = click.option(
+        "--store",
+        type=click.Choice(get_args(Store)),
+        default=store,
+        show_default=store is not None,
+        help="How segments are laid down. An h5 segment waits in memory until it is committed." + more.format("zarr"),
+    )
+    codec = click.option(
+        "--compressor",
+        type=names,
+        default=compressor,
+        show_default=compressor is not None,
+        help="For zarr: none or zstd." + more.format("none"),
+    )
+    return layout(codec(command))
+
+
+cache_option = click.option("--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
+
+
+def on_bad_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--on-bad`; `what` is bad, and how it is stopped at or left out."""
+    choice = click.Choice(["error", "skip"])
+    return click.option("--on-bad", type=choice, default="error", show_default=True, help=what)

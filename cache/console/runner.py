@@ -1,0 +1,195 @@
+"""The one place where errors become one-line messages and exit codes (DESIGN: 0 2 3 4 5 6 130 143; 1 is our bug)."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from crossllm.cache.files import fsio
+from crossllm.cache.console.messages import note, show_errors
+from crossllm.cache.errors import CrossLLMError
+
+_PATH_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EISDIR,
+    }
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived.  A BaseException, so that no `except Exception` swallows it before a writer has committed."""
+
+
+_LEFT = {
+    signal.SIGINT: "interrupted; what was committed before stays",
+    signal.SIGTERM: "terminated; what was committed before stays",
+}
+"""Signal → what is said when it ended the work."""
+
+
+def _hear(number: int, frame: FrameType | None) -> NoReturn:
+    """Raise for a signal; leave at once while a module loads, where libraries swallow or replace what is raised."""
+    if _loading(frame):
+        try:
+            note(_LEFT[signal.Signals(number)])
+        finally:
+            os._exit(128 + number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _loading(frame: FrameType | None) -> bool:
+    """Whether the command, as far as it has come, is in the middle of an import."""
+    while frame is not None and frame.f_code is not _run.__code__:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+
+
+
+
+
+
+
+
+
+
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
+    signal.signal(signal.SIGTERM, _hear)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's job in the background
+        signal.signal(signal.SIGINT, _hear)
+    _allow_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(_run(command, arguments))
+
+
+def _allow_descriptors() -> None:
+    """As many open files as the system lets this user have: a reader holds one for each segment it reads."""
+    with suppress(ImportError, ValueError, OSError):  # Windows has none of this
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
+    try:
+        # Not command.main(): it would turn a closed pipe into exit code 1.
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with command.make_context(command.name, given) as context:
+            command.invoke(context)
+        if sys.stdout is not None:  # closed by the caller: `>&-`
+            sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as done:  # --help
+        return done.exit_code
+    except CrossLLMError as error:
+        show_errors(error.lines)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        show_errors([f"a command is needed; see `{error.ctx.command_path if error.ctx else command.name} --help`"])
+        return 2
+    except click.ClickException as error:
+        show_errors([_usage_line(error)])
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        note(_LEFT[signal.SIGINT])
+        return 128 + signal.SIGINT
+    except Terminated:
+        note(_LEFT[signal.SIGTERM])
+        return 128 + signal.SIGTERM
+    except MemoryError:
+        return _out_of_memory()
+    except RuntimeError as error:
+        # torch has no error class of its own for the CPU allocator, and is not imported here.
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            return _out_of_memory()
+        raise
+    except OSError as error:
+        return _os_error(error)
+
+
+def _out_of_memory() -> int:
+    show_errors(["out of memory; make the batches or the model smaller, or use a machine with more"])
+    return 4
+
+
+def _usage_line(error: click.ClickException) -> str:
+    """Click's message on one line, with the command whose `--help` tells more."""
+    line = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{line} See `{context.command_path} --help`." if context else line
+
+
+def _os_error(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):
+        # The reader (`| head`) has what it wanted; point stdout away so that the flush at exit cannot fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    if error.errno in fsio.NO_SPACE:
+        show_errors([f"{where}{reason}; free some space and run the same command again"])
+        return 4
+    if error.errno in _PATH_ERRORS:
+        show_errors([f"{where}{reason}; check the path and its permissions"])
+        return 2
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        show_errors([f"{where}{reason}; raise `ulimit -n`, or make few segments of many with `crossllm cache compact`"])
+        return 4
+    if error.errno in (errno.EIO, errno.ENOMEM):
+        show_errors([f"{where}{reason}; the system refused, run the same command again"])
+        return 4
+    raise error
+
+
+@contextmanager
+def stop_between_records() -> Iterator[Callable[[], bool]]:
+    """Hold back SIGTERM and SIGINT inside, so that no record is cut in half.
+
+    Yields a function that says whether one of them has arrived; the signal takes effect when the block is left.
+    Outside the main thread signals never arrive, and nothing is held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    arrived: list[int] = []
+    before = {
+        known: signal.signal(known, lambda number, _frame: arrived.append(number))
+        for known in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(known) is not signal.SIG_IGN  # a shell's job in the background
+    }
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise Terminated if arrived[0] == signal.SIGTERM else KeyboardInterrupt

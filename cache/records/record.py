@@ -1,0 +1,120 @@
+"""`Record(key, id, sequence, length)`: what a sequence or molecule is to every later stage, and how it is keyed.
+
+A record's key is the SHA-256 of its modality and normalised sequence, so equal sequences are embedded once whatever
+their headers say.  An id is data: it lives in the `records/` table and never becomes a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from crossllm.cache.errors import InputError, Problem, printable
+
+if TYPE_CHECKING:
+    from crossllm.cache.records.record_list import Distinct
+
+NORMALISER = 1
+"""Version of `normalise`; it is part of the `records/` table and of every recipe."""
+MODALITIES = ("rna", "protein", "molecule")
+INPUT_NAMES = {"rna": "rna.fasta", "protein": "protein.fasta", "molecule": "molecules.smi"}
+"""Modality → the file of its records in a dataset."""
+UNITS = {"rna": "nucleotides", "protein": "residues", "molecule": "atoms"}
+"""Modality → what one row stands for."""
+KINDS = {"rna": "sequences", "protein": "sequences", "molecule": "molecules"}
+"""Modality → what its records are called."""
+
+OnBad = Literal["error", "skip"]
+
+CERTAIN = {"rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
+"""The alphabet proper, by modality."""
+AMBIGUOUS = {
+    "rna": {"R": "AG", "Y": "CU", "S": "CG", "W": "AU", "K": "GU", "M": "AC", "B": "CGU", "D": "AGU", "H": "ACU",
+            "V": "ACG", "N": "ACGU", "X": "ACGU"},
+    "protein": {"B": "DN", "Z": "EQ", "J": "IL", "U": "C", "O": "K", "X": CERTAIN["protein"]},
+}  # fmt: skip
+"""IUPAC codes that are kept as unknown, and the letters each may stand for (U and O: their closest residue)."""
+_ATOM = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOSPFIbcnosp*]")
+
+
+class Record(NamedTuple):
+    """One sequence or molecule as every later stage sees it."""
+
+    key: bytes
+    """SHA-256 of modality and normalised sequence, 32 bytes."""
+    id: str
+    """As the input names it (FASTA: the first word of the header), case kept."""
+    sequence: str
+    """Normalised: RNA in upper case with U for T; protein in upper case without a trailing `*`; canonical SMILES."""
+    length: int
+    """Nucleotides, residues, or atoms of the canonical SMILES in their order there; its rows: `Recipe.rows_of`."""
+
+
+class Records(NamedTuple):
+    """What a file held: its good records in file order, and everything that was changed or left out, counted."""
+
+    modality: str
+    records: Sequence[Record]
+    """A `RecordList` where a file was read: a million records are never in memory together."""
+    notes: Counter[str]
+    """What was normalised or merged → how often."""
+    skipped: list[Problem]
+    """Bad records, left out under `--on-bad skip`."""
+
+    def distinct(self) -> Distinct:
+        """Key → the first record of each distinct sequence, in file order."""
+        from crossllm.cache.records.record_list import Distinct
+
+        return Distinct(self.records)
+
+
+def key_of(modality: str, sequence: str) -> bytes:
+    """The key of a normalised sequence, 32 bytes: SHA-256 of modality, a newline and the sequence, in ASCII."""
+    return hashlib.sha256(f"{modality}\n{sequence}".encode("ascii")).digest()
+
+
+def length_of(modality: str, sequence: str) -> int:
+    """Rows of a normalised sequence: its letters, or the atoms that a canonical SMILES spells out."""
+    return len(_ATOM.findall(sequence)) if modality == "molecule" else len(sequence)
+
+
+def record_of(modality: str, id_: str, sequence: str) -> Record:
+    """The record of a normalised sequence."""
+    return Record(key_of(modality, sequence), id_, sequence, length_of(modality, sequence))
+
+
+def normalise(modality: str, sequence: str) -> str:
+    """The normalised sequence, before any check of its letters: upper case, T→U (RNA), trailing `*` cut (protein).
+
+    A molecule is normalised by RDKit, in `crossllm.cache.records.molecules.canonical_smiles`.
+    """
+    if modality == "molecule":
+        raise ValueError("a molecule is normalised by crossllm.cache.records.molecules.canonical_smiles")
+    upper = sequence.upper()
+    return upper.replace("T", "U") if modality == "rna" else upper.removesuffix("*")
+
+
+def check_modality(modality: str) -> None:
+    """Raise `InputError` for a modality this version cannot read."""
+    if modality not in MODALITIES:
+        raise InputError(f"modality '{printable(modality)}' is not known; one of: {', '.join(MODALITIES)}")
+
+
+def read_records(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
+    """The records of a file: FASTA for rna and protein; SMILES, CSV or SDF for molecules.
+
+    Raises:
+        InputError: one line a bad record (`on_bad="error"`), or a file that as a whole cannot be used.
+    """
+    check_modality(modality)
+    if modality == "molecule":
+        from crossllm.cache.records.molecules import read_molecules
+
+        return read_molecules(path, on_bad)
+    from crossllm.cache.records.fasta import read_fasta
+
+    return read_fasta(path, modality, on_bad)

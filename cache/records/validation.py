@@ -1,0 +1,74 @@
+"""From what a parser found to the records of a file: repeated ids merged or refused, all errors reported together."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from crossllm.cache.errors import InputError, Problem
+from crossllm.cache.records.record_list import RecordList
+from crossllm.cache.records.record import OnBad, Record, Records
+
+
+def settle(
+    path: Path,
+    modality: str,
+    found: Iterable[tuple[int, Record]],
+    notes: Counter[str],
+    problems: list[Problem],
+    on_bad: OnBad,
+) -> Records:
+    """The records of a file from `(line, record)`, in flat memory.
+
+    Equal ids with equal sequences are merged with a note; an id with two sequences is an error naming both lines.
+
+    Args:
+        path: the file, for messages.
+        modality: of the records.
+        found: the good records; reading on may add to `notes` and `problems`.
+        notes: what was normalised, counted.
+        problems: the bad records.
+        on_bad: `error` raises if there are problems, `skip` returns them.
+    """
+    lines = array("q")
+
+    def records() -> Iterator[Record]:
+        for line, record in found:
+            lines.append(line)
+            yield record
+
+    read = RecordList.of(records())
+    left_out, ambiguous = _repeated(path, read, lines, notes, problems)
+    if problems and on_bad == "error":
+        raise InputError(map(str, sorted(problems, key=lambda problem: problem.line)))
+    for place in ambiguous:
+        what = "this id has another sequence further down; rename one"
+        problems.append(Problem(path, lines[place], what, read[place].id))
+    kept = read.take(np.flatnonzero(~left_out)) if left_out.any() else read
+    if not kept:
+        bad = f", {len(problems)} bad ones were left out" if problems else ""
+        form = "SMILES, CSV or SDF file of one or more molecules" if modality == "molecule" else "FASTA file"
+        raise InputError(f"{path}: holds no records{bad}; a {form} is expected")
+    return Records(modality, kept, notes, sorted(problems, key=lambda problem: problem.line))
+
+
+def _repeated(
+    path: Path, read: RecordList, lines: array[int], notes: Counter[str], problems: list[Problem]
+) -> tuple[np.ndarray, set[int]]:
+    """Which records to leave out for their id, (n,) bool, and the first record of each id with two sequences."""
+    left_out, keys = np.zeros(len(read), bool), read.keys
+    ambiguous: set[int] = set()
+    for place, first in read.repeated_ids():
+        left_out[place] = True
+        if (keys[place] == keys[first]).all():
+            notes["repeated id with the same sequence, kept once"] += 1
+            continue
+        ambiguous.add(first)
+        what = f"this id stands on line {lines[first]} with another sequence; rename one of the two"
+        problems.append(Problem(path, lines[place], what, read[place].id))
+    left_out[list(ambiguous)] = True
+    return left_out, ambiguous

@@ -1,0 +1,139 @@
+"""The table of encoders.  What it says costs no import of torch or RDKit."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from crossllm.cache.errors import InputError, printable
+from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
+from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
+from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
+from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
+
+
+def _load_profile(loading: Loading) -> Encoder:
+    if loading.recipe.modality == "molecule":
+        from crossllm.embed.encoders.profile_molecule import MoleculeProfileEncoder
+
+        return MoleculeProfileEncoder()
+    from crossllm.embed.encoders.profile import ProfileEncoder
+
+    return ProfileEncoder(loading.recipe.modality)
+
+
+def _language_model(module: str) -> Callable[[Loading], Encoder]:
+    """The loader of a language model: `embed/<module>.py` describes it, and imports torch."""
+
+    def load(loading: Loading) -> Encoder:
+        from crossllm.embed.weights.checkpoint import check_settled
+
+        found: Encoder = importlib.import_module(f"embed.{module}").load(loading)
+        check_settled(loading)
+        return found
+
+    return load
+
+
+def _load_graph(loading: Loading) -> Encoder:
+    from crossllm.embed.encoders.gnn import GraphEncoder
+
+    return GraphEncoder(loading)
+
+
+_NO_WEIGHTS = "none needed"
+_RNABERT_SOURCE = "RNABERT.pth of github.com/mana438/RNABERT (pull request 3)"
+_GCN_SOURCE = "gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns"
+_RNAFM_SOURCE = (
+    "RNA-FM_pretrained.pth of cuhkaih/rnafm (github.com/ml4bio/RNA-FM), or model.safetensors of multimolecule/rnafm"
+)
+_MOLEBERT_SOURCE = (
+    "Mole-BERT.pth of github.com/junxia97/Mole-BERT, the same bytes as supervised_masking.pth of "
+    "github.com/snap-stanford/pretrain-gnns"
+)
+_RINALMO_SOURCE = (
+    "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
+    "multimolecule/rinalmo-{micro,mega,giga}"
+)
+
+
+def _esm2_source(name: str, layers: int) -> str:
+    size = name.removeprefix("esm2-").upper()
+    published = f"esm2_t{layers}_{size}_UR50D"
+    return f"{published}.pt of github.com/facebookresearch/esm, or the safetensors of facebook/{published}"
+
+
+_COMPUTES = ("float32", "bfloat16")
+ENCODERS: dict[tuple[str, str], EncoderInfo] = {
+    (info.modality, info.name): info
+    for info in (
+        EncoderInfo("profile", "rna", 57, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
+        EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
+        EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
+        EncoderInfo(
+            "rnabert", "rna", 120, "none stated in the repository", _language_model("rnabert"), limit=440, overlap=220,
+            options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
+            version=2,
+        ),
+        EncoderInfo(
+            "rnafm", "rna", 640, "MIT", _language_model("rnafm"), limit=1022, overlap=511, source=_RNAFM_SOURCE,
+            layers=12, computes=_COMPUTES,
+        ),
+        *(
+            EncoderInfo(
+                name, "rna", dim, "CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
+                source=_RINALMO_SOURCE, layers=layers, computes=_COMPUTES, rotary=True,
+            )
+            for name, dim, layers in (
+                ("rinalmo-micro", 480, 12), ("rinalmo-mega", 640, 30), ("rinalmo-giga", 1280, 33)
+            )
+        ),
+        *(
+            EncoderInfo(
+                name, "protein", dim, "MIT", _language_model("esm2"), limit=1022, overlap=511,
+                source=_esm2_source(name, layers), layers=layers, computes=_COMPUTES, rotary=True,
+            )
+            for name, dim, layers in (
+                ("esm2-8m", 320, 6), ("esm2-35m", 480, 12), ("esm2-150m", 640, 30), ("esm2-650m", 1280, 33),
+                ("esm2-3b", 2560, 36), ("esm2-15b", 5120, 48),
+            )
+        ),
+        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
+        EncoderInfo(
+            "molebert", "molecule", 300, "none stated in the repository; MIT in pretrain-gnns", _load_graph,
+            tokenizer=RDKIT, source=_MOLEBERT_SOURCE,
+        ),
+    )
+}  # fmt: skip
+"""(modality, name) → how to make the encoder."""
+DEFAULT_ENCODER = {"rna": "rinalmo-giga", "protein": "esm2-650m", "molecule": "molebert"}
+"""The language model of each modality, taken when `--encoder` is not given."""
+
+
+def find_encoder(modality: str, name: str | None, weights: Path | None) -> EncoderInfo:
+    """The encoder of this name that can be run, or the modality's language model where none is named.
+
+    Raises:
+        InputError: there is no such encoder, it takes no weights, or its weights are not at hand.
+    """
+    chosen = name or DEFAULT_ENCODER[modality]
+    info = ENCODERS.get((modality, chosen))
+    if info is None:
+        names = ", ".join(n for m, n in ENCODERS if m == modality)
+        raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
+    default = "" if name else f", the default for {modality},"
+    if weights is not None and not info.source:
+        raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
+    if info.source and weights is None and weights_at_hand(chosen) is None:
+        raise InputError(
+            f"--encoder: {chosen}{default} needs its weights; {_how_to_pull(chosen)}, name them with `--weights PATH`, "
+            "or use `--encoder profile`, which needs none"
+        )
+    return info
+
+
+def _how_to_pull(name: str) -> str:
+    if name in PUBLISHED and pulled_path(name).exists():
+        return f"check those at {pulled_path(name)} with `embed pull {name}`"
+    return f"fetch them with `embed pull {name}`"

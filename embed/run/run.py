@@ -1,0 +1,160 @@
+"""`embed run`: records → encoder → cache.  Each distinct sequence once, whatever its ids; what is there is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from crossllm.cache.console.messages import note, say_notes, write_skipped
+from crossllm.cache.files import fsio
+from crossllm.cache.maintenance.compact import require_space
+from crossllm.cache.records.id_table import publish_table
+from crossllm.cache.records.record import KINDS, read_records
+from crossllm.cache.store.writer import refuse_compressed_h5, sync_what_others_wrote
+from crossllm.embed.encoder import Encoder, EncoderInfo, Loading
+from crossllm.embed.encoders.registry import find_encoder
+from crossllm.embed.encoders.windows import cut_note, left_out
+from crossllm.embed.run.ack import Acknowledger
+from crossllm.embed.run.dry_run_lines import announce
+from crossllm.embed.run.plan import Plan, RunOptions, asked_layout, existing_folder, make_plan
+from crossllm.embed.run.recipes import refuse_too_long, settle_recipes
+from crossllm.embed.run.storing import Outcome, Part, list_failures, store
+from crossllm.embed.weights.published import weights_at_hand
+
+
+class RecipeSummary(NamedTuple):
+    """What one run did in one recipe; it counts distinct sequences."""
+
+    recipe: str
+    """Folder name."""
+    layer: str | None
+    """None: the last, or the only one."""
+    already: int
+    """That were in it before, or came from another writer meanwhile."""
+    embedded: int
+    failed: int
+    failed_list: str | None
+    """File that lists what failed, with reasons."""
+
+
+class RunSummary(NamedTuple):
+    """What one `embed run` did."""
+
+    cache: str
+    recipes: tuple[RecipeSummary, ...]
+    """One for each layer asked for, in that order."""
+    records: int
+    distinct: int
+    """Distinct sequences of the input."""
+    residues: int
+    """Of the distinct sequences."""
+    already: int
+    """Distinct sequences that all recipes had rows of."""
+    embedded: int
+    """Distinct sequences that were computed, once each, and stored in every recipe that lacked them."""
+    failed: int
+    """Distinct sequences that one recipe or more has no rows of."""
+    skipped: int
+    """Bad records left out under `--on-bad skip`."""
+    cut: int
+    """Distinct sequences that are longer than the recipe's truncate:N, whose first N rows are stored."""
+    cut_residues: int
+    """What of them has no row."""
+    compute: str
+    long: str
+    """What the recipes say of sequences beyond the encoder's limit."""
+    residues_embedded: int
+    """Rows of what was embedded, in one recipe."""
+    seconds: float
+    """Of encoding and storing, without reading the input and loading the encoder."""
+
+
+def run(options: RunOptions) -> RunSummary:
+    """Embed every distinct sequence of a file that the cache does not hold yet, in each layer asked for.
+
+    Raises:
+        InputError: bad records or sequences that are too long (one line each), no such encoder or layer, weights that
+            cannot be used, a descriptor that cannot be written to; nothing was written.
+        Conflict: the cache's recipe of this encoder differs from what was asked for, or those of several layers from
+            one another.
+        OSError: the disk has not the space; nothing was written.
+    """
+    refuse_compressed_h5(*asked_layout(options))
+    acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
+    info = find_encoder(options.modality, options.encoder, options.weights)
+    options = dataclasses.replace(options, weights=options.weights or weights_at_hand(info.name))
+    records = read_records(options.input, options.modality, options.on_bad)
+    say_notes(options.input, records.notes, records.skipped, "records")
+    plan = make_plan(options, settle_recipes(options, info), records)
+    refuse_too_long(options, info, plan)
+    cut = left_out(plan.recipe, plan.distinct.lengths)
+    if cut.sequences:
+        note(f"note: {options.input}: {cut_note(plan.recipe, cut)}")
+    _look_for_space(options, plan, len(records.records))
+    announce(options, info, plan, len(records.records))
+    encoder = _load(options, info, plan) if plan.wanted else None
+    publish_table(options.cache_dir, options.modality, records.records)
+    write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
+    outcome = Outcome(plan)
+    begun = time.perf_counter()
+    try:
+        if encoder is not None:
+            store(options, encoder, plan, outcome, acknowledger)
+            say_notes(options.input, encoder.notes, (), KINDS[options.modality])
+    finally:
+        for part in outcome.parts:
+            if part.failures:
+                list_failures(_failed_list(options, part), records, part.failures)
+    for part in outcome.parts:
+        if not part.failures:
+            fsio.remove_file(_failed_list(options, part))  # an earlier run's, now made good; a run cut off leaves it
+        sync_what_others_wrote(options.cache_dir, part.target.recipe)
+    return RunSummary(
+        cache=str(options.cache_dir),
+        recipes=tuple(_summary(options, plan, part) for part in outcome.parts),
+        records=len(records.records),
+        distinct=len(plan.distinct),
+        residues=plan.residues,
+        already=len(plan.distinct) - outcome.stored - outcome.failed,
+        embedded=outcome.stored,
+        failed=outcome.failed,
+        skipped=len(records.skipped),
+        cut=cut.sequences,
+        cut_residues=cut.rows,
+        compute=plan.recipe.compute,
+        long=plan.recipe.long,
+        residues_embedded=outcome.residues,
+        seconds=round(time.perf_counter() - begun, 3),
+    )
+
+
+def _summary(options: RunOptions, plan: Plan, part: Part) -> RecipeSummary:
+    return RecipeSummary(
+        recipe=part.target.recipe.folder_name,
+        layer=part.target.recipe.layer,
+        already=len(plan.distinct) - part.stored - len(part.failures),
+        embedded=part.stored,
+        failed=len(part.failures),
+        failed_list=str(_failed_list(options, part)) if part.failures else None,
+    )
+
+
+def _failed_list(options: RunOptions, part: Part) -> Path:
+    return part.target.recipe.folder(options.cache_dir) / "failed.tsv"
+
+
+def _look_for_space(options: RunOptions, plan: Plan, records: int) -> None:
+    """Stop before anything is written where the disk cannot hold the rows; say it where compression may help."""
+    try:
+        require_space(existing_folder(options.cache_dir), plan.bytes(options.segment_bytes, records))
+    except OSError as error:
+        if any(target.layout.compressor is None for target in plan.wanted):
+            raise
+        note(f"note: {error.filename}: {str(error.strerror).partition(',')[0]}, before compression")
+
+
+def _load(options: RunOptions, info: EncoderInfo, plan: Plan) -> Encoder:
+    recipes = tuple(target.recipe for target in plan.wanted)
+    return info.load(Loading(recipes, options.weights, options.device, options.batch_tokens))

@@ -1,0 +1,111 @@
+"""`crossllm data import`: FASTA files and a pairs table → a dataset.  All is checked before a file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from crossllm.cache.console.messages import note, say_notes, write_skipped
+from crossllm.cache.errors import InputError, printable
+from crossllm.cache.records.record import OnBad, Record, Records, check_modality, read_records
+from crossllm.pipeline.data.dataset import dataset_name, write_dataset
+from crossllm.pipeline.data.pairs import Columns, Task, Where, read_pairs
+
+
+class Side(NamedTuple):
+    """One partner's input, `--a rna=FILE`."""
+
+    modality: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What `crossllm data import` was asked for."""
+
+    a: Side
+    b: Side
+    pairs: Path
+    cache_dir: Path
+    columns: Columns = Columns()
+    where: tuple[Where, ...] = ()
+    task: Task | None = None
+    """None: found from the labels."""
+    on_bad: OnBad = "error"
+
+
+def parse_side(text: str) -> Side:
+    """`MODALITY=FILE`.
+
+    Raises:
+        InputError: it has no such form, or the modality is not known.
+    """
+    modality, equals, path = text.partition("=")
+    if not equals or not path:
+        raise InputError(f"'{printable(text)}' is not MODALITY=FILE, e.g. rna=rna.fasta")
+    check_modality(modality)
+    return Side(modality, Path(path))
+
+
+def import_dataset(options: ImportOptions) -> str:
+    """Check and write the dataset; a line that says what was written.
+
+    Raises:
+        InputError: bad records or pairs, one line each; nothing was written.
+        Conflict: the folder holds another dataset.
+    """
+    read: dict[Side, Records] = {}
+    for side in (options.a, options.b):
+        if side not in read:
+            read[side] = read_records(side.path, side.modality, options.on_bad)
+            say_notes(side.path, read[side].notes, read[side].skipped, "records")
+    records_a, records_b = read[options.a], read[options.b]
+    found = read_pairs(
+        options.pairs,
+        {r.id for r in records_a.records},
+        {r.id for r in records_b.records},
+        columns=options.columns,
+        where=options.where,
+        task=options.task,
+        on_bad=options.on_bad,
+    )
+    say_notes(options.pairs, found.notes, found.skipped, "rows")
+    merged = _merge_sides(options, records_a, records_b)
+    used = {options.a.modality: {p.a_id for p in found.pairs}}
+    used.setdefault(options.b.modality, set()).update(p.b_id for p in found.pairs)
+    kept = {modality: [r for r in merged[modality] if r.id in used[modality]] for modality in merged}
+    for modality, records in merged.items():
+        if unused := len(records) - len(kept[modality]):
+            note(f"note: {unused} {modality} records stand in no pair and are left out")
+    source = {
+        "a": options.a.path.name,
+        "b": options.b.path.name,
+        "pairs": options.pairs.name,
+        "where": [f"{w.column}={w.value}" for w in options.where],
+    }
+    name = dataset_name(options.cache_dir)
+    sides = options.a.modality, options.b.modality
+    write_dataset(options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source)
+    write_skipped(options.cache_dir, "data-import", [p for side in read.values() for p in side.skipped] + found.skipped)
+    positive = sum(p.label == 1 for p in found.pairs)
+    labels = f" ({positive} positive)" if found.task == "classification" else ""
+    counts = ", ".join(f"{len(kept[m])} {m} ids of {len({r.key for r in kept[m]})} distinct sequences" for m in kept)
+    return f"{len(found.pairs)} pairs{labels}, {found.task}; {counts} → {options.cache_dir}"
+
+
+def _merge_sides(options: ImportOptions, a: Records, b: Records) -> dict[str, Sequence[Record]]:
+    """Modality → records; two sides of one modality share one list, in which an id has one sequence."""
+    if a.modality != b.modality:
+        return {a.modality: a.records, b.modality: b.records}
+    merged: dict[str, Record] = {}
+    conflicts = []
+    for record in (*a.records, *b.records):
+        if merged.setdefault(record.id, record).key != record.key:
+            conflicts.append(
+                f"{options.b.path}: id '{printable(record.id)}' has another sequence in {options.a.path}; rename one"
+            )
+    if conflicts:
+        raise InputError(conflicts)
+    return {a.modality: list(merged.values())}

@@ -1,0 +1,195 @@
+"""Pairs tables: TSV or CSV in, checked pairs out; repeated and contradictory pairs are never kept in silence."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.files.text_file import read_lines
+from crossllm.cache.records.record import OnBad
+
+Task = Literal["classification", "regression"]
+MAX_LABEL = 1e30
+"""No affinity in any unit is larger."""
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+RESERVED = ("a_id", "b_id", "label")
+"""Columns of every stored table."""
+
+
+class Columns(NamedTuple):
+    """Names of the three columns that every pairs table has."""
+
+    a: str = "a_id"
+    b: str = "b_id"
+    label: str = "label"
+
+
+class Pair(NamedTuple):
+    """One row: two ids, a label (0 or 1, or an affinity), the line it stands on and its further columns."""
+
+    a_id: str
+    b_id: str
+    label: float
+    line: int
+    extra: tuple[str, ...]
+
+
+class Pairs(NamedTuple):
+    """A checked table."""
+
+    pairs: list[Pair]
+    task: Task
+    extra_columns: tuple[str, ...]
+    notes: Counter[str]
+    """What was merged or left out → how many rows."""
+    skipped: list[Problem]
+    """Bad rows, left out under `--on-bad skip`."""
+
+
+class Where(NamedTuple):
+    """Keep the rows whose column has this value."""
+
+    column: str
+    value: str
+
+
+def read_pairs(
+    path: Path,
+    known_a: set[str] | None = None,
+    known_b: set[str] | None = None,
+    *,
+    columns: Columns = Columns(),
+    where: tuple[Where, ...] = (),
+    task: Task | None = None,
+    on_bad: OnBad = "error",
+) -> Pairs:
+    """Read a pairs table, all of its errors reported together with line numbers.
+
+    Args:
+        path: TSV or CSV (by its header), plain or gzip.
+        known_a, known_b: ids that have a sequence; a pair with another id is bad.  None: not checked.
+        columns: names of the id and label columns.
+        where: keep only rows that fit all of these.
+        task: None: classification if every label is 0 or 1, else regression.
+        on_bad: `error` raises, `skip` leaves bad rows out, listed.
+
+    The same pair with the same label is kept once; with contradictory classes it is bad, both rows; repeated
+    affinities are averaged.
+
+    Raises:
+        InputError: one line a bad row, or a table that as a whole cannot be used.
+    """
+    problems: list[Problem] = []
+    notes: Counter[str] = Counter()
+    header, rows = _rows(path, problems)
+    wanted = _positions(path, header, columns, where)
+    extra = [i for i in range(len(header)) if i not in wanted[:3]]
+    if clash := [header[i] for i in extra if header[i] in RESERVED]:
+        raise InputError(f"{path}:1: a further column is named {clash[0]}, as stored tables name another; rename it")
+    pairs = []
+    for line, row in rows:
+        if any(row[at].strip() != w.value for at, w in zip(wanted[3:], where, strict=True)):
+            notes["left out by --where"] += 1
+            continue
+        a_id, b_id, label = (row[i].strip() for i in wanted[:3])
+        value, what = _label(label, task)
+        for name, id_, known in ((columns.a, a_id, known_a), (columns.b, b_id, known_b)):
+            if what is None and known is not None and id_ not in known:
+                what = f"{name} '{printable(id_)}' has no record, or a bad one, in the input; add it or remove the pair"
+        if what is None:
+            pairs.append(Pair(a_id, b_id, value, line, tuple(row[i] for i in extra)))
+        else:
+            problems.append(Problem(path, line, what))
+    task = task or ("classification" if all(p.label in (0.0, 1.0) for p in pairs) else "regression")
+    kept = _merge(path, pairs, task, notes, problems)
+    if problems and on_bad == "error":
+        raise InputError(map(str, problems))
+    if not kept:
+        raise InputError(f"{path}: no pairs are left; check the file and --where")
+    return Pairs(kept, task, tuple(header[i] for i in extra), notes, sorted(problems, key=lambda p: p.line))
+
+
+def _rows(path: Path, problems: list[Problem]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header's names, and an iterator of `(line, cells)` of the rows with as many cells as it."""
+    lines = (line for line in read_lines(path) if line.text.strip(" "))
+    first = next(lines, None)
+    if first is None:
+        raise InputError(f"{path}: is empty; a table with the header 'a_id b_id label' is expected")
+    if first.problem is not None:
+        raise InputError(str(Problem(path, first.number, first.problem)))
+    delimiter = "\t" if "\t" in first.text or "," not in first.text else ","
+    header = [name.strip() for name in _cells(first.text, delimiter)]
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}:{first.number}: a column name stands twice in the header; rename one")
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        for number, text, problem in lines:
+            cells: list[str] = []
+            if problem is None:
+                try:
+                    cells = _cells(text, delimiter)
+                except csv.Error as error:
+                    reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
+                    problem = f"{reason}; close or remove quotes on the same line"
+            if problem is None and len(cells) != len(header):
+                problem = f"{len(cells)} columns, the header has {len(header)}; separate columns as the header does"
+            if problem is None:
+                yield number, cells
+            else:
+                problems.append(Problem(path, number, problem))
+
+    return header, rows()
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    return next(csv.reader([text], delimiter=delimiter, strict=True))
+
+
+def _positions(path: Path, header: list[str], columns: Columns, where: tuple[Where, ...]) -> list[int]:
+    """Where the id and label columns and those of `where` stand."""
+    missing = [name for name in (*columns, *(w.column for w in where)) if name not in header]
+    if missing:
+        found = printable(" ".join(header), 80)
+        raise InputError(
+            f"{path}:1: no column {', '.join(map(printable, missing))} in the header '{found}'; "
+            "write a header line or name the columns by --a-column, --b-column, --label-column"
+        )
+    return [header.index(name) for name in (*columns, *(w.column for w in where))]
+
+
+def _label(text: str, task: Task | None) -> tuple[float, str | None]:
+    # Not float() alone, which reads '1_0' as ten.
+    value = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not abs(value) <= MAX_LABEL:
+        return value, f"label '{printable(text, 20)}' is no finite number; give 0 or 1, or an affinity"
+    if task == "classification" and value not in (0.0, 1.0):
+        return value, f"label {printable(text, 20)} is neither 0 nor 1; use --task regression for affinities"
+    return value, None
+
+
+def _merge(path: Path, pairs: list[Pair], task: Task, notes: Counter[str], problems: list[Problem]) -> list[Pair]:
+    """One pair for each two ids, in file order: see `read_pairs`."""
+    rows: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs:
+        rows.setdefault((pair.a_id, pair.b_id), []).append(pair)
+    kept = []
+    for (a_id, b_id), same in rows.items():
+        labels = {pair.label for pair in same}
+        if task == "classification" and len(labels) > 1:
+            what = f"this pair has the other label on line {same[0].line}; keep one of the two"
+            bad = next(pair for pair in same if pair.label != same[0].label)
+            problems.append(Problem(path, bad.line, what, f"{a_id} {b_id}"))
+            notes["in contradictory pairs, all left out"] += len(same)
+            continue
+        if len(same) > 1 and task == "classification":
+            notes["repeated pair with the same label, kept once"] += len(same) - 1
+        elif len(same) > 1:
+            notes["repeated affinity, averaged"] += len(same) - 1
+        kept.append(same[0]._replace(label=math.fsum(p.label for p in same) / len(same)))
+    return kept

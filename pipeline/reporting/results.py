@@ -1,0 +1,147 @@
+"""What a run leaves behind once its folds are scored: predictions, history, metrics and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from crossllm.model.interaction import InteractionModel
+from crossllm.model.tokens import tokens_name
+from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.data.splits import Parts
+from crossllm.pipeline.evaluation.metrics import Scored, Summary, pooled, summarise
+from crossllm.pipeline.reporting.plots import draw_losses, draw_result
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.fold import Epoch, FoldResult
+from crossllm.pipeline.training.inputs import Inputs
+from crossllm.pipeline.training.run_folder import RunFolder
+
+
+def write_results(
+    folder: RunFolder,
+    inputs: Inputs,
+    config: TrainConfig,
+    by: str | None,
+    parts: Sequence[Parts],
+    results: Sequence[FoldResult],
+    scored: dict[str, list[Scored]],
+) -> dict[str, Any]:
+    """Write all of it, `metrics.json` last; its contents.
+
+    Args:
+        folder: the run's.
+        inputs: what it was trained on.
+        config: the run's, `auto` resolved.
+        by: column of the pairs table whose values are scored one by one as well.
+        parts: of each fold.
+        results: of each fold.
+        scored: `model` and each baseline → the test predictions of each fold.
+    """
+    dataset = inputs.dataset
+    for name, found in scored.items():
+        file = "predictions.tsv" if name == "model" else f"predictions.{name}.tsv"
+        columns = ("a_id", "b_id", "label", "fold", "score", "predicted")
+        folder.write_table(file, columns, _predictions(inputs, parts, found))
+    history = [(inputs.folds.names[n], *epoch) for n, result in enumerate(results) for epoch in result.history]
+    folder.write_table("history.csv", ("fold", *Epoch._fields), history, ",")
+    draw_losses(folder, inputs.folds.names, [result.history for result in results])
+    order = np.concatenate([part.test for part in parts])
+    groups = None if by is None else np.array(dataset.extra[by])[order]
+    draw_result(folder, dataset.task, {name: pooled(found) for name, found in scored.items()}, groups)
+    metrics = _metrics(inputs, config, scored)
+    if by is not None and groups is not None:
+        metrics["by"] = _by_group(inputs, config, by, groups, scored)
+    folder.write("metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
+    return metrics
+
+
+def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]]) -> dict[str, Any]:
+    """The contents of `metrics.json` but for its groups."""
+    task = inputs.dataset.task
+    found = {name: _as_json(summarise(task, folds, config.seed)) for name, folds in scored.items()}
+    return {
+        "task": task,
+        "split": config.split,
+        "folds": len(inputs.folds.names),
+        "dataset": inputs.dataset.name,
+        "pairs": len(inputs.dataset.labels),
+        "seed": config.seed,
+        "tokens": tokens_name(inputs.window),
+        "compute": config.compute,
+        "scan": config.scan,
+        "fusion": config.model.fusion,
+        "parameters": parameter_counts(inputs, config),
+        "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},
+        "shared_between_folds": inputs.folds.shared,
+        "ids_are_sequences": _ids_are_sequences(inputs.dataset),
+        "model": found.pop("model"),
+        "baselines": found,
+    }
+
+
+def parameter_counts(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
+    """Part of the model → its parameters."""
+    a, b = (reader.recipe.dim for reader in inputs.readers)
+    return InteractionModel(a, b, config.model).parameter_counts()
+
+
+def _by_group(
+    inputs: Inputs, config: TrainConfig, column: str, groups: np.ndarray, scored: dict[str, list[Scored]]
+) -> dict[str, Any]:
+    """Each value's metrics over the test predictions of all folds together: a fold holds too few of a group."""
+    found = {}
+    for value in sorted(set(groups.tolist())):
+        chosen = groups == value
+        own = {
+            name: _as_json(summarise(inputs.dataset.task, [_of_group(pooled(folds), chosen)], config.seed))
+            for name, folds in scored.items()
+        }
+        found[value] = {"pairs": int(chosen.sum()), "model": own.pop("model"), "baselines": own}
+    return {"column": column, "groups": found}
+
+
+def _of_group(all_folds: Scored, chosen: np.ndarray) -> Scored:
+    return Scored(*(values[chosen] for values in all_folds))
+
+
+def _ids_are_sequences(dataset: Dataset) -> bool:
+    sides = ((dataset.a_ids, dataset.a_keys), (dataset.b_ids, dataset.b_keys))
+    return all(len(set(ids)) == len(set(keys)) for ids, keys in sides)
+
+
+def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
+    """NaN (a metric that a one-class fold leaves undefined) becomes null: JSON has no NaN."""
+
+    def number(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        name: {
+            "mean": number(s.mean),
+            "std": number(s.std),
+            "ci95": [number(v) for v in s.ci95],
+            "per_fold": [number(v) for v in s.per_fold],
+        }
+        for name, s in summaries.items()
+    }
+
+
+def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored]) -> list[tuple[Any, ...]]:
+    """A row for each pair, in the order of the pairs table."""
+    dataset, classes = inputs.dataset, inputs.dataset.task == "classification"
+    rows: list[tuple[Any, ...]] = [()] * len(dataset.labels)
+    for number, (part, found) in enumerate(zip(parts, scored, strict=True)):
+        for pair, score, predicted in zip(part.test.tolist(), found.score, found.predicted, strict=True):
+            label = dataset.labels[pair]
+            rows[pair] = (
+                dataset.a_ids[pair],
+                dataset.b_ids[pair],
+                int(label) if classes else repr(float(label)),
+                inputs.folds.names[number],
+                f"{score:.9g}",
+                int(predicted) if classes else f"{predicted:.9g}",
+            )
+    return rows

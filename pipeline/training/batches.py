@@ -1,0 +1,121 @@
+"""Cache → batches: rows of each distinct entity once a batch, packed without pads.
+
+Shapes: P pairs, L rows of a sequence, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossllm.cache.store.reader import CacheReader
+from crossllm.model.batch import Batch, Packed
+from crossllm.model.standardise import Moments
+from crossllm.model.tokens import window_mean
+from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.training.prefetch import Waiting, ahead
+from crossllm.pipeline.training.sampler import Side
+
+CONSTANT = 1e-6
+"""A column whose deviation is at most this, or this part of its mean, is constant but for the rounding of float32."""
+MEMO_BYTES = 1 << 30
+"""Averaged tokens kept in memory, a side; the rest is averaged again each time it is read."""
+
+
+class Entities:
+    """One side's distinct sequences and their tokens, read from a cache when they are needed."""
+
+    def __init__(self, reader: CacheReader, keys: Sequence[bytes], window: int) -> None:
+        numbers: dict[bytes, int] = {}
+        of_pair = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+        self._reader, self._window = reader, window
+        self._keys = list(numbers)
+        lengths = np.array([reader.length(key) for key in self._keys], np.int64)
+        self.side = Side(of_pair, -(-lengths // window))
+        self._memo: dict[int, np.ndarray] = {}
+        self._memo_bytes = 0
+
+    def tokens(self, entity: int) -> np.ndarray:
+        """(⌈L/window⌉, D): a view of the mapped store at residue level, averages in float32 otherwise."""
+        if entity in self._memo:
+            return self._memo[entity]
+        tokens = window_mean(self._reader[self._keys[entity]], self._window)
+        if self._window > 1 and self._memo_bytes + tokens.nbytes <= MEMO_BYTES:
+            self._memo[entity] = tokens
+            self._memo_bytes += tokens.nbytes
+        return tokens
+
+    def moments(self, pairs: np.ndarray) -> Moments:
+        """Of each column over the tokens of these pairs' distinct entities, each token counting once."""
+        count, mean, squares = 0, np.zeros(()), np.zeros(())  # squares: of the deviations from the mean so far
+        for entity in np.unique(self.side.of_pair[pairs]).tolist():
+            tokens = self.tokens(entity).astype(np.float64)
+            own, new = tokens.mean(0), count + len(tokens)
+            # Chan, Golub & LeVeque, Am Stat 1983;37:242, equation 1.5b; E[x²] − E[x]² would leave rounding errors.
+            squares = squares + ((tokens - own) ** 2).sum(0) + (own - mean) ** 2 * (count * len(tokens) / new)
+            mean, count = mean + (own - mean) * (len(tokens) / new), new
+        std = np.sqrt(squares / count)
+        std[std <= CONSTANT * np.maximum(np.abs(mean), 1)] = 0
+        return Moments(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+
+    def prefetch(self, pairs: np.ndarray) -> None:
+        """Tell the system that these pairs are next; averages are kept in memory and need none of it."""
+        if self._window == 1:
+            self._reader.prefetch(self._keys[entity] for entity in np.unique(self.side.of_pair[pairs]).tolist())
+
+    def pack(self, pairs: np.ndarray) -> tuple[Packed, Tensor]:
+        """The tokens of these pairs' distinct entities, and each pair's index into them."""
+        distinct, index = np.unique(self.side.of_pair[pairs], return_inverse=True)
+        if self._window == 1:
+            rows, offsets = self._reader.gather([self._keys[entity] for entity in distinct.tolist()])
+            return Packed(torch.from_numpy(rows), torch.from_numpy(offsets)), torch.from_numpy(index)
+        parts = [self.tokens(entity) for entity in distinct.tolist()]
+        offsets = np.cumsum([0, *(len(part) for part in parts)])
+        packed = Packed(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets))
+        return packed, torch.from_numpy(index)
+
+
+class PairBatches:
+    """Makes `Batch`es of a dataset's pairs."""
+
+    def __init__(self, dataset: Dataset, readers: tuple[CacheReader, CacheReader], window: int) -> None:
+        self._a = Entities(readers[0], dataset.a_keys, window)
+        self._b = Entities(readers[1], dataset.b_keys, window)
+        self.task = dataset.task
+        self.labels = dataset.labels
+        """(P,) float64."""
+        self.sides = self._a.side, self._b.side
+        self.waiting = Waiting()
+        self.dims = readers[0].recipe.dim, readers[1].recipe.dim
+        """Width of the rows of A and of B."""
+
+    def with_labels(self, labels: np.ndarray) -> PairBatches:
+        """The same pairs, and the same tokens in memory, with other labels (P,)."""
+        other = copy.copy(self)
+        other.labels = labels
+        return other
+
+    def collate(self, pairs: np.ndarray) -> Batch:
+        """The batch of these pairs, in this order."""
+        a, a_index = self._a.pack(pairs)
+        b, b_index = self._b.pack(pairs)
+        return Batch(a, b, a_index, b_index, torch.from_numpy(self.labels[pairs].astype(np.float32)))
+
+    def moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:
+        """Mean and deviation of each column over the tokens of these pairs' distinct entities, of both sides."""
+        return self._a.moments(pairs), self._b.moments(pairs)
+
+    def stream(self, parts: Sequence[np.ndarray]) -> Iterator[Batch]:
+        """The batch of each part, in order; the next one is read and packed while the last is used."""
+
+        def make(number: int) -> Batch:
+            if number + 1 < len(parts):
+                self._a.prefetch(parts[number + 1])
+                self._b.prefetch(parts[number + 1])
+            return self.collate(parts[number])
+
+        return ahead(make, range(len(parts)), self.waiting)

@@ -1,0 +1,206 @@
+"""What a training run is made of: defaults < `--config FILE.toml` < `--set key=value` < flags, checked in one place.
+
+The resolved choice is saved in the run folder as `config.toml`, which `--config` reads again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crossllm.cache.errors import InputError, printable
+from crossllm.cache.files.text_file import read_lines
+from crossllm.model.interaction import ModelConfig
+from crossllm.model.losses import MSE_WEIGHT
+from crossllm.model.scan.backends import NAMES
+
+RUN_TABLES = ("dataset", "recipe", "run")
+"""Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a user may choose of a run.  The loss of a classification is `model.losses.focal_loss` with its defaults."""
+
+    split: str = field(default="random", metadata={"one_of": ("random", "given")})
+    """`random` (distinct sequence pairs, stratified by class) or `given` (a column of the pairs table)."""
+    fold_column: str = "fold"
+    """The column that `given` takes."""
+    folds: int = field(default=5, metadata={"range": (2, 100)})
+    """Folds that `random` cuts."""
+    validation: float = field(default=0.15, metadata={"range": (0.01, 0.5)})
+    """Share of the training folds' sequence pairs that choose epoch and threshold."""
+    tokens: str = "auto"
+    """What a token is: residue, window:K, pooled or auto; the resolved value is saved."""
+    epochs: int = field(default=40, metadata={"range": (1, 10**6)})
+    """Most epochs."""
+    patience: int = field(default=8, metadata={"range": (1, 10**6)})
+    """Epochs without a better validation loss before training stops."""
+    batch_pairs: int = field(default=32, metadata={"range": (1, 10**6)})
+    """Most pairs a step."""
+    batch_tokens: int = field(default=1 << 16, metadata={"range": (1, 1 << 40)})
+    """Most tokens a step, through encoder and mixer: those of its distinct entities twice, or, with a fusion that joins
+    the tokens of every pair, once and those of its pairs."""
+    sharing: int = field(default=8, metadata={"range": (1, 10**6)})
+    """Batches' worth of shuffled pairs that are put in order of their entities together, so that a batch shares them;
+    1: batches of the plain shuffle."""
+    compute: str = field(default="float32", metadata={"one_of": ("float32", "bfloat16", "auto")})
+    """Type of the matrix products; parameters, scan and sums are in float32.  auto: bfloat16 where the device computes
+    in it; what it chose is saved."""
+    scan: str = field(default="auto", metadata={"one_of": ("auto", *NAMES)})
+    """Backend of the selective scan (`model/scan/backends.py`); another one changes numbers by rounding, and mamba_ssm,
+    whose kernel takes no states, the batches as well.  Saved as given."""
+    lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
+    """AdamW's learning rate after `warmup_steps` of linear rise."""
+    warmup_steps: int = field(default=20, metadata={"range": (1, 10**9)})
+    weight_decay: float = field(default=0.01, metadata={"range": (0.0, 1e3)})
+    clip: float = field(default=1.0, metadata={"range": (1e-6, 1e9)})
+    """Largest norm of the gradient of all parameters."""
+    mse_weight: float = field(default=MSE_WEIGHT, metadata={"range": (0.0, 1.0)})
+    """α of the affinity loss α · MSE + (1 − α) · (1 − Pearson); a classification has no use for it."""
+    seed: int = field(default=0, metadata={"range": (0, 2**32 - 1)})
+    """Of folds, initial weights, order and noise."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def to_tables(self) -> dict[str, dict[str, Any]]:
+        """The two TOML tables, `train` and `model`."""
+        found = dataclasses.asdict(self)
+        return {"train": {k: v for k, v in found.items() if k != "model"}, "model": found["model"]}
+
+
+def resolve(
+    config: Path | None = None, sets: Sequence[str] = (), flags: Mapping[str, str] | None = None
+) -> TrainConfig:
+    """The configuration of a run.
+
+    Args:
+        config: TOML file with the tables `train` and `model`, each key a field.
+        sets: `key=value` or `table.key=value`; words need no quotes.
+        flags: field → text; None: none given.
+
+    Raises:
+        InputError: an unknown key, a value of the wrong type or out of range; one line each.
+    """
+    problems: list[str] = []
+    chosen: dict[tuple[str, str], Any] = {}
+    for table, key, value, where in _asked(config, sets, flags or {}):
+        found = _locate(table, key)
+        if found is None:
+            names = [name for fields in _FIELDS.values() for name in fields]
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names)}"
+            problems.append(f"{where}: is not a setting of train; {hint}")
+            continue
+        problem, chosen[found] = _checked(_FIELDS[found[0]][found[1]], value)
+        if problem:
+            problems.append(f"{where}: {problem}")
+    if problems:
+        raise InputError(problems)
+    model = ModelConfig(**{key: value for (table, key), value in chosen.items() if table == "model"})
+    if model.fusion != "cross_mamba":
+        for name in ("order", "mixer_layers"):  # Cross-Mamba's own; ignored, an ablation over it would compare equals
+            if getattr(model, name) != getattr(ModelConfig, name):
+                raise InputError(
+                    f"{name} {getattr(model, name)}: {model.fusion} has no such thing, cross_mamba alone has; "
+                    f"--set {name}={getattr(ModelConfig, name)} takes it back"
+                )
+    return TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
+
+
+def held_config(run: Path) -> Path | None:
+    """The configuration that a run folder holds, if it does."""
+    path = run / "config.toml"
+    return path if path.is_file() else None
+
+
+def held_recipes(config: Path) -> dict[str, str]:
+    """Side → digest of the recipe that a run was trained on, from its `config.toml`."""
+    found = _read(config).get("recipe", {})
+    return {side: text for side in "ab" if isinstance(found, dict) and isinstance(text := found.get(side), str)}
+
+
+_FIELDS: dict[str, dict[str, dataclasses.Field[Any]]] = {
+    "train": {f.name: f for f in dataclasses.fields(TrainConfig) if f.name != "model"},
+    "model": {f.name: f for f in dataclasses.fields(ModelConfig)},
+}
+
+
+def _asked(
+    config: Path | None, sets: Sequence[str], flags: Mapping[str, str]
+) -> Iterator[tuple[str | None, str, Any, str]]:
+    """`(table or None, key, value, where it stands)` of everything asked for, what counts more last."""
+    for table, content in (_read(config) if config else {}).items():
+        if table in RUN_TABLES:
+            continue
+        if table not in _FIELDS or not isinstance(content, dict):
+            raise InputError(f"{config}: '{printable(table)}' is no table of train; write [train] and [model]")
+        for key, value in content.items():
+            yield table, key, value, f"{config}: [{table}] {printable(key)}"
+    for text in sets:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--set '{printable(text)}' is not KEY=VALUE")
+        table_name, dot, key = name.strip().rpartition(".")
+        yield table_name if dot else None, key, _Text(value.strip()), f"--set {printable(name.strip())}"
+    for key, value in flags.items():
+        yield None, key, _Text(value), f"--{key.replace('_', '-')}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    lines = list(read_lines(path))
+    if bad := next((line for line in lines if line.problem), None):
+        raise InputError(f"{path}:{bad.number}: {bad.problem}")
+    try:
+        return tomllib.loads("\n".join(line.text for line in lines))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}; write TOML, e.g. lr = 0.002 under [train]") from None
+
+
+class _Text(str):
+    """A value from the command line, of no type yet."""
+
+
+def _from_text(text: str, kind: type) -> Any:
+    """The value that a text stands for in a field of this type, or the text itself."""
+    word = text.strip("\"'")
+    if kind is bool:
+        return {"true": True, "false": False}.get(word.lower(), text)
+    try:
+        if kind is int or (kind is float and "_" not in text):  # float() alone reads '1_0' as ten
+            return kind(text)
+    except ValueError:
+        return text
+    return word
+
+
+def _locate(table: str | None, key: str) -> tuple[str, str] | None:
+    """Which table's field a key is."""
+    return next(((t, key) for t, fields in _FIELDS.items() if table in (None, t) and key in fields), None)
+
+
+def _checked(wanted: dataclasses.Field[Any], value: Any) -> tuple[str | None, Any]:
+    """What is wrong with a value or None, and the value in the field's type."""
+    kind = type(wanted.default)
+    if isinstance(value, _Text):
+        value = _from_text(str(value), kind)
+    if kind is float and type(value) is int:
+        try:
+            value = float(value)
+        except OverflowError:
+            value = math.inf
+    if type(value) is not kind:
+        names = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
+        return f"'{printable(str(value), 20)}' is no such value; {names[kind]} is expected", value
+    if (choices := wanted.metadata.get("one_of")) and value not in choices:
+        return f"'{printable(str(value))}' is not one of {', '.join(choices)}", value
+    if bounds := wanted.metadata.get("range"):
+        low, high = bounds
+        if not low <= value <= high:  # NaN is in no range
+            return f"{value} is out of range; {low:g} to {high:g} is expected", value
+    return None, value

@@ -1,0 +1,155 @@
+"""What a training run reads: the dataset, one recipe a side, the token window and the folds, all checked together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from crossllm.cache.console.messages import note, say_notes
+from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.records.record import UNITS, OnBad
+from crossllm.cache.store.reader import CacheReader
+from crossllm.cache.store.recipe import choose_recipe
+from crossllm.cache.store.recipe_command import command_for
+from crossllm.cache.store.row_source import IO
+from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
+from crossllm.pipeline.data.dataset import Dataset, load_dataset
+from crossllm.pipeline.data.splits import Folds, given_folds, in_a_fold, random_folds
+from crossllm.pipeline.training.config import TrainConfig
+
+MAX_GROUPS = 50
+"""Distinct values a column of `--by` may have."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train` was asked for, beside what changes a number."""
+
+    cache_dir: Path
+    config: TrainConfig = field(default_factory=TrainConfig)
+    recipe_a: str | None = None
+    recipe_b: str | None = None
+    """Encoder name, folder name or digest; None: the only one."""
+    out: Path | None = None
+    """The run's folder; None: `runs/<name of the dataset>` in the cache."""
+    by: str | None = None
+    """Column of the pairs table whose values are scored one by one as well."""
+    device: str = "cpu"
+    on_bad: OnBad = "error"
+    resume: bool = False
+    io: IO = "mmap"
+    """How rows are read: as views of mapped files, or by pread, which outlives a file that shrinks meanwhile."""
+    quiet: bool = False
+
+
+class Inputs(NamedTuple):
+    """Everything a fold needs, opened."""
+
+    dataset: Dataset
+    readers: tuple[CacheReader, CacheReader]
+    window: int
+    folds: Folds
+
+
+def open_inputs(options: TrainOptions) -> Inputs:
+    """Dataset, the recipe of each side, token window and folds.
+
+    Raises:
+        InputError: a pair has no embedding (with `on_bad="error"`), or there is nothing to train on.
+        CacheCorrupt: a sequence has other rows than its length and its recipe ask for.
+    """
+    dataset, found = load_dataset(options.cache_dir, options.on_bad)
+    say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
+    _check_groups(dataset, options.by)
+    readers = tuple(
+        CacheReader(options.cache_dir, choose_recipe(options.cache_dir, modality, named), io=options.io)
+        for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
+    )
+    reader_a, reader_b = readers
+    dataset = _embedded_only(options, _in_the_split(options, dataset), reader_a, reader_b)
+    _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
+    _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
+    try:
+        window = parse_tokens(options.config.tokens)
+    except ValueError as error:
+        raise InputError(f"--tokens: {one_line(error, 200)}") from None
+    if window is None:
+        keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
+        window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
+        note(f"note: --tokens auto: {tokens_name(window)}")
+    config = options.config
+    if config.split == "given":
+        folds = given_folds(dataset, config.fold_column)
+    else:
+        folds = random_folds(dataset, config.folds, config.seed)
+        if config.fold_column in dataset.extra:
+            held = printable(config.fold_column)
+            note(f"note: pairs.tsv has a column '{held}', not used; --split given takes its folds")
+    return Inputs(dataset, (reader_a, reader_b), window, folds)
+
+
+def _in_the_split(options: TrainOptions, dataset: Dataset) -> Dataset:
+    """The dataset without the pairs that a given split puts into no fold, counted."""
+    if options.config.split != "given":
+        return dataset
+    column = options.config.fold_column
+    keep = in_a_fold(dataset, column)
+    if not keep:
+        raise InputError(f"--fold-column {printable(column)}: no pair has a fold; name another column")
+    if left := len(dataset.labels) - len(keep):
+        note(f"note: {left} pairs have no fold in column '{printable(column)}' and are left out")
+    return dataset.subset(keep)
+
+
+def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: CacheReader) -> Dataset:
+    """The dataset without the pairs that lack an embedding; an error unless `on_bad` is skip."""
+    missing = {
+        id_: reader.recipe
+        for reader, ids, keys in ((a, dataset.a_ids, dataset.a_keys), (b, dataset.b_ids, dataset.b_keys))
+        for id_, key in zip(ids, keys, strict=True)
+        if key not in reader
+    }
+    if not missing:
+        return dataset
+    if options.on_bad == "error":
+        raise InputError(
+            f"{options.cache_dir}: {recipe.modality} '{printable(id_)}' stands in a pair but has no rows in "
+            f"{recipe.folder_name}; run `{command_for(options.cache_dir, recipe)}`, or leave such pairs out with "
+            "--on-bad skip"
+            for id_, recipe in missing.items()
+        )
+    keep = [n for n, (x, y) in enumerate(zip(dataset.a_keys, dataset.b_keys, strict=True)) if x in a and y in b]
+    note(f"note: {len(dataset.labels) - len(keep)} pairs without an embedding left out (--on-bad skip)")
+    if not keep:
+        raise InputError(f"{options.cache_dir}: no pair has embeddings on both sides; run `embed run` first")
+
+    return dataset.subset(keep)
+
+
+def _check_rows(cache_dir: Path, reader: CacheReader, keys: set[bytes]) -> None:
+    """Raise `CacheCorrupt` for rows that are not one a residue, or the first N under truncate:N; say what is cut."""
+    recipe = reader.recipe
+    unit = UNITS[recipe.modality]
+    lengths = {entry.key: entry.length for entry in read_table(cache_dir, recipe.modality).values()}
+    wrong = [key for key in keys if reader.length(key) != recipe.rows_of(lengths[key])]
+    if wrong:
+        raise CacheCorrupt(
+            f"{reader.folder}: record {key.hex()} has {reader.length(key)} rows, its sequence has {lengths[key]} "
+            f"{unit} and the recipe's long is {recipe.long}; whatever wrote it is wrong: embed into another --cache"
+            for key in wrong
+        )
+    if cut := sum(recipe.rows_of(lengths[key]) < lengths[key] for key in keys):
+        note(f"note: {recipe.folder_name}: {cut} of {len(keys)} sequences are cut, {recipe.long}")
+
+
+def _check_groups(dataset: Dataset, column: str | None) -> None:
+    """Raise `InputError` for a `--by` column that is not there or names no groups."""
+    if column is None:
+        return
+    if column not in dataset.extra:
+        held = ", ".join(dataset.extra) or "none"
+        raise InputError(f"--by: no column '{printable(column)}' in pairs.tsv; further columns there: {held}")
+    if (count := len(set(dataset.extra[column]))) > MAX_GROUPS:
+        raise InputError(f"--by {printable(column)}: {count} distinct values; at most {MAX_GROUPS} groups are shown")
