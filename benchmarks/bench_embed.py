@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.cache.records.record import read_records
+from crossllm.cache.records.reading import read_records
 from crossllm.embed.encoders import esm2, rinalmo
 from crossllm.embed.engine.transformer import Transformer, expected_shapes
 

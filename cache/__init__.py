@@ -7,7 +7,9 @@ A cache is a folder (docs/format.md); one sequence goes `read_records` → `Cach
 from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError, PartlyDone, RowsRefused
 from crossllm.cache.records.id_table import read_table
 from crossllm.cache.records.molecules import canonical_smiles
-from crossllm.cache.records.record import Record, Records, key_of, normalise, read_records, record_of
+from crossllm.cache.records.reading import read_records
+from crossllm.cache.records.record import Record, key_of, normalise, record_of
+from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
 from crossllm.cache.store.writer import CacheWriter

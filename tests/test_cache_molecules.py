@@ -12,7 +12,8 @@ from rdkit import Chem
 from crossllm.cache import InputError, canonical_smiles, key_of
 from crossllm.cache.records.molecules import MAX_ATOMS, MAX_SMILES, read_molecules
 from crossllm.cache.records.rdkit_child import canonical
-from crossllm.cache.records.record import Records, length_of
+from crossllm.cache.records.record import length_of
+from crossllm.cache.records.record_list import Records
 
 ETHANOL = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).split("\n", 1)[1]
 """A mol block without its title line."""

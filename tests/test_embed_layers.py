@@ -25,7 +25,8 @@ from torch import Tensor
 from crossllm.cache import CacheReader, Conflict, InputError, Recipe, list_recipes
 from crossllm.cache.console.runner import Terminated
 from crossllm.cache.maintenance.inspection import verify
-from crossllm.cache.records.record import Record, read_records, record_of
+from crossllm.cache.records.reading import read_records
+from crossllm.cache.records.record import Record, record_of
 from crossllm.cache.store.background_writer import BackgroundWriter
 from crossllm.embed.cli import _in_words
 from crossllm.embed.encoder import EncoderInfo, Loading, NotEncoded, Outputs

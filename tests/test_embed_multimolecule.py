@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tolerances import ROWS
 
 from crossllm.cache import record_of
-from crossllm.embed.encoders import language_model, rinalmo, rnabert, rnafm
+from crossllm.embed.encoders import language_model, published_forms, rinalmo, rnabert, rnafm
 
 SEQUENCES = ("A", "GGAUCACGNRY", "ACGU" * 25)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 28}
@@ -62,7 +62,7 @@ def compare(
 def test_rinalmo(compute: str, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("RiNALMo", rng, intermediate_size=128)
     monkeypatch.setitem(rinalmo.SIZES, "rinalmo-micro", (32, 3, 4))
-    compare(model, "rinalmo-micro", tmp_path / "w.safetensors", compute, rinalmo.MULTIMOLECULE)
+    compare(model, "rinalmo-micro", tmp_path / "w.safetensors", compute, published_forms.MULTIMOLECULE)
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
@@ -70,7 +70,7 @@ def test_rnafm(compute: str, tmp_path: Path, rng: np.random.Generator, monkeypat
     model = made("RnaFm", rng, intermediate_size=96)
     small = rnafm.published(32, 3, 4, 96)
     monkeypatch.setattr(rnafm, "published", lambda: small)
-    compare(model, "rnafm", tmp_path / "w.safetensors", compute, rinalmo.MULTIMOLECULE)
+    compare(model, "rnafm", tmp_path / "w.safetensors", compute, published_forms.MULTIMOLECULE)
 
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])

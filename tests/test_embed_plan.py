@@ -22,7 +22,8 @@ from conftest import Program
 from crossllm.cache import CacheReader, InputError, Record, choose_recipe
 from crossllm.cache.console.messages import size_in_words
 from crossllm.cache.maintenance.inspection import verify
-from crossllm.cache.records.record import read_records, record_of
+from crossllm.cache.records.reading import read_records
+from crossllm.cache.records.record import record_of
 from crossllm.cache.records.record_list import RecordList
 from crossllm.embed.encoder import EncoderInfo, NotEncoded, Outputs
 from crossllm.embed.encoders.registry import ENCODERS

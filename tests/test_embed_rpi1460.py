@@ -25,7 +25,7 @@ from crossllm.cache import CacheReader, choose_recipe
 from crossllm.cache.maintenance.compact import compact
 from crossllm.cache.maintenance.damage import read_commits
 from crossllm.cache.maintenance.inspection import verify
-from crossllm.cache.records.record import read_records
+from crossllm.cache.records.reading import read_records
 from crossllm.cache.store.commit import live_commits
 from crossllm.embed.encoders import esm2
 from crossllm.embed.run.run import RunOptions, run

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import Problem, printable
-from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, OnBad, Record, Records, key_of, normalise
+from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, OnBad, Record, key_of, normalise
+from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import settle
 from crossllm.cache.files.text_file import read_lines
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.records.rdkit_child import Answer, RdkitChild, canonical
-from crossllm.cache.records.record import OnBad, Record, Records, record_of
+from crossllm.cache.records.record import OnBad, Record, record_of
+from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import settle
 from crossllm.cache.files.text_file import Line, read_lines
 

@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from crossllm.cache.errors import InputError, Problem, printable
-
-if TYPE_CHECKING:
-    from crossllm.cache.records.record_list import Distinct
+from crossllm.cache.errors import InputError, printable
 
 NORMALISER = 1
 """Version of `normalise`; it is part of the `records/` table and of every recipe."""
@@ -54,24 +48,6 @@ class Record(NamedTuple):
     """Nucleotides, residues, or atoms of the canonical SMILES in their order there; its rows: `Recipe.rows_of`."""
 
 
-class Records(NamedTuple):
-    """What a file held: its good records in file order, and everything that was changed or left out, counted."""
-
-    modality: str
-    records: Sequence[Record]
-    """A `RecordList` where a file was read: a million records are never in memory together."""
-    notes: Counter[str]
-    """What was normalised or merged → how often."""
-    skipped: list[Problem]
-    """Bad records, left out under `--on-bad skip`."""
-
-    def distinct(self) -> Distinct:
-        """Key → the first record of each distinct sequence, in file order."""
-        from crossllm.cache.records.record_list import Distinct
-
-        return Distinct(self.records)
-
-
 def key_of(modality: str, sequence: str) -> bytes:
     """The key of a normalised sequence, 32 bytes: SHA-256 of modality, a newline and the sequence, in ASCII."""
     return hashlib.sha256(f"{modality}\n{sequence}".encode("ascii")).digest()
@@ -102,19 +78,3 @@ def check_modality(modality: str) -> None:
     """Raise `InputError` for a modality this version cannot read."""
     if modality not in MODALITIES:
         raise InputError(f"modality '{printable(modality)}' is not known; one of: {', '.join(MODALITIES)}")
-
-
-def read_records(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
-    """The records of a file: FASTA for rna and protein; SMILES, CSV or SDF for molecules.
-
-    Raises:
-        InputError: one line a bad record (`on_bad="error"`), or a file that as a whole cannot be used.
-    """
-    check_modality(modality)
-    if modality == "molecule":
-        from crossllm.cache.records.molecules import read_molecules
-
-        return read_molecules(path, on_bad)
-    from crossllm.cache.records.fasta import read_fasta
-
-    return read_fasta(path, modality, on_bad)

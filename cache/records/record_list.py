@@ -1,4 +1,4 @@
-"""`RecordList`: the records of a file as a list in flat memory, some 80 bytes and the id for each.
+"""`Records`, what a file held, and `RecordList`: its records in flat memory, some 80 bytes and the id for each.
 
 Keys, ids and lengths lie in arrays; the sequences in a file without a name once they are more than a few MiB.  A
 `Record` is made when it is asked for.  Shapes: n records of the list.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
-from typing import IO, overload
+from typing import IO, NamedTuple, overload
 
 import numpy as np
 
+from crossllm.cache.errors import Problem
 from crossllm.cache.files import fsio
 from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.keys import ABSENT, Keys
@@ -179,3 +181,19 @@ class Distinct(Mapping[bytes, Record]):
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+class Records(NamedTuple):
+    """What a file held: its good records in file order, and everything that was changed or left out, counted."""
+
+    modality: str
+    records: Sequence[Record]
+    """A `RecordList` where a file was read: a million records are never in memory together."""
+    notes: Counter[str]
+    """What was normalised or merged → how often."""
+    skipped: list[Problem]
+    """Bad records, left out under `--on-bad skip`."""
+
+    def distinct(self) -> Distinct:
+        """Key → the first record of each distinct sequence, in file order."""
+        return Distinct(self.records)

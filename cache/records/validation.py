@@ -11,7 +11,8 @@ import numpy as np
 
 from crossllm.cache.errors import InputError, Problem
 from crossllm.cache.records.record_list import RecordList
-from crossllm.cache.records.record import OnBad, Record, Records
+from crossllm.cache.records.record import OnBad, Record
+from crossllm.cache.records.record_list import Records
 
 
 def settle(

@@ -8,35 +8,14 @@ from __future__ import annotations
 
 from crossllm.embed.encoder import Loading
 from crossllm.embed.encoders.language_model import Alphabet, Form, LanguageModel, Published, renaming
+from crossllm.embed.encoders.published_forms import FAIR_NAMES, TOKEN_FACTOR
 from crossllm.embed.engine.transformer import Design
 from crossllm.embed.weights.hf_config import Config, Value, expected_of
+from crossllm.embed.weights.model_size import ESM2_SIZES
 
-SIZES = {
-    "esm2-8m": (320, 6, 20),
-    "esm2-35m": (480, 12, 20),
-    "esm2-150m": (640, 30, 20),
-    "esm2-650m": (1280, 33, 20),
-    "esm2-3b": (2560, 36, 40),
-    "esm2-15b": (5120, 48, 40),
-}
-"""Name → width, layers, heads."""
-TOKEN_FACTOR = 1 - 0.15 * 0.8
+SIZES = ESM2_SIZES
 ALPHABET = Alphabet("LAGVSERTIDPKQNFYMHWCXBUZO.-", 4, 33, 3, "<unk>", start=0, end=2, pad=1)
 
-FAIR_NAMES = (
-    (r"^(encoder\.)?(sentence_encoder\.)?", ""),
-    (r"^embed_tokens\.", "tokens."),
-    (r"\.self_attn\.q_proj\.", ".query."),
-    (r"\.self_attn\.k_proj\.", ".key."),
-    (r"\.self_attn\.v_proj\.", ".value."),
-    (r"\.self_attn\.out_proj\.", ".out."),
-    (r"\.self_attn_layer_norm\.", ".attention_norm."),
-    (r"\.final_layer_norm\.", ".inner_norm."),
-    (r"\.fc1\.", ".up."),
-    (r"\.fc2\.", ".down."),
-    (r"^emb_layer_norm_after\.", "final_norm."),
-)
-"""Names of fair-esm's models, which RNA-FM's are built on."""
 _HUGGING_FACE = renaming(
     (r"^esm\.", ""),
     (r"\.LayerNorm\.gamma$", ".LayerNorm.weight"),

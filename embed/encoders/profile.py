@@ -13,7 +13,6 @@ import numpy as np
 
 from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, Record
 from crossllm.embed.encoder import Outputs
-from crossllm.embed.encoders.profile_molecule import columns as molecule_columns
 from crossllm.embed.encoders.scales import AMINO_SCALES, BLOSUM62, CONJOINT_TRIAD, NUCLEOTIDE_SCALES, STACKING
 
 VERSION = 1
@@ -59,9 +58,7 @@ class ProfileEncoder:
 
 
 def columns(modality: str) -> list[str]:
-    """Names of the columns, in order: the documentation of a row."""
-    if modality == "molecule":
-        return molecule_columns()
+    """Names of the columns for rna or protein, in order: the documentation of a row."""
     letters = list(CERTAIN[modality])
     offsets = [f"{shift:+d}" for shift in NEIGHBOURS]
     window = f"window±{WINDOW}"

@@ -1,4 +1,4 @@
-"""The table of encoders.  What it says costs no import of torch or RDKit."""
+"""The registry of encoders.  What it says costs no import of torch or RDKit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from crossllm.cache.errors import InputError, printable
 from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
 from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
+from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES
 from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
 
 
@@ -24,12 +25,12 @@ def _load_profile(loading: Loading) -> Encoder:
 
 
 def _language_model(module: str) -> Callable[[Loading], Encoder]:
-    """The loader of a language model: `embed/<module>.py` describes it, and imports torch."""
+    """The loader of a language model: `encoders/<module>.py` describes it, and imports torch."""
 
     def load(loading: Loading) -> Encoder:
         from crossllm.embed.weights.checkpoint import check_settled
 
-        found: Encoder = importlib.import_module(f"embed.{module}").load(loading)
+        found: Encoder = importlib.import_module(f"crossllm.embed.encoders.{module}").load(loading)
         check_settled(loading)
         return found
 
@@ -82,22 +83,17 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         ),
         *(
             EncoderInfo(
-                name, "rna", dim, "CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
-                source=_RINALMO_SOURCE, layers=layers, computes=_COMPUTES, rotary=True,
+                name, "rna", size.width, "CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
+                source=_RINALMO_SOURCE, layers=size.layers, computes=_COMPUTES, rotary=True,
             )
-            for name, dim, layers in (
-                ("rinalmo-micro", 480, 12), ("rinalmo-mega", 640, 30), ("rinalmo-giga", 1280, 33)
-            )
+            for name, size in RINALMO_SIZES.items()
         ),
         *(
             EncoderInfo(
-                name, "protein", dim, "MIT", _language_model("esm2"), limit=1022, overlap=511,
-                source=_esm2_source(name, layers), layers=layers, computes=_COMPUTES, rotary=True,
+                name, "protein", size.width, "MIT", _language_model("esm2"), limit=1022, overlap=511,
+                source=_esm2_source(name, size.layers), layers=size.layers, computes=_COMPUTES, rotary=True,
             )
-            for name, dim, layers in (
-                ("esm2-8m", 320, 6), ("esm2-35m", 480, 12), ("esm2-150m", 640, 30), ("esm2-650m", 1280, 33),
-                ("esm2-3b", 2560, 36), ("esm2-15b", 5120, 48),
-            )
+            for name, size in ESM2_SIZES.items()
         ),
         EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
         EncoderInfo(

@@ -7,24 +7,17 @@ as the published code does.  The embedded tokens carry the same factor as ESM-2'
 from __future__ import annotations
 
 from crossllm.embed.encoder import Loading
-from crossllm.embed.encoders.esm2 import TOKEN_FACTOR
 from crossllm.embed.encoders.language_model import Alphabet, Form, LanguageModel, Published, Tensors, renaming
+from crossllm.embed.encoders.published_forms import MULTIMOLECULE, MULTIMOLECULE_NAMES, TOKEN_FACTOR
 from crossllm.embed.engine.transformer import Design
 from crossllm.embed.weights.hf_config import Config, Value, expected_of
+from crossllm.embed.weights.model_size import RINALMO_SIZES
 from crossllm.embed.weights.torch_file import tensor_problem
 
-SIZES = {
-    "rinalmo-micro": (480, 12, 20),
-    "rinalmo-mega": (640, 30, 20),
-    "rinalmo-giga": (1280, 33, 20),
-}
-"""Name → width, layers, heads."""
+SIZES = RINALMO_SIZES
 LETTERS = "ACGUIRYKMSWBDHVN-"
 ALPHABET = Alphabet(LETTERS, 5, 22, 3, "<unk>", start=0, end=2, pad=1)
 """Of the official weights, whose T is our U."""
-_ORDER = "ACGUNRYSWKMBDHVI"
-MULTIMOLECULE = Alphabet(_ORDER, 6, 28, 3, "<unk>", start=1, end=2, pad=0)
-"""Of the converted weights; X, which the official alphabet lacks, is <unk> in both."""
 
 _OFFICIAL = renaming(
     (r"^embedding\.", "tokens."),
@@ -42,18 +35,6 @@ _OFFICIAL = renaming(
     (r"\.transition\.2\.", ".down."),
     (r"^transformer\.final_layer_norm\.", "final_norm."),
 )
-MULTIMOLECULE_NAMES = (
-    (r"^(model|rinalmo|rnafm)\.", ""),
-    (r"^embeddings\.word_embeddings\.", "tokens."),
-    (r"^encoder\.layer\.(\d+)\.", r"layers.\1."),
-    (r"\.attention\.self\.(query|key|value)\.", r".\1."),
-    (r"\.attention\.output\.dense\.", ".out."),
-    (r"\.attention\.layer_norm\.", ".attention_norm."),
-    (r"\.output\.dense\.", ".down."),
-    (r"^(layers\.\d+)\.layer_norm\.", r"\1.inner_norm."),
-    (r"^encoder\.layer_norm\.", "final_norm."),
-)
-"""Names that multimolecule's conversions share."""
 _CONVERTED = renaming(
     *MULTIMOLECULE_NAMES,
     (r"\.intermediate\.linear\.", ".up."),

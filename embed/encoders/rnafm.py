@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from crossllm.embed.encoder import Loading
-from crossllm.embed.encoders.esm2 import FAIR_NAMES
 from crossllm.embed.encoders.language_model import Alphabet, Form, LanguageModel, Published, renaming
-from crossllm.embed.encoders.rinalmo import MULTIMOLECULE, MULTIMOLECULE_NAMES
+from crossllm.embed.encoders.published_forms import FAIR_NAMES, MULTIMOLECULE, MULTIMOLECULE_NAMES
 from crossllm.embed.engine.transformer import Design
 from crossllm.embed.weights.hf_config import Config, expected_of
 

@@ -15,6 +15,10 @@ import numpy as np
 
 from crossllm.cache.errors import printable
 
+SUFFIXES = {
+    ".npy": "npy", ".pt": "pt", ".pth": "pt", ".safetensors": "safetensors", ".h5": "hdf5", ".hdf5": "hdf5",
+}  # fmt: skip
+"""Ending → the layout it promises; a file that breaks the promise is reported, not passed over."""
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """The types rows may have, and the bytes of one value."""
 MAX_ROWS, MAX_DIM = 10**7, 1 << 16
@@ -38,6 +42,12 @@ class Entry(NamedTuple):
     """The id that the array itself states: HDF5 attribute `original_id`, `label` of a `.pt`."""
     problem: str | None = None
     """Why it cannot be used; None for a sound one."""
+
+
+def entry_name(root: Path, file: Path) -> str:
+    """The name of a file that holds one array: its path within the folder, without the ending."""
+    name = file.relative_to(root).as_posix() if root != file else file.name
+    return name[: -len(file.suffix)] if file.suffix.lower() in SUFFIXES else name
 
 
 class Source(Protocol):

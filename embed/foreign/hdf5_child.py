@@ -2,8 +2,8 @@
 
 Run as a program (`python -m crossllm.embed.foreign.hdf5_child FILE BYTES`) it answers questions on standard input, one
 JSON line each: `{"list": true}` with a line for each dataset and `null` at the end, `{"read": NAME}` with a line and
-then the raw values.  `embed.foreign.hdf5` is the parent's end.  Nothing outside the one file is ever opened: links other than hard
-ones, external storage and virtual datasets are reported, never followed.
+then the raw values.  `hdf5` beside this file is the parent's end.  Nothing outside the one file is ever opened: links
+other than hard ones, external storage and virtual datasets are reported, never followed.
 """
 
 from __future__ import annotations

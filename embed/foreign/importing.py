@@ -21,7 +21,9 @@ from crossllm.cache.console.progress import progress
 from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.records.id_table import publish_table
-from crossllm.cache.records.record import OnBad, Record, Records, read_records
+from crossllm.cache.records.reading import read_records
+from crossllm.cache.records.record import OnBad, Record
+from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.commit import Store
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other

@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, printable
-from crossllm.embed.foreign.entry import BadEntry, Entry, Source
+from crossllm.embed.foreign.entry import SUFFIXES, BadEntry, Entry, Source, entry_name
 
-SUFFIXES = {
-    ".npy": "npy", ".pt": "pt", ".pth": "pt", ".safetensors": "safetensors", ".h5": "hdf5", ".hdf5": "hdf5",
-}  # fmt: skip
-"""Ending → the layout it promises; a file that breaks the promise is reported, not passed over."""
 LAYOUTS = ("hdf5", "npy", "pt", "safetensors")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LARGEST_USER_BLOCK = 1 << 20
@@ -81,12 +77,6 @@ def open_source(path: Path, found: Found, layer: str | None) -> Source:
     from crossllm.embed.foreign.torch_files import PtSource, SafetensorsSource
 
     return PtSource(path, found.files, layer) if found.layout == "pt" else SafetensorsSource(path, found.files)
-
-
-def entry_name(root: Path, file: Path) -> str:
-    """The name of a file that holds one array: its path within the folder, without the ending."""
-    name = file.relative_to(root).as_posix() if root != file else file.name
-    return name[: -len(file.suffix)] if file.suffix.lower() in SUFFIXES else name
 
 
 def sniff(path: Path) -> str:

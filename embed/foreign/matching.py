@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import read_lines
-from crossllm.cache.records.record import Record, Records
+from crossllm.cache.records.record import Record
+from crossllm.cache.records.record_list import Records
 from crossllm.embed.foreign.entry import BadEntry, Entry
 
 MAPPING_HEADER = "name\tid\tkey"

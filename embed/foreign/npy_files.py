@@ -10,8 +10,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from crossllm.cache.errors import one_line
-from crossllm.embed.foreign.entry import BadEntry, Entry
-from crossllm.embed.foreign.layouts import entry_name
+from crossllm.embed.foreign.entry import BadEntry, Entry, entry_name
 
 _READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 

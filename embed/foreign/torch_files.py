@@ -13,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
 from crossllm.cache.files.strict_json import parse_json
-from crossllm.embed.foreign.entry import BadEntry, Entry
-from crossllm.embed.foreign.layouts import entry_name
+from crossllm.embed.foreign.entry import BadEntry, Entry, entry_name
 from crossllm.embed.weights.shards import MAX_HEADER, weight_map
 from crossllm.embed.weights.torch_file import NotTensors, load_tensors_only, plain, tensor_problem, zip_problem
 

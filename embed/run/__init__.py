@@ -1,1 +1,4 @@
-"""TODO."""
+"""`embed run`: which sequences are missing (`plan`), how long they take (`estimate`), encoding and storing them.
+
+From outside: `run` of `run`, `RunOptions` of `plan`.
+"""

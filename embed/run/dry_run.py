@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from crossllm.cache.console.messages import say_notes
-from crossllm.cache.records.record import read_records
+from crossllm.cache.records.reading import read_records
 from crossllm.cache.store.recipe import Recipe, held_like
 from crossllm.cache.store.writer import refuse_compressed_h5
 from crossllm.embed.encoder import EncoderInfo

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from crossllm.cache.records.record import OnBad, Records
-from crossllm.cache.records.record_list import Distinct, RecordList
+from crossllm.cache.records.record import OnBad
+from crossllm.cache.records.record_list import Distinct, RecordList, Records
 from crossllm.cache.store.background_writer import WRITE_AHEAD
 from crossllm.cache.store.commit import Store
 from crossllm.cache.store.reader import CacheReader

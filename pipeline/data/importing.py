@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.records.record import OnBad, Record, Records, check_modality, read_records
+from crossllm.cache.records.reading import read_records
+from crossllm.cache.records.record import OnBad, Record, check_modality
+from crossllm.cache.records.record_list import Records
 from crossllm.pipeline.data.dataset import dataset_name, write_dataset
 from crossllm.pipeline.data.pairs import Columns, Task, Where, read_pairs
 
