@@ -1,7 +1,8 @@
 """Records and keys, and the store of per-residue embeddings.  Imports nothing of ours and no torch.
 
-A cache is a folder (docs/format.md); one sequence goes `read_records` → `CacheWriter.add` → disk →
-`CacheReader[key]`.
+A cache is a folder (docs/format.md); one sequence goes `read_records` → `CacheWriter.add` → disk → `CacheReader[key]`.
+Rooms, from the top floor down: `maintenance` (verify, repair, compact …), `store` (segments, commits), `records`
+(FASTA, SMILES, keys), `console` (messages, exit codes), `files` (system calls).
 """
 
 from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError, PartlyDone, RowsRefused

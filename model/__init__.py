@@ -1,5 +1,6 @@
 """The fusion model: selective scan, BiMamba, Cross-Mamba, losses.  Imports nothing of ours.
 
+`scan/` is the room of the selective scan and its backends.
 One batch goes `InteractionModel.forward` → `BiMamba` (an encoder a side) → `CrossMamba` → `mixed_mean` → `scan_states`.
 """
 

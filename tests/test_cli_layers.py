@@ -5,49 +5,136 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-ALLOWED = {"cache": set(), "embed": {"cache"}, "model": set(), "pipeline": {"cache", "model"}}
-COMPOSITION_ROOT = ROOT / "pipeline" / "main.py"
-SOURCES = sorted(path for package in ALLOWED for path in (ROOT / package).glob("*.py"))
+FLOORS: dict[str, tuple[str, ...]] = {
+    "cache": ("cli", "cli_flags", "maintenance", "store", "records", "console", "files", "errors"),
+    "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
+    "model": (
+        "interaction", "fusion", "crossing", "bimamba", "scan", "batch device losses standardise tokens",
+    ),
+    "pipeline": (
+        "main", "cli", "cli_data cli_train", "train", "reporting", "training", "evaluation", "data",
+    ),
+}  # fmt: skip
+"""Package → its files and folders from the top floor down; those of one entry are neighbours.
+
+Imports go down, or sideways to a neighbour or within a folder; never up.
+"""
+PACKAGES: dict[str, set[str]] = {"cache": set(), "embed": {"cache"}, "model": set(), "pipeline": {"cache", "model"}}
+"""Package → the others it may import."""
+COMPOSITION_ROOTS = {"crossllm.pipeline.main", "crossllm.pipeline.cli"}
+"""The umbrella command: may name every CLI, lazily."""
+MOST_FILES = 20
+"""Of code in a folder."""
 
 
-def imported(tree: ast.AST) -> set[str]:
-    """Top-level names of everything imported anywhere in a module, also by import_module("…")."""
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative import"
-            found.add((node.module or "").split(".")[0])
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
-            found |= {a.value.split(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+def modules() -> dict[str, Path]:
+    """Import name → file, of everything that is installed."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            if parts[:2] != ("pipeline", "crossllm") and (path.parent / "__init__.py").exists():
+                found[".".join(("crossllm", *parts)).removesuffix(".__init__")] = path
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_layers(path: Path) -> None:
-    package = path.parent.name
-    names = imported(ast.parse(path.read_text()))
-    foreign = (names & ALLOWED.keys()) - ALLOWED[package] - {package}
-    assert path == COMPOSITION_ROOT or not foreign, f"{package} imports {foreign}"
+MODULES = modules()
+every_module = pytest.mark.parametrize("name", MODULES, ids=lambda name: name.removeprefix("crossllm."))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Everything imported anywhere in a module, also inside functions and by `import_module("…")`: dotted names."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, "relative import"
+            assert node.level == 0, "relative import"
+            found |= {f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in MODULES else node.module
+                      for a in node.names}  # fmt: skip
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
+            found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    return found
+
+
+IMPORTS = {name: imported(ast.parse(path.read_text())) for name, path in MODULES.items()}
+
+
+def floor(name: str) -> int:
+    """Of a module in its package, 0 at the bottom; the package's own `__init__` is the roof."""
+    _, package, *rest = name.split(".")
+    if not rest:
+        return len(FLOORS[package])
+    floors = [n for n, entry in enumerate(reversed(FLOORS[package])) if rest[0] in entry.split()]
+    assert floors, f"{package}/{rest[0]} stands on no floor; put it into FLOORS"
+    return floors[0]
+
+
+@every_module
+def test_packages_and_floors(name: str) -> None:
+    package, names = name.split(".")[1], IMPORTS[name]
+    ours = {other for other in names if other.split(".")[0] == "crossllm"}
+    if name not in COMPOSITION_ROOTS:
+        for other in ours:
+            there = other.split(".")[1]
+            assert there == package or there in PACKAGES[package], f"{package} imports {other}"
+            assert there != package or floor(other) <= floor(name), f"{name} imports {other}, a floor above it"
+    tops = {other.split(".")[0] for other in names}
     if package == "cache":
-        assert "torch" not in names
-    assert not names & {"pickle", "marshal", "shelve", "dill", "joblib", "yaml"}, "no pickle for reading, anywhere"
+        assert "torch" not in tops
+    assert not tops & {"pickle", "marshal", "shelve", "dill", "joblib", "yaml"}, "no pickle for reading, anywhere"
 
 
-def test_packages_are_flat() -> None:
-    for package in ALLOWED:
-        assert not [p for p in (ROOT / package).rglob("__init__.py") if p.parent != ROOT / package]
+def test_no_file_is_in_a_circle() -> None:
+    waiting = {
+        name: {other for other in names if other in MODULES and other != name} for name, names in IMPORTS.items()
+    }
+    while free := [name for name, others in waiting.items() if not others & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"import each other: {sorted(waiting)}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_public_names_have_docstrings(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+def test_no_encoder_imports_another() -> None:
+    """What they share stands in `language_model`, `published_forms` or below."""
+    encoders = {f"crossllm.embed.encoders.{n}" for n in
+                ("esm2", "rinalmo", "rnafm", "rnabert", "gnn", "profile", "profile_molecule")}  # fmt: skip
+    for name in encoders:
+        assert not IMPORTS[name] & encoders, name
+
+
+def test_what_is_installed_is_what_is_there() -> None:
+    """`packages` of pyproject.toml is written by hand: a room that it lacks would be missing in the wheel."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert sorted(listed) == sorted({"crossllm", *folders})
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values()}), ids=lambda p: p.name)
+def test_a_folder_says_what_it_is_for_and_is_small(folder: Path) -> None:
+    assert len(list(folder.glob("*.py"))) <= MOST_FILES + 1, "beside its __init__.py"
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert text
+    assert len(text.splitlines()) >= 2
+
+
+def test_git_ignores_datasets_and_no_code() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    code = {f"!/cache/{path.name}/" for path in (ROOT / "cache").iterdir() if (path / "__init__.py").exists()}
+    assert code == {line for line in ignored if line.startswith("!/cache/")}
+    assert "/cache/*/" in ignored
+
+
+@every_module
+def test_public_names_have_docstrings(name: str) -> None:
+    tree = ast.parse(MODULES[name].read_text())
     assert ast.get_docstring(tree), "module docstring"
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
@@ -81,8 +168,8 @@ def test_public_names_have_docstrings(path: Path) -> None:
             "torch h5py numcodecs safetensors transformers rdkit dask zarr",
         ),
         (
-            "import crossllm.pipeline.train, model, cache",
-            "transformers rdkit dask zarr h5py numcodecs embed fair_esm esm",
+            "import crossllm.pipeline.train, crossllm.model, crossllm.cache",
+            "transformers rdkit dask zarr h5py numcodecs crossllm.embed fair_esm esm",
         ),
         (
             "import crossllm.embed.run.run, crossllm.embed.encoders.profile",
@@ -95,10 +182,3 @@ def test_heavy_imports_stay_away(code: str, forbidden: str) -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "LOADED"
-
-
-def test_import_cache_is_ours_in_a_folder_that_holds_a_cache(tmp_path: Path) -> None:
-    (tmp_path / "cache" / "demo" / "embeddings").mkdir(parents=True)
-    code = "import cache, embed, model, pipeline; print(cache.CacheReader.__module__)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout.strip()) == (0, "crossllm.cache.store.reader"), done.stderr

@@ -8,18 +8,16 @@ import os
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 
-from crossllm.cache.files import fsio
 from crossllm.cache.console.messages import note, show_errors
 from crossllm.cache.errors import CrossLLMError
+from crossllm.cache.files import fsio
 
 _PATH_ERRORS = frozenset(
     {
@@ -64,18 +62,6 @@ def _loading(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:

@@ -6,8 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.cache.files import fsio
 
 
 def list_folder(folder: Path) -> list[Path]:

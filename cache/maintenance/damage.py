@@ -8,9 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from crossllm.cache.store.commit import Commit, commit_paths, read_commit
 from crossllm.cache.errors import CacheCorrupt, InputError, printable
 from crossllm.cache.records.id_table import read_table
+from crossllm.cache.store.commit import Commit, commit_paths, read_commit
 
 Kind = Literal["record", "segment", "commit", "recipe", "records", "dataset", "newer"]
 """`records`: a table of ids; `newer`: a file of a later format, which only a later version may judge."""

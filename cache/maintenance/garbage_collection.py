@@ -6,17 +6,17 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from crossllm.cache.files import fsio
-from crossllm.cache.store import writer_marker
-from crossllm.cache.maintenance.integrity import bad_records
-from crossllm.cache.store.commit import HEX32, commit_paths, is_committed, live_commits, unlink_commits
-from crossllm.cache.maintenance.damage import Listing, read_commits
 from crossllm.cache.errors import CacheCorrupt
-from crossllm.cache.maintenance.inspection import require_cache
-from crossllm.cache.store.recipe import read_recipe, recipe_folders
-from crossllm.cache.records.record import MODALITIES
-from crossllm.cache.store.segment import Segment
+from crossllm.cache.files import fsio
 from crossllm.cache.files.permissions import list_folder
+from crossllm.cache.maintenance.damage import Listing, read_commits
+from crossllm.cache.maintenance.inspection import require_cache
+from crossllm.cache.maintenance.integrity import bad_records
+from crossllm.cache.records.record import MODALITIES
+from crossllm.cache.store import writer_marker
+from crossllm.cache.store.commit import HEX32, commit_paths, is_committed, live_commits, unlink_commits
+from crossllm.cache.store.recipe import read_recipe, recipe_folders
+from crossllm.cache.store.segment import Segment
 
 _MARKER_START, _MARKER_END = ".writer-", ".json"
 

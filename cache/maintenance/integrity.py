@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossllm.cache.files import fsio
-from crossllm.cache.store.commit import H5, Commit, Store, is_committed
-from crossllm.cache.maintenance.damage import Damage, Names, named, recipe_name
 from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, RowsRefused, one_line
-from crossllm.cache.records.keys import prefixes
+from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile
+from crossllm.cache.maintenance.damage import Damage, Names, named, recipe_name
+from crossllm.cache.records.keys import prefixes
+from crossllm.cache.store.commit import H5, Commit, Store, is_committed
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.segment import ROWS, Segment
 from crossllm.cache.store.writer import CacheWriter

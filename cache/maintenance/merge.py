@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossllm.cache.maintenance.integrity import Seen, copy_into, laid_down_like
-from crossllm.cache.store.commit import is_committed, live_commits
-from crossllm.cache.maintenance.compact import require_space
-from crossllm.cache.console.runner import stop_between_records
-from crossllm.cache.maintenance.damage import read_commits
-from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
-from crossllm.cache.records.id_table import publish_table, read_table
-from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.console.progress import byte_progress
+from crossllm.cache.console.runner import stop_between_records
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
+from crossllm.cache.maintenance.compact import require_space
+from crossllm.cache.maintenance.damage import read_commits
+from crossllm.cache.maintenance.inspection import require_cache
+from crossllm.cache.maintenance.integrity import Seen, copy_into, laid_down_like
+from crossllm.cache.records.id_table import publish_table, read_table
+from crossllm.cache.records.record import MODALITIES, Record
+from crossllm.cache.store.commit import is_committed, live_commits
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import Recipe, list_recipes
-from crossllm.cache.records.record import MODALITIES, Record
 from crossllm.cache.store.segment import Segment
 from crossllm.cache.store.writer import SEGMENT_BYTES, CacheWriter, sync_what_others_wrote
 

@@ -17,18 +17,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossllm.cache.store import writer_marker
-from crossllm.cache.maintenance.integrity import check_segment, copy_record
-from crossllm.cache.store.recipe_command import command_for
-from crossllm.cache.store.commit import Commit, Store, live_commits, read_commit, superseded_by, unlink_commits
-from crossllm.cache.maintenance.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
-from crossllm.cache.errors import CacheCorrupt, InputError, RowsRefused
-from crossllm.cache.records.id_table import read_table
-from crossllm.cache.maintenance.inspection import require_cache, verify
 from crossllm.cache.console.progress import byte_progress
-from crossllm.cache.store.recipe import Recipe, read_recipe, recipe_folders
-from crossllm.cache.records.record import MODALITIES
+from crossllm.cache.errors import CacheCorrupt, InputError, RowsRefused
+from crossllm.cache.maintenance.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
+from crossllm.cache.maintenance.inspection import require_cache, verify
+from crossllm.cache.maintenance.integrity import check_segment, copy_record
 from crossllm.cache.maintenance.salvage import Remains
+from crossllm.cache.records.id_table import read_table
+from crossllm.cache.records.record import MODALITIES
+from crossllm.cache.store import writer_marker
+from crossllm.cache.store.commit import Commit, Store, live_commits, read_commit, superseded_by, unlink_commits
+from crossllm.cache.store.recipe import Recipe, read_recipe, recipe_folders
+from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.segment import Segment
 from crossllm.cache.store.writer import CacheWriter
 from crossllm.cache.store.zarr_format import Compressor

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossllm.cache.files import fsio
-from crossllm.cache.store.commit import H5, Commit, Part
 from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile, read_bytes
+from crossllm.cache.store.commit import H5, Commit, Part
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.row_source import Rows, ZarrRows, plain_rows
 from crossllm.cache.store.segment import CHUNK, MAX_META, ROWS, Segment

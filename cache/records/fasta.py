@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import Problem, printable
+from crossllm.cache.files.text_file import read_lines
 from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, OnBad, Record, key_of, normalise
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import settle
-from crossllm.cache.files.text_file import read_lines
 
 _NOT_ALLOWED = {m: re.compile(f"[^{CERTAIN[m]}{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
 _UNKNOWN = {m: re.compile(f"[{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}

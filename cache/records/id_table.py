@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import CacheCorrupt, Conflict, printable
+from crossllm.cache.files import fsio
+from crossllm.cache.files.permissions import list_folder
+from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.keys import ABSENT
-from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.record import NORMALISER, Record
-from crossllm.cache.files.permissions import list_folder
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")

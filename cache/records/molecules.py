@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.files.text_file import Line, read_lines
 from crossllm.cache.records.rdkit_child import Answer, RdkitChild, canonical
 from crossllm.cache.records.record import OnBad, Record, record_of
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import settle
-from crossllm.cache.files.text_file import Line, read_lines
 
 MAX_SMILES = 2000
 """Characters of a longer SMILES are refused unread."""

@@ -1,7 +1,7 @@
 """RDKit in a child process: one molecule in, its canonical SMILES out, stopped when it takes too long or too much.
 
-Run as a program (`python -m crossllm.cache.records.rdkit_child`) it answers JSON lines on standard output; `RdkitChild` is the parent's
-end.  Anything outside this file sees `Answer`s only.
+Run as a program (`python -m crossllm.cache.records.rdkit_child`) it answers JSON lines on standard output;
+`RdkitChild` is the parent's end.  Anything outside this file sees `Answer`s only.
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from crossllm.cache.errors import InputError, Problem
-from crossllm.cache.records.record_list import RecordList
 from crossllm.cache.records.record import OnBad, Record
-from crossllm.cache.records.record_list import Records
+from crossllm.cache.records.record_list import RecordList, Records
 
 
 def settle(

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import VERIFY, CacheCorrupt, InputError, one_line
-from crossllm.cache.files.strict_json import parse_json
-from crossllm.cache.files.plain_file import read_bytes
-from crossllm.cache.store.recipe import FORMAT
+from crossllm.cache.files import fsio
 from crossllm.cache.files.permissions import list_folder, refuse_links
+from crossllm.cache.files.plain_file import read_bytes
+from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.store.recipe import FORMAT
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
 FILES = frozenset(

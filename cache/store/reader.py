@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossllm.cache.store.commit import Commit, commit_paths, live_commits, read_commit
 from crossllm.cache.errors import CacheCorrupt
-from crossllm.cache.store.key_index import KeyIndex
 from crossllm.cache.records.keys import ABSENT
+from crossllm.cache.store.commit import Commit, commit_paths, live_commits, read_commit
+from crossllm.cache.store.key_index import KeyIndex
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.row_source import IO
 from crossllm.cache.store.segment import Segment

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
-from crossllm.cache.files.strict_json import parse_json
-from crossllm.cache.files.plain_file import read_bytes
-from crossllm.cache.records.record import INPUT_NAMES, NORMALISER, check_modality
+from crossllm.cache.files import fsio
 from crossllm.cache.files.permissions import list_folder, refuse_links, refuse_shared
+from crossllm.cache.files.plain_file import read_bytes
+from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.records.record import INPUT_NAMES, NORMALISER, check_modality
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""

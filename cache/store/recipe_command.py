@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from crossllm.cache.store.recipe import IMPORTED, Recipe
 from crossllm.cache.records.record import INPUT_NAMES
+from crossllm.cache.store.recipe import IMPORTED, Recipe
 
 
 def command_for(cache_dir: Path, recipe: Recipe) -> str:

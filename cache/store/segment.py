@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from crossllm.cache.files import fsio
-from crossllm.cache.store.commit import H5, Commit, Store
 from crossllm.cache.errors import VERIFY, CacheCorrupt
+from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile, read_bytes
+from crossllm.cache.store.commit import H5, Commit, Store
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.row_source import IO, Rows, ZarrRows, plain_rows
 from crossllm.cache.store.shard_validation import check_chunks

@@ -14,8 +14,8 @@ from crossllm.cache.store import writer_marker
 from crossllm.cache.store.commit import Commit, Store, Written
 from crossllm.cache.store.hdf5_writer import H5Body
 from crossllm.cache.store.recipe import Recipe
-from crossllm.cache.store.zarr_writer import ZarrBody
 from crossllm.cache.store.zarr_format import Compressor
+from crossllm.cache.store.zarr_writer import ZarrBody
 
 
 class Body(Protocol):

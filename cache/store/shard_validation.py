@@ -13,8 +13,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import VERIFY, CacheCorrupt
+from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile
 from crossllm.cache.store.zarr_format import COMPRESSORS, Layout
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from crossllm.cache.errors import InputError, RowsRefused
 from crossllm.cache.files import fsio
 from crossllm.cache.store import writer_marker
 from crossllm.cache.store.commit import Store, publish_commit
-from crossllm.cache.errors import InputError, RowsRefused
 from crossllm.cache.store.recipe import Recipe, write_recipe
 from crossllm.cache.store.segment_writer import SegmentWriter
 from crossllm.cache.store.zarr_format import Compressor

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import CacheCorrupt
-from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
+from crossllm.cache.files.strict_json import parse_json
 
 WEEK = 7 * 24 * 3600.0
 """Seconds after which what nobody is known to write is taken for left behind."""

@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossllm.cache.files import fsio
 from crossllm.cache.errors import VERIFY, CacheCorrupt, one_line
-from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile
+from crossllm.cache.files.strict_json import parse_json
 
 INNER_CHUNK_BYTES = 128 << 10
 """Size aimed at for an inner chunk of `rows`: what a reader without the fast path must read at least."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crossllm.embed.encoders.language_model import Alphabet
 
 TOKEN_FACTOR = 1 - 0.15 * 0.8
-"""Of the embedded tokens of ESM-2 and RiNALMo where nothing is masked: in training 15 % were, 80 % of them as <mask>."""
+"""Of the embedded tokens of ESM-2 and RiNALMo where nothing is masked: in training 15 % were, 80 % of it as <mask>."""
 FAIR_NAMES = (
     (r"^(encoder\.)?(sentence_encoder\.)?", ""),
     (r"^embed_tokens\.", "tokens."),
