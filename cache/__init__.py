@@ -5,15 +5,19 @@ Rooms, from the top floor down: `maintenance` (verify, repair, compact …), `st
 (FASTA, SMILES, keys), `console` (messages, exit codes), `files` (system calls).
 """
 
-from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError, PartlyDone, RowsRefused
-from crossllm.cache.records.id_table import read_table
-from crossllm.cache.records.molecules import canonical_smiles
-from crossllm.cache.records.reading import read_records
-from crossllm.cache.records.record import Record, key_of, normalise, record_of
-from crossllm.cache.records.record_list import Records
-from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
-from crossllm.cache.store.writer import CacheWriter
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError, PartlyDone, RowsRefused
+    from crossllm.cache.records.id_table import read_table
+    from crossllm.cache.records.molecules import canonical_smiles
+    from crossllm.cache.records.reading import read_records
+    from crossllm.cache.records.record import Record, key_of, normalise, record_of
+    from crossllm.cache.records.record_list import Records
+    from crossllm.cache.store.reader import CacheReader
+    from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
+    from crossllm.cache.store.writer import CacheWriter
 
 __all__ = [
     "CacheCorrupt",
@@ -36,3 +40,26 @@ __all__ = [
     "read_table",
     "record_of",
 ]
+_HOMES = {
+    "errors": ("CacheCorrupt", "Conflict", "CrossLLMError", "InputError", "PartlyDone", "RowsRefused"),
+    "records.id_table": ("read_table",),
+    "records.molecules": ("canonical_smiles",),
+    "records.reading": ("read_records",),
+    "records.record": ("Record", "key_of", "normalise", "record_of"),
+    "records.record_list": ("Records",),
+    "store.reader": ("CacheReader",),
+    "store.recipe": ("Recipe", "choose_recipe", "list_recipes"),
+    "store.writer": ("CacheWriter",),
+}
+"""Module → its public names, imported when one is asked for: `--help` needs no numpy."""
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"crossllm.cache.{module}"), name)
+    raise AttributeError(f"module 'crossllm.cache' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import ByteSize, PathName, cache_option, dry_run_option, json_option, quiet_option
+from crossllm.cache.cli_flags import ByteSize, CachePath, cache_option, dry_run_option, json_option, quiet_option
 from crossllm.cache.console.messages import note, say
 from crossllm.cache.errors import CacheCorrupt, InputError, printable
-from crossllm.cache.maintenance.damage import named
-from crossllm.cache.maintenance.inspection import info, verify
-from crossllm.cache.maintenance.integrity import Subset
+
+if TYPE_CHECKING:
+    from crossllm.cache.maintenance.integrity import Subset
 
 _segment_bytes_option = click.option(
     "--segment-bytes",
@@ -24,7 +24,7 @@ _segment_bytes_option = click.option(
 )
 
 
-class SubsetType(click.ParamType[Subset]):
+class SubsetType(click.ParamType["Subset"]):
     """N/T: the N-th of T parts."""
 
     name = "n/t"
@@ -35,6 +35,8 @@ class SubsetType(click.ParamType[Subset]):
         digits = part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit() and len(parts) < 10
         if not slash or not digits or not 1 <= int(part) <= int(parts):
             self.fail(f"'{printable(str(value))}' is no part; write N/T with N from 1 to T, e.g. 3/7.", param, ctx)
+        from crossllm.cache.maintenance.integrity import Subset
+
         return Subset(int(part), int(parts))
 
 
@@ -48,6 +50,8 @@ def cache() -> None:
 @json_option
 def info_command(cache_dir: Path, as_json: bool) -> None:
     """List the recipes a cache holds, with their sizes."""
+    from crossllm.cache.maintenance.inspection import info
+
     recipes = [found._asdict() for found in info(cache_dir)]
     if as_json:
         click.echo(json.dumps({"recipes": recipes}, indent=1))
@@ -76,6 +80,8 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
 @json_option
 def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bool, as_json: bool) -> None:
     """Check a cache; exit 3 and one line for each damaged record or file."""
+    from crossllm.cache.maintenance.inspection import verify
+
     if data and subset:
         raise click.UsageError("--data reads everything and --data-subset a part; give one of them.")
     report = verify(cache_dir, data=data or subset is not None, subset=subset, quiet=quiet)
@@ -108,6 +114,7 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
 
     Exit 3 when damage is left that nothing in the cache can make good.
     """
+    from crossllm.cache.maintenance.damage import named
     from crossllm.cache.maintenance.repair import repair
 
     done = repair(cache_dir, dry_run=dry_run, quiet=quiet)
@@ -189,7 +196,7 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
 
 @cache.command("merge")
 @cache_option
-@click.argument("sources", nargs=-1, required=True, type=PathName())
+@click.argument("sources", nargs=-1, required=True, type=CachePath())
 @_segment_bytes_option
 @quiet_option
 @json_option

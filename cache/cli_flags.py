@@ -10,8 +10,8 @@ from typing import Any, get_args
 import click
 
 from crossllm.cache.errors import printable
-from crossllm.cache.store.commit import Store
-from crossllm.cache.store.zarr_format import Compressor
+from crossllm.cache.files.paths import code_problem, url_problem
+from crossllm.cache.store.layout import Compressor, Store
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -39,7 +39,20 @@ class PathName(click.Path):
         """The path, or a usage error."""
         if value == "":
             self.fail("a path is expected, this one is empty; write '.' for the folder at hand.", param, ctx)
+        if (problem := url_problem(str(value))) is not None:
+            self.fail(problem, param, ctx)
         return super().convert(value, param, ctx)
+
+
+class CachePath(PathName):
+    """The folder of a cache; a folder of code beside it, as `cache/store` is in a checkout, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or a usage error."""
+        path = super().convert(value, param, ctx)
+        if (problem := code_problem(path)) is not None:
+            self.fail(f"{problem}; name another folder, e.g. cache/NAME.", param, ctx)
+        return path
 
 
 class CompressorName(click.Choice[str]):
@@ -85,7 +98,7 @@ def _store_options(
     return layout(codec(command))
 
 
-cache_option = click.option("--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache.")
+cache_option = click.option("--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import ByteSize, PathName, followed_store_options, on_bad_option
+from crossllm.cache.cli_flags import ByteSize, CachePath, PathName, followed_store_options, on_bad_option
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable
-from crossllm.cache.records.record import KINDS, MODALITIES, UNITS
+from crossllm.cache.records.modality import KINDS, MODALITIES, UNITS
 from crossllm.embed.cli_weights import models_command, pull_command
 from crossllm.embed.encoder import BATCH_TOKENS
 
@@ -74,7 +74,7 @@ def embed() -> None:
 @click.option(
     "--cache",
     "cache_dir",
-    type=PathName(),
+    type=CachePath(),
     default=None,
     help="Cache to write. Default: the input's folder if it holds dataset.toml, else cache/<stem of input>.",
 )

@@ -10,13 +10,15 @@ import click
 from crossllm.cache.cli import cache as store_commands
 from crossllm.cache.cli_flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
 from crossllm.cache.console.messages import say
-from crossllm.cache.records.record import MODALITIES
-from crossllm.embed.foreign.export_layouts import POOLED, WRITERS
+from crossllm.cache.records.modality import MODALITIES
 
 if TYPE_CHECKING:
     from crossllm.embed.foreign.exporting import ExportSummary
     from crossllm.embed.foreign.importing import ImportSummary
 
+POOLED = ("csv", "npz")
+FORMATS = ("hdf5", "npy", "pt", "safetensors", *POOLED)
+"""Of `export`: the keys of `export_layouts.WRITERS`, to which a test holds them; help needs no numpy."""
 _modality_option = click.option(
     "--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are."
 )
@@ -68,9 +70,7 @@ def _imported(done: ImportSummary) -> str:
 @cache_option
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
-@click.option(
-    "--format", "layout", type=click.Choice(tuple(WRITERS)), required=True, help="csv and npz hold pooled vectors."
-)
+@click.option("--format", "layout", type=click.Choice(FORMATS), required=True, help="csv and npz hold pooled vectors.")
 @click.option("--output", "-o", type=PathName(), required=True, help="New file or folder.")
 @click.option("--pool", type=click.Choice(["mean", "max"]), default=None, help="For csv and npz. Default: mean.")
 @quiet_option

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossllm.cache.cli_flags import PathName, json_option, quiet_option
 from crossllm.cache.console.messages import note, say, size_in_words
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.records.record import UNITS
-from crossllm.embed.encoder import EncoderInfo
-from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS
-from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
+from crossllm.cache.records.modality import UNITS
+
+if TYPE_CHECKING:
+    from crossllm.embed.encoder import EncoderInfo
 
 
 class Sha256(click.ParamType[str]):
@@ -34,6 +34,8 @@ class Sha256(click.ParamType[str]):
 @json_option
 def models_command(as_json: bool) -> None:
     """List the encoders: size, width, limit, licence, and whether their weights are at hand."""
+    from crossllm.embed.encoders.registry import ENCODERS
+
     rows = [_row(info) for info in ENCODERS.values()]
     if as_json:
         click.echo(json.dumps({"encoders": rows}, indent=1))
@@ -50,6 +52,9 @@ def models_command(as_json: bool) -> None:
 
 def _row(info: EncoderInfo) -> dict[str, Any]:
     """One encoder, as `--json` has it."""
+    from crossllm.embed.encoders.registry import DEFAULT_ENCODER
+    from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
+
     file = PUBLISHED.get(info.name) if info.source else None
     at_hand = weights_at_hand(info.name) if file else None
     unchecked = file is not None and at_hand is None and pulled_path(info.name).exists()
@@ -117,6 +122,8 @@ def pull_command(
     name: str, folder: Path | None, url: str | None, sha256: str | None, quiet: bool, as_json: bool
 ) -> None:
     """Fetch an encoder's published weights, check them, and keep them where `embed run` finds them."""
+    from crossllm.embed.encoders.registry import ENCODERS
+
     known = {info.name: info for info in ENCODERS.values()}
     if name not in known:
         raise InputError(f"embed pull: '{printable(name)}' is not an encoder; one of: {', '.join(known)}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from crossllm.cache.errors import Conflict, InputError, printable
 from crossllm.cache.records.record import Record
-from crossllm.cache.store.recipe import Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from crossllm.cache.store.recipe import Recipe
 
 BATCH_TOKENS = 16384
 """Residues, nucleotides or atoms computed at once unless `--batch-tokens` says otherwise."""
@@ -30,7 +31,7 @@ class NotEncoded(NamedTuple):
     reason: str
 
 
-Outputs = tuple[np.ndarray, ...]
+Outputs: TypeAlias = "tuple[np.ndarray, ...]"
 """Rows (L, D) of one record, an array for each of `Loading.recipes` and in their order."""
 
 
@@ -105,6 +106,8 @@ class EncoderInfo:
         Raises:
             InputError: the encoder has no such layer.
         """
+        from crossllm.cache.store.recipe import Recipe
+
         if layer is not None and not 1 <= layer <= self.layers:
             has = f"layers 1 to {self.layers}" if self.layers else "one output, and no choice of layers"
             raise InputError(f"--layer {layer}: {self.name} has {has}; leave the flag out for the last")
@@ -190,6 +193,8 @@ class EncoderInfo:
 
 def rdkit_version() -> str:
     """`rdkit-2025.9.1`: another version may perceive, order or describe the atoms of a molecule otherwise."""
+    from importlib import metadata
+
     try:
         version = metadata.version("rdkit")
     except metadata.PackageNotFoundError:  # built from source or by conda, which leave no metadata

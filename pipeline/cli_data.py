@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crossllm.cache.cli_flags import PathName, on_bad_option
+from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option
 from crossllm.cache.console.messages import say
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.records.record import OnBad
+from crossllm.cache.records.modality import OnBad
 
 if TYPE_CHECKING:
     from crossllm.pipeline.data.pairs import Task
 
 _cache_option = click.option(
-    "--cache", "cache_dir", type=PathName(), required=True, help="Folder of the cache to write."
+    "--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache to write."
 )
 
 

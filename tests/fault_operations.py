@@ -25,10 +25,9 @@ from crossllm.cache.maintenance.repair import repair
 from crossllm.cache.records.id_table import publish_table
 from crossllm.cache.store import writer_marker
 from crossllm.cache.store.background_writer import WRITE_AHEAD
-from crossllm.cache.store.commit import Store
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe, write_recipe
 from crossllm.cache.store.segment import ROWS
-from crossllm.cache.store.zarr_format import Compressor
 from crossllm.embed.encoder import Outputs
 from crossllm.embed.encoders.profile import ProfileEncoder
 from crossllm.embed.foreign.exporting import ExportOptions, export_embeddings

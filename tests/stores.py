@@ -11,10 +11,10 @@ import numpy as np
 
 from crossllm.cache import CacheWriter, Recipe
 from crossllm.cache.files.fsio import crc32c
-from crossllm.cache.store.commit import H5, Commit, FileSum, Part, Store, commit_paths, publish_commit, read_commit
+from crossllm.cache.store.commit import H5, Commit, FileSum, Part, commit_paths, publish_commit, read_commit
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.row_source import IO
 from crossllm.cache.store.segment import CHUNK, ROWS, Segment
-from crossllm.cache.store.zarr_format import Compressor
 
 
 class Kind(NamedTuple):

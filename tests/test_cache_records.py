@@ -23,7 +23,8 @@ from crossllm.cache.records.fasta import read_fasta
 from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
 from crossllm.cache.records.keys import Keys
-from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, OnBad, normalise
+from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN, OnBad
+from crossllm.cache.records.record import normalise
 from crossllm.cache.records.record_list import RecordList
 from crossllm.cache.records.validation import settle
 

@@ -15,7 +15,7 @@ from conftest import Program
 from crossllm.cache import CacheReader, Conflict, Record, choose_recipe, record_of
 from crossllm.cache.maintenance.inspection import verify
 from crossllm.cache.records.id_table import read_table
-from crossllm.cache.records.record import CERTAIN
+from crossllm.cache.records.modality import CERTAIN
 from crossllm.embed.encoder import Outputs
 from crossllm.embed.encoders.profile import ProfileEncoder, columns
 from crossllm.embed.encoders.registry import ENCODERS

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from crossllm.cache.errors import Problem, plain_line
-from crossllm.cache.files import fsio
 
 SHOWN_LINES = 20
 """Bad records are reported one line each, this many, then the count of the rest."""
@@ -51,6 +50,8 @@ def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit:
 def write_skipped(cache_dir: Path, command: str, skipped: Sequence[Problem]) -> None:
     """`skipped.<command>.tsv`: every record or row that `--on-bad skip` left out of the command's last run here."""
     if skipped:
+        from crossllm.cache.files import fsio
+
         path = cache_dir / f"skipped.{command}.tsv"
         cells = ((str(p.path), str(p.line or ""), p.record, p.what) for p in skipped)
         lines = ["\t".join(map(plain_line, row)) + "\n" for row in (("file", "line", "record", "what"), *cells)]

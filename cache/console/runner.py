@@ -17,7 +17,6 @@ import click
 
 from crossllm.cache.console.messages import note, show_errors
 from crossllm.cache.errors import CrossLLMError
-from crossllm.cache.files import fsio
 
 _PATH_ERRORS = frozenset(
     {
@@ -135,6 +134,8 @@ def _usage_line(error: click.ClickException) -> str:
 
 
 def _os_error(error: OSError) -> int:
+    from crossllm.cache.files import fsio
+
     if isinstance(error, BrokenPipeError):
         # The reader (`| head`) has what it wanted; point stdout away so that the flush at exit cannot fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

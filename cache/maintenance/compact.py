@@ -23,12 +23,12 @@ from crossllm.cache.maintenance.damage import read_commits
 from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.maintenance.integrity import Seen, bad_records, copy_into, laid_down_like
 from crossllm.cache.records.keys import prefixes
-from crossllm.cache.records.record import MODALITIES
-from crossllm.cache.store.commit import Commit, Store, is_committed, live_commits, superseded_by
+from crossllm.cache.records.modality import MODALITIES
+from crossllm.cache.store.commit import Commit, is_committed, live_commits, superseded_by
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe, read_recipe, recipe_folders
 from crossllm.cache.store.segment import Segment
 from crossllm.cache.store.writer import SEGMENT_BYTES, CacheWriter
-from crossllm.cache.store.zarr_format import Compressor
 
 
 class Compacted(NamedTuple):

@@ -12,7 +12,7 @@ from crossllm.cache.files.permissions import list_folder
 from crossllm.cache.maintenance.damage import Listing, read_commits
 from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.maintenance.integrity import bad_records
-from crossllm.cache.records.record import MODALITIES
+from crossllm.cache.records.modality import MODALITIES
 from crossllm.cache.store import writer_marker
 from crossllm.cache.store.commit import HEX32, commit_paths, is_committed, live_commits, unlink_commits
 from crossllm.cache.store.recipe import read_recipe, recipe_folders

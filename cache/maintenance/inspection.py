@@ -13,7 +13,7 @@ from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.maintenance.damage import Damage, names_in, read_commits, recipe_name
 from crossllm.cache.maintenance.integrity import Subset, check_segment
 from crossllm.cache.records.id_table import read_table
-from crossllm.cache.records.record import MODALITIES
+from crossllm.cache.records.modality import MODALITIES
 from crossllm.cache.store.commit import HEX32, commit_paths, live_commits
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders

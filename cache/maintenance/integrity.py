@@ -20,11 +20,11 @@ from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile
 from crossllm.cache.maintenance.damage import Damage, Names, named, recipe_name
 from crossllm.cache.records.keys import prefixes
-from crossllm.cache.store.commit import H5, Commit, Store, is_committed
+from crossllm.cache.store.commit import H5, Commit, is_committed
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.segment import ROWS, Segment
 from crossllm.cache.store.writer import CacheWriter
-from crossllm.cache.store.zarr_format import Compressor
 
 BLOCK = 4 << 20
 """Bytes read at once."""

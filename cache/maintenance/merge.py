@@ -16,7 +16,8 @@ from crossllm.cache.maintenance.damage import read_commits
 from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.maintenance.integrity import Seen, copy_into, laid_down_like
 from crossllm.cache.records.id_table import publish_table, read_table
-from crossllm.cache.records.record import MODALITIES, Record
+from crossllm.cache.records.modality import MODALITIES
+from crossllm.cache.records.record import Record
 from crossllm.cache.store.commit import is_committed, live_commits
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import Recipe, list_recipes

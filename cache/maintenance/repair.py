@@ -24,14 +24,14 @@ from crossllm.cache.maintenance.inspection import require_cache, verify
 from crossllm.cache.maintenance.integrity import check_segment, copy_record
 from crossllm.cache.maintenance.salvage import Remains
 from crossllm.cache.records.id_table import read_table
-from crossllm.cache.records.record import MODALITIES
+from crossllm.cache.records.modality import MODALITIES
 from crossllm.cache.store import writer_marker
-from crossllm.cache.store.commit import Commit, Store, live_commits, read_commit, superseded_by, unlink_commits
+from crossllm.cache.store.commit import Commit, live_commits, read_commit, superseded_by, unlink_commits
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe, read_recipe, recipe_folders
 from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.segment import Segment
 from crossllm.cache.store.writer import CacheWriter
-from crossllm.cache.store.zarr_format import Compressor
 
 
 class Dropped(NamedTuple):

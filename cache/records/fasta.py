@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from crossllm.cache.errors import Problem, printable
 from crossllm.cache.files.text_file import read_lines
-from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, OnBad, Record, key_of, normalise
+from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN, OnBad
+from crossllm.cache.records.record import Record, key_of, normalise
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import settle
 

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import Line, read_lines
+from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.rdkit_child import Answer, RdkitChild, canonical
-from crossllm.cache.records.record import OnBad, Record, record_of
+from crossllm.cache.records.record import Record, record_of
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import settle
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from crossllm.cache.records.fasta import read_fasta
+from crossllm.cache.records.modality import OnBad, check_modality
 from crossllm.cache.records.molecules import read_molecules
-from crossllm.cache.records.record import OnBad, check_modality
 from crossllm.cache.records.record_list import Records
 
 

@@ -8,30 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Literal, NamedTuple
-
-from crossllm.cache.errors import InputError, printable
+from typing import NamedTuple
 
 NORMALISER = 1
 """Version of `normalise`; it is part of the `records/` table and of every recipe."""
-MODALITIES = ("rna", "protein", "molecule")
-INPUT_NAMES = {"rna": "rna.fasta", "protein": "protein.fasta", "molecule": "molecules.smi"}
-"""Modality → the file of its records in a dataset."""
-UNITS = {"rna": "nucleotides", "protein": "residues", "molecule": "atoms"}
-"""Modality → what one row stands for."""
-KINDS = {"rna": "sequences", "protein": "sequences", "molecule": "molecules"}
-"""Modality → what its records are called."""
-
-OnBad = Literal["error", "skip"]
-
-CERTAIN = {"rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
-"""The alphabet proper, by modality."""
-AMBIGUOUS = {
-    "rna": {"R": "AG", "Y": "CU", "S": "CG", "W": "AU", "K": "GU", "M": "AC", "B": "CGU", "D": "AGU", "H": "ACU",
-            "V": "ACG", "N": "ACGU", "X": "ACGU"},
-    "protein": {"B": "DN", "Z": "EQ", "J": "IL", "U": "C", "O": "K", "X": CERTAIN["protein"]},
-}  # fmt: skip
-"""IUPAC codes that are kept as unknown, and the letters each may stand for (U and O: their closest residue)."""
 _ATOM = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOSPFIbcnosp*]")
 
 
@@ -72,9 +52,3 @@ def normalise(modality: str, sequence: str) -> str:
         raise ValueError("a molecule is normalised by crossllm.cache.records.molecules.canonical_smiles")
     upper = sequence.upper()
     return upper.replace("T", "U") if modality == "rna" else upper.removesuffix("*")
-
-
-def check_modality(modality: str) -> None:
-    """Raise `InputError` for a modality this version cannot read."""
-    if modality not in MODALITIES:
-        raise InputError(f"modality '{printable(modality)}' is not known; one of: {', '.join(MODALITIES)}")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from crossllm.cache.errors import InputError, Problem
-from crossllm.cache.records.record import OnBad, Record
+from crossllm.cache.records.modality import OnBad
+from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import RecordList, Records
 
 

@@ -9,13 +9,14 @@ import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from crossllm.cache.errors import VERIFY, CacheCorrupt, InputError, one_line
 from crossllm.cache.files import fsio
 from crossllm.cache.files.permissions import list_folder, refuse_links
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.store.layout import Store
 from crossllm.cache.store.recipe import FORMAT
 
 HEX32 = re.compile(r"[0-9a-f]{32}")
@@ -28,7 +29,6 @@ H5 = "segment.h5"
 """The only file of an HDF5 segment."""
 PARTS = frozenset({"rows", "offsets", "digest", "crc32c"})
 """The arrays whose places the commit record of an HDF5 segment gives."""
-Store = Literal["zarr", "h5"]
 _MAX_JSON = 8 << 20
 _MAX_INT = 1 << 53
 

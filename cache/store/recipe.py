@@ -8,14 +8,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
 
 from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
 from crossllm.cache.files import fsio
 from crossllm.cache.files.permissions import list_folder, refuse_links, refuse_shared
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
-from crossllm.cache.records.record import INPUT_NAMES, NORMALISER, check_modality
+from crossllm.cache.records.modality import INPUT_NAMES, check_modality
+from crossllm.cache.records.record import NORMALISER
+from crossllm.cache.store.layout import StorageType
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
@@ -26,7 +27,6 @@ _MAX_JSON = 1 << 20
 
 IMPORTED = "imported"
 """The tokenizer of a recipe whose rows were made elsewhere."""
-StorageType = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True)

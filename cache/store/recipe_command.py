@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from crossllm.cache.records.record import INPUT_NAMES
+from crossllm.cache.records.modality import INPUT_NAMES
 from crossllm.cache.store.recipe import IMPORTED, Recipe
 
 

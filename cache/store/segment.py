@@ -16,11 +16,12 @@ import numpy as np
 from crossllm.cache.errors import VERIFY, CacheCorrupt
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile, read_bytes
-from crossllm.cache.store.commit import H5, Commit, Store
+from crossllm.cache.store.commit import H5, Commit
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.row_source import IO, Rows, ZarrRows, plain_rows
 from crossllm.cache.store.shard_validation import check_chunks
-from crossllm.cache.store.zarr_format import Compressor, is_in_order, is_plain, parse_array_json
+from crossllm.cache.store.zarr_format import is_in_order, is_plain, parse_array_json
 
 ROWS = "rows/c/0/0"
 CHUNK = {"rows": ROWS, "offsets": "offsets/c/0", "digest": "digest/c/0/0", "crc32c": "crc32c/c/0"}

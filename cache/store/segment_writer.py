@@ -11,10 +11,10 @@ import numpy as np
 
 from crossllm.cache.files import fsio
 from crossllm.cache.store import writer_marker
-from crossllm.cache.store.commit import Commit, Store, Written
+from crossllm.cache.store.commit import Commit, Written
 from crossllm.cache.store.hdf5_writer import H5Body
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe
-from crossllm.cache.store.zarr_format import Compressor
 from crossllm.cache.store.zarr_writer import ZarrBody
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from crossllm.cache.errors import InputError, RowsRefused
 from crossllm.cache.files import fsio
 from crossllm.cache.store import writer_marker
-from crossllm.cache.store.commit import Store, publish_commit
+from crossllm.cache.store.commit import publish_commit
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe, write_recipe
 from crossllm.cache.store.segment_writer import SegmentWriter
-from crossllm.cache.store.zarr_format import Compressor
 
 SEGMENT_BYTES = 256 << 20
 SEGMENT_SECONDS = 60.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from crossllm.cache.errors import VERIFY, CacheCorrupt, one_line
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile
 from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.store.layout import Compressor
 
 INNER_CHUNK_BYTES = 128 << 10
 """Size aimed at for an inner chunk of `rows`: what a reader without the fast path must read at least."""
@@ -24,8 +25,6 @@ COMPRESSORS = frozenset({"zstd", "blosc"})
 """Each states the size of what it holds, so that it can be refused before anything is decoded; gzip does not."""
 ALLOWED_CODECS = COMPRESSORS | {"bytes", "crc32c"}
 """Anything else (a pickle codec behind a harmless name, say) is refused before zarr-python sees it."""
-Compressor = Literal["zstd"]
-"""What a writer of this project can compress with."""
 ZSTD_LEVEL = 3
 DTYPES = frozenset({"float16", "float32", "int64", "uint8", "uint32"})
 GROUP_JSON = b'{"attributes":{},"node_type":"group","zarr_format":3}'

@@ -9,8 +9,9 @@ import numpy as np
 
 from crossllm.cache.files import fsio
 from crossllm.cache.store.commit import FileSum, Written
+from crossllm.cache.store.layout import Compressor
 from crossllm.cache.store.segment import CHUNK, ROWS
-from crossllm.cache.store.zarr_format import GROUP_JSON, ZSTD_LEVEL, Compressor, array_json, inner_rows, shard_index
+from crossllm.cache.store.zarr_format import GROUP_JSON, ZSTD_LEVEL, array_json, inner_rows, shard_index
 
 
 class ZarrBody:

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.cache.records.record import UNITS, Record
+from crossllm.cache.records.modality import UNITS
+from crossllm.cache.records.record import Record
 from crossllm.embed.encoder import Loading, NotEncoded, Outputs
 from crossllm.embed.encoders.batches import Batches, Landing, Piece
 from crossllm.embed.encoders.windows import Window, by_budget, windows

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from crossllm.cache.records.record import AMBIGUOUS, CERTAIN, Record
+from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN
+from crossllm.cache.records.record import Record
 from crossllm.embed.encoder import Outputs
 from crossllm.embed.encoders.scales import AMINO_SCALES, BLOSUM62, CONJOINT_TRIAD, NUCLEOTIDE_SCALES, STACKING
 

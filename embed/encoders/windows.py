@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from crossllm.cache.records.record import UNITS, Record
+from crossllm.cache.records.modality import UNITS
+from crossllm.cache.records.record import Record
 from crossllm.cache.store.recipe import Recipe
 
 

@@ -21,14 +21,14 @@ from crossllm.cache.console.progress import progress
 from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.records.id_table import publish_table
+from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.reading import read_records
-from crossllm.cache.records.record import OnBad, Record
+from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
-from crossllm.cache.store.commit import Store
+from crossllm.cache.store.layout import Compressor, StorageType, Store
 from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import IMPORTED, Recipe, StorageType, held_like, refuse_other
+from crossllm.cache.store.recipe import IMPORTED, Recipe, held_like, refuse_other
 from crossllm.cache.store.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
-from crossllm.cache.store.zarr_format import Compressor
 from crossllm.embed.foreign.entry import BadEntry, Entry, Source, read_rows, sha256_of
 from crossllm.embed.foreign.layouts import Found, find_files, open_source
 from crossllm.embed.foreign.matching import Matched, mapping_path, match, read_mapping

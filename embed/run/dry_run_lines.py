@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crossllm.cache.console.messages import note, size_in_words
 from crossllm.cache.errors import plain_line
-from crossllm.cache.records.record import KINDS, UNITS
+from crossllm.cache.records.modality import KINDS, UNITS
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.run.dry_run import DryRun, RecipePlan, free_bytes
 from crossllm.embed.run.estimate import estimate, in_words, worth_timing

@@ -10,14 +10,15 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from crossllm.cache.records.record import OnBad
+from crossllm.cache.errors import InputError
+from crossllm.cache.files.paths import code_problem
+from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.record_list import Distinct, RecordList, Records
 from crossllm.cache.store.background_writer import WRITE_AHEAD
-from crossllm.cache.store.commit import Store
+from crossllm.cache.store.layout import Compressor, StorageType, Store
 from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import Recipe, StorageType
+from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.writer import SEGMENT_BYTES
-from crossllm.cache.store.zarr_format import Compressor
 from crossllm.embed.encoder import BATCH_TOKENS
 from crossllm.embed.encoders.windows import stored_rows
 
@@ -141,11 +142,18 @@ class Plan(NamedTuple):
 
 
 def default_cache(input_file: Path) -> Path:
-    """The input's folder if that is a dataset, else `cache/<stem of the input>`."""
+    """The input's folder if that is a dataset, else `cache/<stem of the input>`.
+
+    Raises:
+        InputError: that would be a folder of code, as `cache/store` is in a checkout.
+    """
     if (input_file.parent / "dataset.toml").exists():
         return input_file.parent
     stem = input_file.name.removesuffix(".gz").rsplit(".", 1)[0]
-    return Path("cache") / (stem or "embeddings")
+    folder = Path("cache") / (stem or "embeddings")
+    if (problem := code_problem(folder)) is not None:
+        raise InputError(f"{problem}; the cache of {input_file} would be there, name another by --cache")
+    return folder
 
 
 def existing_folder(path: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crossllm.cache.errors import Conflict, InputError, printable
-from crossllm.cache.records.record import UNITS
+from crossllm.cache.records.modality import UNITS
 from crossllm.cache.store.recipe import Recipe, held_like, refuse_other
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.run.plan import Plan, RunOptions

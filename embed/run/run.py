@@ -11,8 +11,8 @@ from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.files import fsio
 from crossllm.cache.maintenance.compact import require_space
 from crossllm.cache.records.id_table import publish_table
+from crossllm.cache.records.modality import KINDS
 from crossllm.cache.records.reading import read_records
-from crossllm.cache.records.record import KINDS
 from crossllm.cache.store.writer import refuse_compressed_h5, sync_what_others_wrote
 from crossllm.embed.encoder import Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.registry import find_encoder

@@ -13,7 +13,8 @@ from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import RowsRefused
 from crossllm.cache.files import fsio
 from crossllm.cache.records.keys import ABSENT
-from crossllm.cache.records.record import UNITS, Record
+from crossllm.cache.records.modality import UNITS
+from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.background_writer import BackgroundWriter
 from crossllm.cache.store.commit import commit_paths

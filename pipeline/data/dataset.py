@@ -18,7 +18,8 @@ from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
-from crossllm.cache.records.record import INPUT_NAMES, MODALITIES, OnBad, Record
+from crossllm.cache.records.modality import INPUT_NAMES, MODALITIES, OnBad
+from crossllm.cache.records.record import Record
 from crossllm.pipeline.data.pairs import Pair, Pairs, Task, read_pairs
 
 FORMAT = 1

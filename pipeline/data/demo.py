@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from crossllm.cache.records.record import CERTAIN, Record, record_of
+from crossllm.cache.records.modality import CERTAIN
+from crossllm.cache.records.record import Record, record_of
 from crossllm.pipeline.data.dataset import write_dataset
 from crossllm.pipeline.data.pairs import Pair
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import InputError, printable
+from crossllm.cache.files.paths import url_problem
+from crossllm.cache.records.modality import OnBad, check_modality
 from crossllm.cache.records.reading import read_records
-from crossllm.cache.records.record import OnBad, Record, check_modality
+from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
 from crossllm.pipeline.data.dataset import dataset_name, write_dataset
 from crossllm.pipeline.data.pairs import Columns, Task, Where, read_pairs
@@ -48,6 +50,8 @@ def parse_side(text: str) -> Side:
     if not equals or not path:
         raise InputError(f"'{printable(text)}' is not MODALITY=FILE, e.g. rna=rna.fasta")
     check_modality(modality)
+    if (problem := url_problem(path)) is not None:
+        raise InputError(problem)
     return Side(modality, Path(path))
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import read_lines
-from crossllm.cache.records.record import OnBad
+from crossllm.cache.records.modality import OnBad
 
 Task = Literal["classification", "regression"]
 MAX_LABEL = 1e30

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
 from crossllm.cache.records.id_table import read_table
-from crossllm.cache.records.record import UNITS, OnBad
+from crossllm.cache.records.modality import UNITS, OnBad
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import choose_recipe
 from crossllm.cache.store.recipe_command import command_for

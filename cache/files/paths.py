@@ -1,0 +1,30 @@
+"""What a path from a user must not be: an address of something that is no file, a folder of code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from crossllm.cache.errors import printable
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def url_problem(given: str) -> str | None:
+    """What is wrong with an address like `s3://bucket/x` where a path is expected; None for a path.
+
+    `Path` makes `s3:/bucket/x` of it, and a folder of that name would be made in silence.  A drive of Windows is one
+    letter.
+    """
+    match = _URL.match(given)
+    if match is None or len(match[1]) == 1:
+        return None
+    return (
+        f"'{printable(given)}' is an address, a path on this machine is expected; "
+        f"{match[1]} is not supported, copy the files here or mount them"
+    )
+
+
+def code_problem(folder: Path) -> str | None:
+    """What is wrong with a folder of Python code where a cache is expected; None for any other."""
+    return f"{folder}: holds Python code (__init__.py), no cache" if (folder / "__init__.py").exists() else None
