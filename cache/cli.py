@@ -151,9 +151,9 @@ def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
 
     A segment without a commit record goes when its writer is a dead process of this host, or after a week.
     """
-    from crossllm.cache.maintenance.garbage_collection import collect
+    from crossllm.cache.maintenance.garbage_collection import collect_garbage
 
-    done = collect(cache_dir, dry_run=dry_run)
+    done = collect_garbage(cache_dir, dry_run=dry_run)
     if as_json:
         lists = {name: list(map(str, found)) for name, found in done._asdict().items() if name != "bytes"}
         click.echo(json.dumps(lists | {"bytes": done.bytes}, indent=1))

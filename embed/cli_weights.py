@@ -53,10 +53,10 @@ def models_command(as_json: bool) -> None:
 def _row(info: EncoderInfo) -> dict[str, Any]:
     """One encoder, as `--json` has it."""
     from crossllm.embed.encoders.registry import DEFAULT_ENCODER
-    from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
+    from crossllm.embed.weights.published import PUBLISHED, local_weights, pulled_path
 
     file = PUBLISHED.get(info.name) if info.source else None
-    at_hand = weights_at_hand(info.name) if file else None
+    at_hand = local_weights(info.name) if file else None
     unchecked = file is not None and at_hand is None and pulled_path(info.name).exists()
     return {
         "modality": info.modality,

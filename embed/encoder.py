@@ -177,7 +177,7 @@ class EncoderInfo:
             raise InputError(f"--long {long}: {self.name} takes sequences of any length whole; leave the flag out")
         return self._policies()["whole" if long == "error" else long]
 
-    def settled_options(self, asked: Mapping[str, str], held: Mapping[str, str]) -> dict[str, str]:
+    def resolved_options(self, asked: Mapping[str, str], held: Mapping[str, str]) -> dict[str, str]:
         """The recipe's `options`: what is asked for, else what the cache holds, else the default, which is left out.
 
         Raises:

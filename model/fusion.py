@@ -5,7 +5,7 @@ Every fusion is called with the encoded entities of both sides and, for each pai
 
     cross_mamba      S = [X_A ; X_B],  S_mixed = BiMamba(S),  s̄ = LN(mean S_mixed)
                      (CrossLLM-Mamba, arXiv:2602.22236; `order` puts B first, or takes the mean of both ways;
-                     one block's mean costs the work of the entities, not of the pairs: `model/crossing.py`)
+                     one block's mean costs the work of the entities, not of the pairs: `model/factored_mixing.py`)
     concat           W [x̄_A ; x̄_B], x̄ = LN(mean X): static concatenation, the baseline of that paper's ablation
     gated            g ⊙ x̄_A + (1 − g) ⊙ x̄_B,  g = σ(W [x̄_A ; x̄_B] + b)
                      (BioLLMNet, Brief Bioinform 2025;26:bbaf549)
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from crossllm.model.batch import Packed, gather, join_pairs, segment_mean
 from crossllm.model.bimamba import BiMamba
-from crossllm.model.crossing import is_cheaper, mixed_mean
+from crossllm.model.factored_mixing import is_cheaper, mixed_mean
 
 ORDERS = ("ab", "ba", "both")
 HEADS = 4

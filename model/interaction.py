@@ -65,7 +65,7 @@ class ModelConfig:
 def joins_pairs(config: ModelConfig) -> bool:
     """Whether memory and work grow with the tokens of the pairs, not only with those of the distinct entities.
 
-    One Cross-Mamba block works once an entity (`model/crossing.py`), two or none do not; cross-attention looks at each
+    One Cross-Mamba block works once an entity (`factored_mixing.py`), two or none do not; cross-attention looks at each
     pair.
     """
     return config.fusion == "cross_attention" or (config.fusion == "cross_mamba" and config.mixer_layers != 1)

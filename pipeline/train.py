@@ -46,7 +46,7 @@ def train(options: TrainOptions) -> Run:
             here.
         Conflict: the run folder holds another run.
     """
-    options = dataclasses.replace(options, config=_settled(options))
+    options = dataclasses.replace(options, config=_resolved_config(options))
     scan = _backend(options.config.scan, torch.device(options.device))
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
@@ -72,7 +72,7 @@ def train(options: TrainOptions) -> Run:
     return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored))
 
 
-def _settled(options: TrainOptions) -> TrainConfig:
+def _resolved_config(options: TrainOptions) -> TrainConfig:
     """The configuration with `compute` chosen, and both it and `scan` as the run has them that is gone on with.
 
     Another device, or another machine's device of that name, would choose otherwise halfway through a run.

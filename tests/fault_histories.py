@@ -28,7 +28,7 @@ from powerloss import Tree, materialise, states
 
 from crossllm.cache import read_table
 from crossllm.cache.maintenance.compact import compact
-from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.embed.run import run as run_module
 
 EVERYTHING = "everything"
@@ -85,15 +85,15 @@ def compacted_and_collected(cache: Path, shim: FaultyOs, n: int) -> None:
     with suppress(Stopped):
         compact(cache, segment_bytes=LARGE)
     shim.revive()
-    collect(cache)
+    collect_garbage(cache)
     compact(cache, segment_bytes=LARGE)
-    collect(cache)
+    collect_garbage(cache)
 
 
 def collected_while_compacting(cache: Path, shim: FaultyOs, n: int) -> None:
     """A slow compaction, and a collection that sees what it has linked and not yet synced."""
     whole_run(cache, shim)
-    shim.fault = Meanwhile(shim.count + 1 + n % COMPACTION, lambda: collect(cache) and None)
+    shim.fault = Meanwhile(shim.count + 1 + n % COMPACTION, lambda: collect_garbage(cache) and None)
     compact(cache, segment_bytes=LARGE)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Record, list_recipes, read_records, record_of
 from crossllm.cache.maintenance.compact import compact
-from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.cache.maintenance.inspection import verify
 from crossllm.cache.maintenance.merge import merge
 from crossllm.cache.maintenance.repair import repair
@@ -172,7 +172,7 @@ def compact_all(cache: Path, _ack_fd: int | None = None) -> None:
 
 
 def collect_all(cache: Path, _ack_fd: int | None = None) -> None:
-    collect(cache)
+    collect_garbage(cache)
 
 
 def merge_other(cache: Path, _ack_fd: int | None = None) -> None:

@@ -22,7 +22,7 @@ from crossllm.cache.files import fsio
 from crossllm.cache.maintenance import compact as compact_module
 from crossllm.cache.maintenance.compact import compact
 from crossllm.cache.maintenance.damage import read_commits
-from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.cache.maintenance.inspection import uncommitted, verify
 from crossllm.cache.maintenance.merge import merge
 from crossllm.cache.maintenance.repair import repair
@@ -90,7 +90,7 @@ def test_compact_makes_few_segments_and_a_second_one_does_nothing(
     state = tree(made_cache)
     assert compact(made_cache) == (0, 0, 0, 0, 0, [])
     assert tree(made_cache) == state
-    gone = collect(made_cache)
+    gone = collect_garbage(made_cache)
     assert {path.name for path in gone.superseded} == set(before)
     assert gone.bytes >= done.bytes
     assert held(made_cache, recipe) == as_bytes(made_rows)
@@ -141,7 +141,7 @@ def test_what_a_compacted_segment_superseded_stays_superseded_whatever_gc_unlink
     (last,) = live(tmp_path, recipe)
     (recipe.folder(tmp_path) / "commits" / f"{middle}.json").unlink()
     assert live(tmp_path, recipe) == [last]
-    assert {path.name for path in collect(tmp_path).superseded} >= {middle}
+    assert {path.name for path in collect_garbage(tmp_path).superseded} >= {middle}
     assert held(tmp_path, recipe) == as_bytes(dict(items[:3]))
 
 
@@ -158,7 +158,7 @@ def test_two_compactions_at_once_lose_nothing(
         calls.append(1)
         if len(calls) == 8:
             assert compact(tmp_path, segment_bytes=9 << 10).outputs
-            collect(tmp_path)
+            collect_garbage(tmp_path)
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compact_module, "copy_into", interrupted)
@@ -166,10 +166,10 @@ def test_two_compactions_at_once_lose_nothing(
     assert done.outputs > 0
     assert not done.damage
     assert held(tmp_path, recipe) == as_bytes(made_rows)
-    collect(tmp_path)
+    collect_garbage(tmp_path)
     assert held(tmp_path, recipe) == as_bytes(made_rows)
     compact(tmp_path)
-    collect(tmp_path)
+    collect_garbage(tmp_path)
     assert held(tmp_path, recipe) == as_bytes(made_rows)
     assert sum(c.records for c in live_commits(read_commits(recipe.folder(tmp_path)).commits)) == len(made_rows)
 
@@ -231,12 +231,12 @@ print("writing", flush=True); sys.stdin.read(); os._exit(9)
         assert child.stdout.readline() == "writing\n"
         mine = start_writing(made_cache, recipe)
         age(recipe.folder(made_cache))
-        found = collect(made_cache)
+        found = collect_garbage(made_cache)
         assert (found.abandoned, len(found.kept), found.temporary) == ([], 2, [])
         child.stdin.close()
-    dry = collect(made_cache, dry_run=True)
+    dry = collect_garbage(made_cache, dry_run=True)
     assert len(uncommitted(recipe.folder(made_cache))) == 2
-    found = collect(made_cache)
+    found = collect_garbage(made_cache)
     assert found == dry
     (gone,) = found.abandoned
     assert found.temporary == [marker_path(recipe.folder(made_cache), gone.name)]
@@ -245,7 +245,7 @@ print("writing", flush=True); sys.stdin.read(); os._exit(9)
     publish_commit(recipe.folder(made_cache), mine.close())
     assert not verify(made_cache, data=True).damage
     assert other("GGG") in CacheReader(made_cache, recipe)
-    collect(made_cache)
+    collect_garbage(made_cache)
     assert tree(made_cache).items() >= before.items()
 
 
@@ -261,14 +261,14 @@ def test_gc_leaves_what_it_cannot_judge_for_a_week(made_cache: Path, recipe: Rec
         path.unlink()
     else:
         path.write_text("{")
-    found = collect(made_cache)
+    found = collect_garbage(made_cache)
     assert (found.abandoned, found.kept) == ([], [writer.path])
     age(folder)
     fresh = writer.path / "rows" / "fresh"
     fresh.touch()
-    assert collect(made_cache).kept == [writer.path]
+    assert collect_garbage(made_cache).kept == [writer.path]
     age(folder)
-    assert collect(made_cache).abandoned == [writer.path]
+    assert collect_garbage(made_cache).abandoned == [writer.path]
     assert not writer.path.exists()
     assert not path.exists()
 
@@ -279,9 +279,9 @@ def test_gc_knows_a_reused_process_number(made_cache: Path, recipe: Recipe) -> N
     path = marker_path(recipe.folder(made_cache), writer.name)
     body = json.loads(path.read_text())
     path.write_text(json.dumps(body | {"started": body["started"] - 10}))
-    assert collect(made_cache).kept == [writer.path]  # a clock that was set
+    assert collect_garbage(made_cache).kept == [writer.path]  # a clock that was set
     path.write_text(json.dumps(body | {"started": body["started"] - 86400.0}))
-    assert collect(made_cache).abandoned == [writer.path]
+    assert collect_garbage(made_cache).abandoned == [writer.path]
 
 
 def test_gc_takes_old_temporaries_and_markers_without_a_folder(made_cache: Path, recipe: Recipe) -> None:
@@ -295,7 +295,7 @@ def test_gc_takes_old_temporaries_and_markers_without_a_folder(made_cache: Path,
     mark(folder, "1" * 32)
     dead = marker_path(folder, "1" * 32)
     dead.write_text(json.dumps(json.loads(dead.read_text()) | {"pid": 1 << 30}))
-    found = collect(made_cache)
+    found = collect_garbage(made_cache)
     assert set(found.temporary) == {*temporary[:2], dead}
     assert temporary[2].exists()
     assert marker_path(folder, "0" * 32).exists()
@@ -308,7 +308,7 @@ def test_gc_never_follows_a_link(made_cache: Path, recipe: Recipe, tmp_path: Pat
     link = recipe.folder(made_cache) / "segments" / ("a" * 32)
     link.symlink_to(outside)
     os.utime(link, (OLD, OLD), follow_symlinks=False)
-    assert collect(made_cache).abandoned == [link]
+    assert collect_garbage(made_cache).abandoned == [link]
     assert not link.is_symlink()
     assert (outside / "precious").read_text() == "kept"
 
@@ -321,7 +321,7 @@ def test_gc_keeps_the_sources_of_a_damaged_segment(
     compact(tmp_path)
     (output,) = live(tmp_path, recipe)
     shutil.rmtree(recipe.folder(tmp_path) / "segments" / output / "digest")
-    found = collect(tmp_path)
+    found = collect_garbage(tmp_path)
     assert (found.superseded, found.unsure) == ([], [recipe.folder(tmp_path)])
     done = repair(tmp_path)
     assert (done.dropped, done.keyless) == ([], len(made_rows))
@@ -470,7 +470,7 @@ def test_gc_and_verify_trust_no_folder_that_is_none(
     age(made_cache)
     before = sorted(elsewhere.rglob("*")) + sorted(made_cache.rglob("*"))
     with pytest.raises(CacheCorrupt):
-        collect(made_cache)
+        collect_garbage(made_cache)
     assert sorted(elsewhere.rglob("*")) + sorted(made_cache.rglob("*")) == before
     assert verify(made_cache, data=True).damage
 
@@ -480,7 +480,7 @@ def test_lost_commits_are_damage_and_no_reason_to_collect(made_cache: Path, reci
     age(made_cache)
     assert verify(made_cache, data=True).damage
     with pytest.raises(CacheCorrupt, match="put it back"):
-        collect(made_cache)
+        collect_garbage(made_cache)
     with pytest.raises(CacheCorrupt, match="put it back"):
         CacheReader(made_cache, recipe)
 
@@ -492,11 +492,11 @@ def test_repair_takes_what_compaction_left(
     compact(made_cache)
     (output,) = CacheReader(made_cache, recipe).segments
     flip(output.path / ROWS, 0)
-    assert collect(made_cache).unsure
+    assert collect_garbage(made_cache).unsure
     done = repair(made_cache)
     assert not done.dropped
     assert held(made_cache, recipe) == as_bytes(made_rows)
-    assert collect(made_cache).superseded
+    assert collect_garbage(made_cache).superseded
     assert held(made_cache, recipe) == as_bytes(made_rows)
 
 

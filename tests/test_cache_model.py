@@ -24,7 +24,7 @@ from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, recor
 from crossllm.cache.files import fsio
 from crossllm.cache.maintenance.compact import compact
 from crossllm.cache.maintenance.damage import read_commits
-from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.cache.maintenance.inspection import verify
 from crossllm.cache.maintenance.merge import merge
 from crossllm.cache.maintenance.repair import repair
@@ -214,7 +214,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def gc(self) -> None:
-        found = collect(self.cache)
+        found = collect_garbage(self.cache)
         assert not {path.name for path in (*found.abandoned, *found.superseded)} & {c.segment for c in self.live()}
         # A compacted segment that was hit before gc came: its sources are kept for repair.
         assert self.files_hit or self.hits or not found.unsure

@@ -16,7 +16,7 @@ from zygote import Zygote
 
 from crossllm.cache import CacheReader, CacheWriter, list_recipes
 from crossllm.cache.maintenance.compact import compact
-from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.cache.maintenance.inspection import verify
 from crossllm.cache.store.segment import ROWS
 
@@ -66,7 +66,7 @@ def test_one_of_two_runs_started_together_is_killed(zygote: Zygote, memory: Path
             embed_run(room / "cache")
         assert count == [0], "the one that was not killed had done it all"
         compact(room / "cache", segment_bytes=1 << 20)
-        collect(room / "cache")
+        collect_garbage(room / "cache")
         assert contents(room / "cache") == expected
         (recipe,) = list_recipes(room / "cache", "rna")
         stored = sum(segment.commit.records for segment in CacheReader(room / "cache", recipe).segments)

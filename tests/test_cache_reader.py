@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, Recipe, key_of
 from crossllm.cache.maintenance.compact import compact
-from crossllm.cache.maintenance.garbage_collection import collect
+from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.cache.store import reader
 from crossllm.cache.store.commit import commit_paths, publish_commit, read_commit
 from crossllm.cache.store.row_source import IO, ZarrRows
@@ -280,6 +280,6 @@ def test_prefetch_of_what_was_compacted_away_is_no_error(
 ) -> None:
     opened = CacheReader(made_cache, recipe, io=io)
     compact(made_cache)
-    collect(made_cache)
+    collect_garbage(made_cache)
     opened.prefetch(made_rows)
     assert opened.gather(list(made_rows)).rows.tobytes() == b"".join(rows.tobytes() for rows in made_rows.values())

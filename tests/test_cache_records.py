@@ -26,7 +26,7 @@ from crossllm.cache.records.keys import Keys
 from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN, OnBad
 from crossllm.cache.records.record import normalise
 from crossllm.cache.records.record_list import RecordList
-from crossllm.cache.records.validation import settle
+from crossllm.cache.records.validation import validated_records
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -174,11 +174,11 @@ def test_the_compact_list_is_the_plain_one(
         if not kept or (wrong and on_bad == "error"):
             outcomes["refused"] += 1
             with pytest.raises(InputError) as caught:
-                settle(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
+                validated_records(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
             said = [line.split(": ", 1)[1].split(" (record")[0] for line in caught.value.lines]
             assert said == [what.partition(";")[0] for _, what in wrong] or on_bad == "skip"
             continue
-        found = settle(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
+        found = validated_records(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
         outcomes["read"] += 1
         assert notes.total() == merged
         assert [(problem.line, problem.what) for problem in found.skipped] == wrong

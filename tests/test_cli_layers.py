@@ -15,7 +15,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "cache": ("cli", "cli_flags", "maintenance", "store", "records", "console", "files", "errors"),
     "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
     "model": (
-        "interaction", "fusion", "crossing", "bimamba", "scan", "batch device losses standardise tokens",
+        "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise tokens",
     ),
     "pipeline": (
         "main", "cli", "cli_data cli_train", "train", "reporting", "training", "evaluation", "data",

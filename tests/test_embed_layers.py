@@ -38,7 +38,7 @@ from crossllm.embed.run.dry_run import dry_run
 from crossllm.embed.run.dry_run_lines import announce, in_lines
 from crossllm.embed.run.joint_ack import JointAck
 from crossllm.embed.run.plan import RunOptions, make_plan
-from crossllm.embed.run.recipes import settle_recipes
+from crossllm.embed.run.recipes import resolve_recipes
 from crossllm.embed.run.run import run
 
 SEQUENCES = {"a": "ACGU" * 120, "b": "GGAUC" * 4, "c": "CCCAUU" * 3, "d": "AUGGCUUA" * 3, "e": "ACGU"}
@@ -195,7 +195,7 @@ def test_a_repeated_flag_or_an_encoder_without_layers_is_one_line(program: Progr
 
 
 def settled(options: RunOptions, **asked: object) -> list[tuple[str | None, str, str, str, dict[str, str]]]:
-    found = settle_recipes(dataclasses.replace(options, **asked), ENCODERS["rna", "rnabert"])  # type: ignore[arg-type]
+    found = resolve_recipes(dataclasses.replace(options, **asked), ENCODERS["rna", "rnabert"])  # type: ignore[arg-type]
     return [(r.layer, r.compute, r.dtype, r.long, r.options) for r in found]
 
 
@@ -587,7 +587,7 @@ def test_the_time_is_that_of_the_deepest_layer_to_be_computed(
     assert timed == [("5", tokens), (None, tokens), ("5", tokens)], "of what lacks something; each sequence once"
     asked = dataclasses.replace(options, layers=(2, 6, 5), quiet=False)
     info = ENCODERS["rna", "rnabert"]
-    announce(asked, info, make_plan(asked, settle_recipes(asked, info), read_records(asked.input, "rna")), 5)
+    announce(asked, info, make_plan(asked, resolve_recipes(asked, info), read_records(asked.input, "rna")), 5)
     said = capsys.readouterr().err
     assert re.match(r"note: 5 of 5 sequences to embed, 546 nucleotides, 2 layers in one pass, about ", said), said
 

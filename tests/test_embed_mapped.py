@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -26,8 +25,14 @@ from crossllm.embed.encoders import esm2, language_model, rinalmo, rnafm
 from crossllm.embed.encoders.registry import ENCODERS
 from crossllm.embed.engine.transformer import expected_shapes
 from crossllm.embed.weights import checkpoint, digests
-from crossllm.embed.weights.checkpoint import check_settled, pick_tensors, read_settled, read_weights, weights_digest
-from crossllm.embed.weights.model_size import refuse_other_size, size_of
+from crossllm.embed.weights.checkpoint import (
+    check_unchanged,
+    read_verified,
+    read_weights,
+    select_tensors,
+    weights_digest,
+)
+from crossllm.embed.weights.model_size import ESM2_SIZES, Size, refuse_other_size, size_of
 
 PROTEIN = record_of("protein", "x", "MKTVRQERLKX")
 SAVES: dict[str, Callable[[dict[str, Tensor], Path], None]] = {
@@ -249,7 +254,7 @@ def test_weights_changed_while_a_model_is_made_of_them_are_refused(
 def test_weights_that_are_not_those_of_the_recipe_are_refused(tiny: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(tiny, tmp_path / "w")
     recipe = ENCODERS["protein", "esm2-8m"].recipe("0" * 64)
-    for check in (read_settled, check_settled):
+    for check in (read_verified, check_unchanged):
         with pytest.raises(InputError, match="was changed while it was read"):
             check(Loading((recipe,), tmp_path / "w"))
 
@@ -305,8 +310,7 @@ def test_other_tensors_look_like_nothing() -> None:
 def test_a_wrong_size_is_one_line_of_embed_run(
     tiny: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
-    small = ENCODERS["protein", "esm2-35m"]
-    monkeypatch.setitem(ENCODERS, ("protein", "esm2-35m"), dataclasses.replace(small, dim=32, layers=3))
+    monkeypatch.setitem(ESM2_SIZES, "esm2-35m", Size(32, 3, 4))
     torch.save({"model": published_tensors(rng, 3)}, tmp_path / "esm2_t12_35M_UR50D.pt")
     with pytest.raises(InputError, match=r"these look like esm2-35m: width 32, 3 layers; name `--encoder esm2-35m`"):
         load("protein", "esm2-8m", tmp_path / "esm2_t12_35M_UR50D.pt", dim=32)
@@ -315,7 +319,7 @@ def test_a_wrong_size_is_one_line_of_embed_run(
 def test_a_missing_tensor_is_said_with_the_nearest_name(tmp_path: Path) -> None:
     found = {"layers.0.self_attn.query_proj.weight": torch.ones(2, 2), "far": torch.ones(1)}
     with pytest.raises(InputError) as refusal:
-        pick_tensors(tmp_path / "w", found, {"layers.0.self_attn.q_proj.weight": (2, 2), "zzz": (1,)}, "far")
+        select_tensors(tmp_path / "w", found, {"layers.0.self_attn.q_proj.weight": (2, 2), "zzz": (1,)}, "far")
     assert (
         "layers.0.self_attn.q_proj.weight is missing (the nearest here is layers.0.self_attn.query_proj.weight); "
         "zzz is missing; " in str(refusal.value)

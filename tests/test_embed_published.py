@@ -17,7 +17,7 @@ from made_weights import load, rows_of
 from crossllm.cache import record_of
 from crossllm.cache.errors import InputError
 from crossllm.embed.encoders import esm2
-from crossllm.embed.weights.published import weights_at_hand
+from crossllm.embed.weights.published import local_weights
 from crossllm.embed.weights.pull import ask, pull
 
 SPECIALS = 1
@@ -38,7 +38,7 @@ def esm2_8m(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.delenv("CROSSLLM_WEIGHTS")
     else:
         monkeypatch.setenv("CROSSLLM_WEIGHTS", USERS_WEIGHTS)
-    if (path := weights_at_hand("esm2-8m")) is not None:
+    if (path := local_weights("esm2-8m")) is not None:
         return path
     try:
         return pull(ask("esm2-8m", None, tmp_path, None), quiet=True).path

@@ -32,7 +32,7 @@ from crossllm.embed.encoders.registry import ENCODERS, find_encoder
 from crossllm.embed.weights import download
 from crossllm.embed.weights import pull as pulling
 from crossllm.embed.weights.digests import kept_digest, kept_path
-from crossllm.embed.weights.published import PUBLISHED, WeightsFile, pulled_path, weights_at_hand, weights_folder
+from crossllm.embed.weights.published import PUBLISHED, WeightsFile, local_weights, pulled_path, weights_folder
 from crossllm.embed.weights.pull import Pulled, ask, pull
 
 BODY = bytes(range(256)) * 5000
@@ -77,7 +77,7 @@ def held() -> list[str]:
 @pytest.mark.parametrize("kind", PINS)
 def test_what_is_published_is_kept_with_its_digest_and_is_then_at_hand(kind: str, publish: Publish) -> None:
     publish(pin=PINS[kind])
-    assert weights_at_hand("rnabert") is None
+    assert local_weights("rnabert") is None
     with pytest.raises(InputError, match="needs its weights; fetch them with `embed pull rnabert`, name them with"):
         find_encoder("rna", "rnabert", None)
     done = fetch()
@@ -86,7 +86,7 @@ def test_what_is_published_is_kept_with_its_digest_and_is_then_at_hand(kind: str
     assert held() == ["w.pth", "w.pth.sha256"]
     checked = subprocess.run(["sha256sum", "--check", "w.pth.sha256"], cwd=done.path.parent, capture_output=True)
     assert checked.returncode == 0, "the digest is kept in the form that sha256sum reads"
-    assert weights_at_hand("rnabert") == done.path
+    assert local_weights("rnabert") == done.path
     assert find_encoder("rna", "rnabert", None).name == "rnabert"
     again = fetch()
     assert again == done._replace(downloaded=False, checked="kept")
@@ -101,7 +101,7 @@ def test_a_flipped_bit_leaves_nothing(kind: str, at: int, publish: Publish) -> N
     with pytest.raises(CacheCorrupt, match=r"is expected; what arrived was deleted: another file, or damaged"):
         fetch()
     assert held() == []
-    assert weights_at_hand("rnabert") is None
+    assert local_weights("rnabert") is None
 
 
 @pytest.mark.parametrize("body", [BODY[:-1], BODY + b"x", b""], ids=["cut", "longer", "empty"])
@@ -317,11 +317,11 @@ def test_a_file_put_there_by_hand_is_checked_and_taken_up(publish: Publish) -> N
     path = pulled_path("rnabert")
     path.parent.mkdir(parents=True)
     path.write_bytes(BODY)
-    assert weights_at_hand("rnabert") is None, "not before it was checked"
+    assert local_weights("rnabert") is None, "not before it was checked"
     with pytest.raises(InputError, match=r"check those at .*w\.pth with `embed pull rnabert`"):
         find_encoder("rna", "rnabert", None)
     done = fetch(url="https://nobody.invalid/")
-    assert (done.downloaded, done.checked, weights_at_hand("rnabert")) == (False, "sha256", path)
+    assert (done.downloaded, done.checked, local_weights("rnabert")) == (False, "sha256", path)
 
 
 @pytest.mark.parametrize("kind", PINS)
@@ -484,7 +484,7 @@ def test_a_pulled_file_that_was_changed_is_exit_3(
         assert line.startswith(f"error: {path}: ")
         assert SHA256 in line
     kept_path(path).write_text("no digest\n")
-    assert weights_at_hand("rnabert") is None
+    assert local_weights("rnabert") is None
     assert program_in_process("models") == 0, "a damaged digest spoils no list"
     assert program_in_process("pull", "rnabert") == 3
 
@@ -607,6 +607,6 @@ def test_a_fifo_is_no_file_of_weights(program: Program, tmp_path: Path) -> None:
 
 def test_a_folder_of_weights_that_cannot_be_is_not_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSLLM_WEIGHTS", "/" + "x" * 5000)
-    assert weights_at_hand("rnabert") is None
+    assert local_weights("rnabert") is None
     monkeypatch.setenv("CROSSLLM_WEIGHTS", "~/w")
     assert "~" not in str(pulled_path("rnabert"))

@@ -22,7 +22,7 @@ from made_weights import random_tensors, rnabert_shapes
 from safetensors.torch import save_file
 
 from crossllm.cache import InputError
-from crossllm.embed.weights.checkpoint import pick_tensors, read_weights
+from crossllm.embed.weights.checkpoint import read_weights, select_tensors
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(2, dtype=torch.float16)}
 
@@ -231,16 +231,16 @@ def test_every_form_gives_the_same_tensors_and_the_digest_of_the_file(form: str,
 def test_only_the_tensors_of_this_encoder_are_taken(tmp_path: Path) -> None:
     shapes = {"a": (2, 3), "b.c": (2,)}
     path = tmp_path / "w.pth"
-    assert pick_tensors(path, TENSORS, shapes, "")["b.c"].dtype == torch.float16
+    assert select_tensors(path, TENSORS, shapes, "")["b.c"].dtype == torch.float16
     with pytest.raises(InputError, match=r"w\.pth: not the weights of this encoder: d is missing; b\.c is not one of"):
-        pick_tensors(path, TENSORS, {"a": (2, 3), "d": (1,)}, "")
+        select_tensors(path, TENSORS, {"a": (2, 3), "d": (1,)}, "")
     with pytest.raises(InputError, match=r"a has shape \(2, 3\), \(3, 2\) is expected"):
-        pick_tensors(path, TENSORS, {"a": (3, 2), "b.c": (2,)}, "")
+        select_tensors(path, TENSORS, {"a": (3, 2), "b.c": (2,)}, "")
     with pytest.raises(InputError, match=r"a is of type torch.int64, a floating type is expected"):
-        pick_tensors(path, {"a": torch.ones(2, dtype=torch.int64)}, {"a": (2,)}, "")
+        select_tensors(path, {"a": torch.ones(2, dtype=torch.int64)}, {"a": (2,)}, "")
     with pytest.raises(InputError, match=r"; and 6 more like these"):
-        pick_tensors(path, {}, {str(n): (1,) for n in range(9)}, "")
-    assert list(pick_tensors(path, TENSORS, {"a": (2, 3)}, r"b\..*")) == ["a"]
+        select_tensors(path, {}, {str(n): (1,) for n in range(9)}, "")
+    assert list(select_tensors(path, TENSORS, {"a": (2, 3)}, r"b\..*")) == ["a"]
 
 
 def test_another_encoders_weights_are_refused_in_one_line(
@@ -289,7 +289,7 @@ NOT_PLAIN: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
 def test_a_tensor_that_is_not_plain_is_refused(kind: str, tmp_path: Path) -> None:
     make, say = NOT_PLAIN[kind]
     with pytest.raises(InputError, match=f"not the weights of this encoder: a is not a plain tensor: it is {say}"):
-        pick_tensors(tmp_path / "w.pth", {"a": make()}, {"a": (2, 3)}, "")
+        select_tensors(tmp_path / "w.pth", {"a": make()}, {"a": (2, 3)}, "")
 
 
 def test_embed_run_refuses_sparse_weights_before_it_writes(
@@ -309,7 +309,7 @@ def test_embed_run_refuses_sparse_weights_before_it_writes(
 
 def test_weights_that_ask_for_gradients_are_taken_without(tmp_path: Path) -> None:
     torch.save({"a": torch.nn.Parameter(TENSORS["a"])}, tmp_path / "w.pth")
-    (found,) = pick_tensors(tmp_path / "w.pth", read_weights(tmp_path / "w.pth")[0], {"a": (2, 3)}, "").values()
+    (found,) = select_tensors(tmp_path / "w.pth", read_weights(tmp_path / "w.pth")[0], {"a": (2, 3)}, "").values()
     assert torch.equal(found, TENSORS["a"])
     assert not found.requires_grad
 

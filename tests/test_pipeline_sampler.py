@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crossllm.pipeline.training.prefetch import DEPTH, Waiting, ahead
+from crossllm.pipeline.training.prefetch import DEPTH, WaitTime, prefetched
 from crossllm.pipeline.training.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
 
 
@@ -64,18 +64,18 @@ def test_prediction_goes_through_the_entities_one_after_the_other(sides: tuple[S
 
 
 def test_ahead_gives_all_in_order_and_measures_waiting() -> None:
-    waiting, threads = Waiting(), set()
+    waiting, threads = WaitTime(), set()
 
     def make(n: int) -> int:
         threads.add(threading.get_ident())
         time.sleep(0.02)
         return n * n
 
-    assert list(ahead(make, range(6), waiting)) == [n * n for n in range(6)]
+    assert list(prefetched(make, range(6), waiting)) == [n * n for n in range(6)]
     assert len(threads) == 1 and threads != {threading.get_ident()}  # noqa: PT018 - one thought
     assert 0.06 < waiting.waited <= waiting.total
     assert 0 < waiting.share <= 1
-    assert Waiting().share == 0
+    assert WaitTime().share == 0
 
 
 def test_ahead_raises_at_the_item_and_stops() -> None:
@@ -89,7 +89,7 @@ def test_ahead_raises_at_the_item_and_stops() -> None:
 
     found = []
     with pytest.raises(OSError, match="no such file"):
-        found += [found.append(n) for n in ahead(make, range(1000), Waiting())]
+        found += [found.append(n) for n in prefetched(make, range(1000), WaitTime())]
     assert found == [0, 1]
     assert len(made) < 10
     assert makers() == [], "a thread outlives the error"
@@ -97,7 +97,7 @@ def test_ahead_raises_at_the_item_and_stops() -> None:
 
 def test_a_closed_ahead_stops_making() -> None:
     made = []
-    stream = ahead(made.append, range(1000), Waiting())
+    stream = prefetched(made.append, range(1000), WaitTime())
     next(stream)
     assert makers() != []
     stream.close()  # type: ignore[attr-defined]
@@ -106,5 +106,5 @@ def test_a_closed_ahead_stops_making() -> None:
 
 
 def makers() -> list[threading.Thread]:
-    """Threads of `ahead` that are alive."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    """Threads of `prefetched` that are alive."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetched")]

@@ -1,4 +1,4 @@
-"""Every system call that changes a file of a cache: the one seam for fault injection, and for Windows.
+"""Every system call that changes a file of a cache: the one place for fault injection, and for Windows.
 
 The order of a commit (DESIGN section 2) is built from these four: `make_new_dir`, `SyncedFile`, `sync_dir`,
 `publish`.  After a failed fsync the file is abandoned, never synced again: a retry may succeed falsely.

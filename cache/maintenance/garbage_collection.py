@@ -21,7 +21,7 @@ from crossllm.cache.store.segment import Segment
 _MARKER_START, _MARKER_END = ".writer-", ".json"
 
 
-class Collected(NamedTuple):
+class Garbage(NamedTuple):
     """What `gc` removed, or with `dry_run` would remove."""
 
     superseded: list[Path]
@@ -50,7 +50,7 @@ class _Recipe(NamedTuple):
     unsure: bool
 
 
-def collect(cache_dir: Path, *, dry_run: bool = False) -> Collected:
+def collect_garbage(cache_dir: Path, *, dry_run: bool = False) -> Garbage:
     """Remove superseded segments and what dead writers left; whatever a live writer may be writing stays.
 
     A segment's commit record goes first and durably, its folder after it: killed at any instant, nothing that a
@@ -63,7 +63,7 @@ def collect(cache_dir: Path, *, dry_run: bool = False) -> Collected:
     folders = [folder for modality in MODALITIES for folder in recipe_folders(cache_dir, modality)]
     plans = [_plan(folder) for folder in folders]
     temporary = [path for folder in _homes(cache_dir, folders) for path in _old_temporaries(folder)]
-    found = Collected(
+    found = Garbage(
         [path for plan in plans for path in plan.superseded],
         [path for plan in plans for path in plan.abandoned],
         [*temporary, *(path for plan in plans for path in plan.markers)],

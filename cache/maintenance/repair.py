@@ -22,7 +22,7 @@ from crossllm.cache.errors import CacheCorrupt, InputError, RowsRefused
 from crossllm.cache.maintenance.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
 from crossllm.cache.maintenance.inspection import require_cache, verify
 from crossllm.cache.maintenance.integrity import check_segment, copy_record
-from crossllm.cache.maintenance.salvage import Remains
+from crossllm.cache.maintenance.salvage import Salvage
 from crossllm.cache.records.id_table import read_table
 from crossllm.cache.records.modality import MODALITIES
 from crossllm.cache.store import writer_marker
@@ -176,7 +176,7 @@ def _keep(
         )
     )
     with new as writer:
-        for key, rows in Remains(folder, recipe, segment, old, lengths):
+        for key, rows in Salvage(folder, recipe, segment, old, lengths):
             held += 1
             if key is not None and rows is None:
                 rows = replaced.find(key)

@@ -37,7 +37,7 @@ class Found(NamedTuple):
     """Shape (L, D), a copy that was checked; None where they are not proved."""
 
 
-class Remains:
+class Salvage:
     """The records of a damaged segment, in their order; nothing where its arrays cannot be read at all."""
 
     def __init__(

@@ -13,7 +13,7 @@ from crossllm.cache.files.text_file import read_lines
 from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN, OnBad
 from crossllm.cache.records.record import Record, key_of, normalise
 from crossllm.cache.records.record_list import Records
-from crossllm.cache.records.validation import settle
+from crossllm.cache.records.validation import validated_records
 
 _NOT_ALLOWED = {m: re.compile(f"[^{CERTAIN[m]}{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
 _UNKNOWN = {m: re.compile(f"[{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
@@ -45,7 +45,7 @@ def read_fasta(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
             if record is not None:
                 yield raw.line, record
 
-    return settle(path, modality, found(), notes, problems, on_bad)
+    return validated_records(path, modality, found(), notes, problems, on_bad)
 
 
 def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:

@@ -52,7 +52,7 @@ class Table(Mapping[str, Entry]):
         """Places of ids that stand in an earlier table as well, with the same entry."""
 
     def add(self, path: Path, data: bytes) -> None:
-        """Add what a file of the table says; `settle` follows the last.
+        """Add what a file of the table says; `validated_records` follows the last.
 
         Raises:
             CacheCorrupt: it is no table.
@@ -63,7 +63,7 @@ class Table(Mapping[str, Entry]):
         except ValueError as error:
             raise CacheCorrupt(f"{path}: {error}; not a table of records") from None
 
-    def settle(self) -> None:
+    def validated_records(self) -> None:
         """Find the ids that stand in several files: once for all, as each look sorts every id.
 
         Raises:
@@ -198,5 +198,5 @@ def read_table(cache_dir: Path, modality: str) -> Table:
         if hashlib.sha256(data).hexdigest()[:32] != match[2]:
             raise CacheCorrupt(f"{folder / name}: its bytes are not what its name says; delete it and run again")
         table.add(folder / name, data)
-    table.settle()
+    table.validated_records()
     return table

@@ -19,7 +19,7 @@ from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.rdkit_child import Answer, RdkitChild, canonical
 from crossllm.cache.records.record import Record, record_of
 from crossllm.cache.records.record_list import Records
-from crossllm.cache.records.validation import settle
+from crossllm.cache.records.validation import validated_records
 
 MAX_SMILES = 2000
 """Characters of a longer SMILES are refused unread."""
@@ -58,7 +58,7 @@ def read_molecules(path: Path, on_bad: OnBad = "error") -> Records:
     def found() -> Iterator[tuple[int, Record]]:
         with RdkitChild() as child:
             for raw in _raw_records(path, problems):
-                answer = _settled(raw.structure, child.canonical)
+                answer = _canonical(raw.structure, child.canonical)
                 if not raw.id:
                     problems.append(Problem(path, raw.line, "a molecule without an id; give it one"))
                 elif answer.problem is not None:
@@ -67,7 +67,7 @@ def read_molecules(path: Path, on_bad: OnBad = "error") -> Records:
                     notes.update(answer.notes)
                     yield raw.line, record_of("molecule", raw.id, answer.smiles)
 
-    return settle(path, "molecule", found(), notes, problems, on_bad)
+    return validated_records(path, "molecule", found(), notes, problems, on_bad)
 
 
 def canonical_smiles(smiles: str) -> str:
@@ -76,13 +76,13 @@ def canonical_smiles(smiles: str) -> str:
     Raises:
         ValueError: RDKit cannot read it.
     """
-    answer = _settled(smiles, canonical)
+    answer = _canonical(smiles, canonical)
     if answer.problem is not None:
         raise ValueError(answer.problem)
     return answer.smiles
 
 
-def _settled(structure: str, ask: Callable[[str], Answer]) -> Answer:
+def _canonical(structure: str, ask: Callable[[str], Answer]) -> Answer:
     """RDKit's answer on a structure that it can be asked about, held to the bounds on its atoms."""
     problem = _problem_before(structure)
     answer = Answer("", 0, problem, ()) if problem is not None else ask(structure)

@@ -15,7 +15,7 @@ from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import RecordList, Records
 
 
-def settle(
+def validated_records(
     path: Path,
     modality: str,
     found: Iterable[tuple[int, Record]],

@@ -194,7 +194,7 @@ def orphaned_folders(cache_dir: Path, modality: str) -> list[Path]:
     return sorted(folder for folder in committed if not (folder / "recipe.json").exists())
 
 
-def held_like(cache_dir: Path, asked: Recipe, *same: str) -> list[Recipe]:
+def similar_recipes(cache_dir: Path, asked: Recipe, *same: str) -> list[Recipe]:
     """The recipes that a cache holds of a modality and encoder, and that agree in the named fields as well."""
     wanted = ("encoder", *same)
     return [

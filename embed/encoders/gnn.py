@@ -41,7 +41,7 @@ from crossllm.embed.encoders.molecular_graph import (
 )
 from crossllm.embed.encoders.windows import by_budget
 from crossllm.embed.engine.device import device_of
-from crossllm.embed.weights.checkpoint import pick_tensors, read_settled
+from crossllm.embed.weights.checkpoint import read_verified, select_tensors
 
 DIM, LAYERS = 300, 5
 _EPS = 1e-5
@@ -110,9 +110,9 @@ class GraphEncoder:
         self._device = device_of(loading.device)
         assert loading.weights is not None  # find_encoder asked for it
         expected = expected_shapes(self._convolution, DIM, LAYERS)
-        held = read_settled(loading)
+        held = read_verified(loading)
         _refuse_other_network(loading, held)
-        found = pick_tensors(loading.weights, held, expected, _UNUSED)
+        found = select_tensors(loading.weights, held, expected, _UNUSED)
         self._weights = {name: tensor.to(self._device, torch.float32) for name, tensor in found.items()}
         self._batch_tokens = loading.batch_tokens
         self.notes: Counter[str] = Counter()

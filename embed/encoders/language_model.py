@@ -23,7 +23,7 @@ from crossllm.embed.encoders.batches import Batches, Landing, Piece
 from crossllm.embed.encoders.windows import Window, by_budget, windows
 from crossllm.embed.engine.device import device_of, fetch, to_device
 from crossllm.embed.engine.transformer import Design, Transformer, expected_shapes
-from crossllm.embed.weights.checkpoint import pick_tensors, read_settled
+from crossllm.embed.weights.checkpoint import read_verified, select_tensors
 from crossllm.embed.weights.hf_config import Config, refuse_other_config
 
 SORTED_BATCHES = 16
@@ -98,14 +98,14 @@ class LanguageModel:
         self.notes: Counter[str] = Counter()
         self._policy, self._batch_tokens, self._padded_to = recipe.long, loading.batch_tokens, padded_to
         self._device = device_of(loading.device)
-        found = read_settled(loading)
+        found = read_verified(loading)
         marked = (form for form in published.forms if any(re.match(form.mark, name) for name in found))
         form = next(marked, published.forms[0])
         design = published.design._replace(letters=form.alphabet.size)
         assert loading.weights is not None  # find_encoder asked for it
         if form.config is not None:
             refuse_other_config(loading.weights, self.name, form.config)
-        tensors = pick_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)
+        tensors = select_tensors(loading.weights, form.convert(found), expected_shapes(design), form.unused)
         del found  # the model takes each tensor out of `tensors` as it loads it, and nothing else is to hold it
         self._alphabet, self._tokens = form.alphabet, form.alphabet.table()
         self._specials = (form.alphabet.start is not None) + (form.alphabet.end is not None)

@@ -11,7 +11,7 @@ from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
 from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
 from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES
-from crossllm.embed.weights.published import PUBLISHED, pulled_path, weights_at_hand
+from crossllm.embed.weights.published import PUBLISHED, local_weights, pulled_path
 
 
 def _load_profile(loading: Loading) -> Encoder:
@@ -28,10 +28,10 @@ def _language_model(module: str) -> Callable[[Loading], Encoder]:
     """The loader of a language model: `encoders/<module>.py` describes it, and imports torch."""
 
     def load(loading: Loading) -> Encoder:
-        from crossllm.embed.weights.checkpoint import check_settled
+        from crossllm.embed.weights.checkpoint import check_unchanged
 
         found: Encoder = importlib.import_module(f"crossllm.embed.encoders.{module}").load(loading)
-        check_settled(loading)
+        check_unchanged(loading)
         return found
 
     return load
@@ -121,7 +121,7 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
     default = "" if name else f", the default for {modality},"
     if weights is not None and not info.source:
         raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
-    if info.source and weights is None and weights_at_hand(chosen) is None:
+    if info.source and weights is None and local_weights(chosen) is None:
         raise InputError(
             f"--encoder: {chosen}{default} needs its weights; {_how_to_pull(chosen)}, name them with `--weights PATH`, "
             "or use `--encoder profile`, which needs none"

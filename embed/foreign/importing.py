@@ -27,7 +27,7 @@ from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.layout import Compressor, StorageType, Store
 from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import IMPORTED, Recipe, held_like, refuse_other
+from crossllm.cache.store.recipe import IMPORTED, Recipe, refuse_other, similar_recipes
 from crossllm.cache.store.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
 from crossllm.embed.foreign.entry import BadEntry, Entry, Source, read_rows, sha256_of
 from crossllm.embed.foreign.layouts import Found, find_files, open_source
@@ -109,7 +109,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
         raise InputError(_nothing_fits(options, matched, records))
     sound = check_shapes(source, matched, records.records, entries, problems)
     _stop_at(options, problems, len(sound.entries))
-    recipe = settle_recipe(options, found, source, sound)
+    recipe = resolve_recipe(options, found, source, sound)
     missing = CacheReader(options.cache_dir, recipe).missing(sound.entries)
     to_read = in_source_order({key: sound.entries[key] for key in missing}, entries)
     values = check_values(source, to_read, recipe.dtype, options.quiet)
@@ -155,7 +155,7 @@ def _nothing_fits(options: ImportOptions, matched: Matched, records: Records) ->
     )
 
 
-def settle_recipe(options: ImportOptions, found: Found, source: Source, sound: Sound) -> Recipe:
+def resolve_recipe(options: ImportOptions, found: Found, source: Source, sound: Sound) -> Recipe:
     """The recipe to write; where the cache holds one of this name and layer, it must be of the same source.
 
     Raises:
@@ -174,7 +174,7 @@ def settle_recipe(options: ImportOptions, found: Found, source: Source, sound: S
         tokenizer=IMPORTED,
         options=described | {"sha256": sha256_of(options.input, found.files)},
     )
-    held = held_like(options.cache_dir, asked, "layer")
+    held = similar_recipes(options.cache_dir, asked, "layer")
     dtype = options.dtype or (held[0].dtype if len(held) == 1 else "float16")
     asked = dataclasses.replace(asked, dtype=dtype)
     refuse_other(options.cache_dir, asked, held, "import", "name this one with --source NAME")

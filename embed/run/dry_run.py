@@ -11,14 +11,14 @@ import numpy as np
 
 from crossllm.cache.console.messages import say_notes
 from crossllm.cache.records.reading import read_records
-from crossllm.cache.store.recipe import Recipe, held_like
+from crossllm.cache.store.recipe import Recipe, similar_recipes
 from crossllm.cache.store.writer import refuse_compressed_h5
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS, find_encoder
 from crossllm.embed.run.estimate import Estimate, estimate, pieces
 from crossllm.embed.run.plan import Plan, RunOptions, Target, asked_layout, existing_folder, make_plan
-from crossllm.embed.run.recipes import beyond_limit, refuses_long, settle_recipes
-from crossllm.embed.weights.published import weights_at_hand
+from crossllm.embed.run.recipes import beyond_limit, refuses_long, resolve_recipes
+from crossllm.embed.weights.published import local_weights
 
 
 class RecipePlan(NamedTuple):
@@ -39,7 +39,7 @@ class DryRun(NamedTuple):
     encoder: str
     recipes: tuple[RecipePlan, ...]
     """One for each layer asked for, in that order."""
-    weights_at_hand: bool
+    local_weights: bool
     """Or none are needed."""
     weights: str | None
     """Where they are."""
@@ -87,7 +87,7 @@ def dry_run(options: RunOptions) -> DryRun:
     """
     refuse_compressed_h5(*asked_layout(options))
     info, at_hand = _encoder(options)
-    options = dataclasses.replace(options, weights=options.weights or weights_at_hand(info.name))
+    options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
     recipes, known = _recipes(options, info, at_hand)
@@ -103,7 +103,7 @@ def dry_run(options: RunOptions) -> DryRun:
         cache=str(options.cache_dir),
         encoder=info.name,
         recipes=tuple(_in_recipe(plan, target, known) for target in plan.targets),
-        weights_at_hand=at_hand,
+        local_weights=at_hand,
         weights=None if options.weights is None else str(options.weights),
         weights_opened=options.weights is not None and not info.layers and len(runs) > 0,
         records=len(records.records),
@@ -129,7 +129,7 @@ def dry_run(options: RunOptions) -> DryRun:
 def _encoder(options: RunOptions) -> tuple[EncoderInfo, bool]:
     """The encoder, and whether its weights are at hand: a plan does without them."""
     info = ENCODERS.get((options.modality, options.encoder or DEFAULT_ENCODER[options.modality]))
-    if info is not None and info.source and options.weights is None and weights_at_hand(info.name) is None:
+    if info is not None and info.source and options.weights is None and local_weights(info.name) is None:
         return info, False
     return find_encoder(options.modality, options.encoder, options.weights), True
 
@@ -143,11 +143,11 @@ def _in_recipe(plan: Plan, target: Target, known: bool) -> RecipePlan:
 def _recipes(options: RunOptions, info: EncoderInfo, at_hand: bool) -> tuple[tuple[Recipe, ...], bool]:
     """The recipes of the run, and whether they are known: without weights, by the only ones that the cache holds."""
     if at_hand:
-        return settle_recipes(options, info), True
+        return resolve_recipes(options, info), True
     asked = [info.recipe(None, layer) for layer in options.layers or (None,)]
-    held = {recipe.weights for one in asked for recipe in held_like(options.cache_dir, one, "layer")}
+    held = {recipe.weights for one in asked for recipe in similar_recipes(options.cache_dir, one, "layer")}
     known = len(held) == 1
-    return settle_recipes(options, info, held.pop() if known else None), known
+    return resolve_recipes(options, info, held.pop() if known else None), known
 
 
 def free_bytes(options: RunOptions) -> int:

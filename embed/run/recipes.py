@@ -13,7 +13,7 @@ import numpy as np
 
 from crossllm.cache.errors import Conflict, InputError, printable
 from crossllm.cache.records.modality import UNITS
-from crossllm.cache.store.recipe import Recipe, held_like, refuse_other
+from crossllm.cache.store.recipe import Recipe, refuse_other, similar_recipes
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.run.plan import Plan, RunOptions
 from crossllm.embed.weights.checkpoint import weights_digest
@@ -22,7 +22,7 @@ PASS = ("compute", "long", "options")
 """Fields of a recipe that change what the model computes, and that a cache may hold otherwise of each layer."""
 
 
-def settle_recipes(options: RunOptions, info: EncoderInfo, weights: str | None = None) -> tuple[Recipe, ...]:
+def resolve_recipes(options: RunOptions, info: EncoderInfo, weights: str | None = None) -> tuple[Recipe, ...]:
     """The recipes to write: the cache's own of this encoder, weights and layer where it holds one, else the encoder's.
 
     A layer that the cache does not hold is computed as those are that it holds of the layers asked for.
@@ -40,15 +40,15 @@ def settle_recipes(options: RunOptions, info: EncoderInfo, weights: str | None =
         raise InputError(f"--layer {_listed(options.layers)}: names layer {twice} twice; name it once")
     digest = weights if options.weights is None else weights_digest(options.weights, options.quiet)
     asked = [info.recipe(digest, layer) for layer in options.layers or (None,)]
-    held = {one.layer: held_like(options.cache_dir, one, "weights", "layer") for one in asked}
+    held = {one.layer: similar_recipes(options.cache_dir, one, "weights", "layer") for one in asked}
     found: dict[str | None, Recipe] = {}
     for one in sorted(asked, key=lambda one: not held[one.layer]):  # those held first: the others follow them
-        found[one.layer] = _settled(options, info, one, held[one.layer], [*found.values()][:1])
+        found[one.layer] = _resolved(options, info, one, held[one.layer], [*found.values()][:1])
     _refuse_several_passes(options, info, [found[one.layer] for one in asked if held[one.layer]])
     return tuple(found[one.layer] for one in asked)
 
 
-def _settled(
+def _resolved(
     options: RunOptions, info: EncoderInfo, asked: Recipe, held: list[Recipe], beside: Sequence[Recipe]
 ) -> Recipe:
     """One layer's recipe; `held` is what the cache holds of the layer, `beside` the recipe of another layer, if any."""
@@ -65,7 +65,7 @@ def _settled(
         dtype=options.dtype or own.dtype,
         compute=compute,
         long=long if options.long is None else info.policy(options.long),
-        options=info.settled_options(options.options, base.options),
+        options=info.resolved_options(options.options, base.options),
     )
     if not options.new_recipe:
         # What flags say; the rest is the encoder's own, or RDKit's.
@@ -131,7 +131,7 @@ def refuse_too_long(options: RunOptions, info: EncoderInfo, plan: Plan) -> None:
     ways = "embed it in overlapping windows with --long window"
     ways += ", or whole with --long whole" * info.rotary
     ways += f", or its first {info.limit} alone with --long truncate"
-    held = any(held_like(options.cache_dir, target.recipe, "weights", "layer") for target in plan.targets)
+    held = any(similar_recipes(options.cache_dir, target.recipe, "weights", "layer") for target in plan.targets)
     if held and not options.new_recipe:
         ways += "; windows and truncate are other recipes than this cache's, and need --new-recipe too"
     takes = f"{info.name} takes {info.limit}"

@@ -20,9 +20,9 @@ from crossllm.embed.encoders.windows import cut_note, left_out
 from crossllm.embed.run.ack import Acknowledger
 from crossllm.embed.run.dry_run_lines import announce
 from crossllm.embed.run.plan import Plan, RunOptions, asked_layout, existing_folder, make_plan
-from crossllm.embed.run.recipes import refuse_too_long, settle_recipes
+from crossllm.embed.run.recipes import refuse_too_long, resolve_recipes
 from crossllm.embed.run.storing import Outcome, Part, list_failures, store
-from crossllm.embed.weights.published import weights_at_hand
+from crossllm.embed.weights.published import local_weights
 
 
 class RecipeSummary(NamedTuple):
@@ -85,10 +85,10 @@ def run(options: RunOptions) -> RunSummary:
     refuse_compressed_h5(*asked_layout(options))
     acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
     info = find_encoder(options.modality, options.encoder, options.weights)
-    options = dataclasses.replace(options, weights=options.weights or weights_at_hand(info.name))
+    options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
     records = read_records(options.input, options.modality, options.on_bad)
     say_notes(options.input, records.notes, records.skipped, "records")
-    plan = make_plan(options, settle_recipes(options, info), records)
+    plan = make_plan(options, resolve_recipes(options, info), records)
     refuse_too_long(options, info, plan)
     cut = left_out(plan.recipe, plan.distinct.lengths)
     if cut.sequences:

@@ -6,7 +6,7 @@ not open that way is refused; there is no second attempt.  Nothing else beside t
 `embed pull` keeps there, and `config.json`, which `crossllm.embed.weights.hf_config` compares; code never is.
 
 A large file is mapped, so that its tensors take no memory of their own; a small one is read whole, and what was
-digested is what is opened.  A mapping is by name: `check_settled` says afterwards that the file stayed what it was.
+digested is what is opened.  A mapping is by name: `check_unchanged` says afterwards that the file stayed what it was.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
     return _state_dict(path, found), digest
 
 
-def read_settled(loading: Loading) -> dict[str, Tensor]:
-    """The tensors of the file that an encoder's recipe was made for; call `check_settled` when they are consumed.
+def read_verified(loading: Loading) -> dict[str, Tensor]:
+    """The tensors of the file that an encoder's recipe was made for; call `check_unchanged` when they are consumed.
 
     Raises:
         InputError: the file cannot be read, is not what the recipe says, or holds another size of the encoder.
@@ -120,7 +120,7 @@ def read_settled(loading: Loading) -> dict[str, Tensor]:
     return found
 
 
-def check_settled(loading: Loading) -> None:
+def check_unchanged(loading: Loading) -> None:
     """Raise `InputError` where the file is no longer the one that the recipe was made for.
 
     After tensors of a mapped file have been copied: what was copied is then what was digested.
@@ -139,7 +139,7 @@ def open_weights(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def pick_tensors(
+def select_tensors(
     path: Path, found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], ignored: str
 ) -> dict[str, Tensor]:
     """The expected tensors, in the type they are stored in; small ones are copies, others may be views of a file.

@@ -141,7 +141,7 @@ def pulled_path(name: str) -> Path:
     return weights_folder() / name / PUBLISHED[name].name
 
 
-def weights_at_hand(name: str) -> Path | None:
+def local_weights(name: str) -> Path | None:
     """The encoder's pulled weights: the file stands there and its checked digest beside it; None where not.
 
     That the bytes still are what the digest says is checked when they are read (`checkpoint.weights_digest`).

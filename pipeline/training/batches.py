@@ -17,7 +17,7 @@ from crossllm.model.batch import Batch, Packed
 from crossllm.model.standardise import Moments
 from crossllm.model.tokens import window_mean
 from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.training.prefetch import Waiting, ahead
+from crossllm.pipeline.training.prefetch import WaitTime, prefetched
 from crossllm.pipeline.training.sampler import Side
 
 CONSTANT = 1e-6
@@ -89,7 +89,7 @@ class PairBatches:
         self.labels = dataset.labels
         """(P,) float64."""
         self.sides = self._a.side, self._b.side
-        self.waiting = Waiting()
+        self.waiting = WaitTime()
         self.dims = readers[0].recipe.dim, readers[1].recipe.dim
         """Width of the rows of A and of B."""
 
@@ -118,4 +118,4 @@ class PairBatches:
                 self._b.prefetch(parts[number + 1])
             return self.collate(parts[number])
 
-        return ahead(make, range(len(parts)), self.waiting)
+        return prefetched(make, range(len(parts)), self.waiting)

@@ -16,7 +16,7 @@ DEPTH = 2
 
 
 @dataclass
-class Waiting:
+class WaitTime:
     """How long a consumer stood still because nothing was ready."""
 
     waited: float = 0.0
@@ -30,14 +30,14 @@ class Waiting:
         return self.waited / self.total if self.total else 0.0
 
 
-def ahead(make: Callable[[T], R], items: Iterable[T], waiting: Waiting) -> Iterator[R]:
+def prefetched(make: Callable[[T], R], items: Iterable[T], waiting: WaitTime) -> Iterator[R]:
     """`make` of each item, in order, made up to `DEPTH` in advance by one other thread.
 
     What `make` raises is raised here, at its item.  `make` never runs twice at once.
     """
     began = time.perf_counter()
     pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetched") as pool:
         try:
             for item in items:
                 pending.append(pool.submit(make, item))
@@ -51,7 +51,7 @@ def ahead(make: Callable[[T], R], items: Iterable[T], waiting: Waiting) -> Itera
             waiting.total += time.perf_counter() - began
 
 
-def _next(pending: deque[Future[R]], waiting: Waiting) -> R:
+def _next(pending: deque[Future[R]], waiting: WaitTime) -> R:
     began = time.perf_counter()
     try:
         return pending.popleft().result()

@@ -10,9 +10,9 @@ from made_scans import make, torch_threads
 from tolerances import RELATIVE, assert_close
 from torch import Tensor
 
-from crossllm.model import BiMamba, InteractionModel, ModelConfig, crossing
+from crossllm.model import BiMamba, InteractionModel, ModelConfig, factored_mixing
 from crossllm.model.batch import Packed, join_pairs, segment_mean, segment_sum
-from crossllm.model.crossing import is_cheaper, mixed_mean
+from crossllm.model.factored_mixing import is_cheaper, mixed_mean
 from crossllm.model.scan import reference as scan_reference
 from crossllm.model.scan.autograd import Inputs
 from crossllm.model.scan.selective_scan import scan_reach, scan_states, selective_scan
@@ -181,7 +181,7 @@ def test_pairs_that_meet_in_parts_are_the_pairs(rng: np.random.Generator, monkey
     first, second = random_entities(rng, 16)
     index = [torch.from_numpy(rng.integers(0, len(x.offsets) - 1, 25)) for x in (first, second)]
     whole = mixed_mean(block, first, second, *index)
-    monkeypatch.setitem(crossing.AT_ONCE, "cpu", 7 * block.fwd.A_log.numel())
+    monkeypatch.setitem(factored_mixing.AT_ONCE, "cpu", 7 * block.fwd.A_log.numel())
     assert_close(mixed_mean(block, first, second, *index), whole, "in parts of seven")
 
 
