@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 
@@ -18,20 +17,18 @@ def start_child(module: str, *arguments: str, env: Mapping[str, str] | None = No
     """Run one of our modules as a program, its standard input and output in pipes.
 
     Args:
-        module: its name; it is found where this package lies, whatever the user's folder holds.
+        module: its name, `crossllm.…`: nothing that a user's own folder holds has it.
         arguments: of the program.
         env: added to the environment.
     """
-    root = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    # -P: the user's folder, which may hold a folder `cache`, is no place to import from.
+    # -P: the folder at hand is no place to import from.
     # A session of its own: Ctrl-C is for the parent, which lets the record at hand be finished.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        env={**os.environ, **(env or {})},
         start_new_session=True,
     )
 
