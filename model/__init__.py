@@ -7,7 +7,7 @@ One batch goes `InteractionModel.forward` → `BiMamba` (an encoder a side) → 
 from crossllm.model.batch import Batch, Packed
 from crossllm.model.bimamba import BiMamba, Mamba
 from crossllm.model.interaction import InteractionModel, ModelConfig
-from crossllm.model.losses import affinity_loss, focal_loss
+from crossllm.model.losses import affinity_loss, bce_loss, focal_loss
 from crossllm.model.scan.selective_scan import selective_scan
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ModelConfig",
     "Packed",
     "affinity_loss",
+    "bce_loss",
     "focal_loss",
     "selective_scan",
 ]

@@ -30,6 +30,11 @@ def focal_loss(logit: Tensor, label: Tensor, gamma: float = FOCAL_GAMMA, alpha: 
     return (weight * (1 - p_true) ** gamma * cross_entropy).mean()
 
 
+def bce_loss(logit: Tensor, label: Tensor) -> Tensor:
+    """Mean binary cross-entropy, the loss that the paper's ablation puts beside the focal one; shapes as there."""
+    return F.binary_cross_entropy_with_logits(logit, label)
+
+
 def affinity_loss(prediction: Tensor, target: Tensor, mse_weight: float = MSE_WEIGHT) -> Tensor:
     """α · MSE + (1 − α) · (1 − Pearson), the affinity loss of CrossLLM-Mamba (arXiv:2602.22236, training section).
 

@@ -26,7 +26,7 @@ from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
 from crossllm.pipeline.training.run_folder import RunFolder
 from crossllm.pipeline.training.tracking import FoldEvents
 
-VERSION = 4
+VERSION = 5
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
 
 
@@ -52,23 +52,27 @@ def train(options: TrainOptions) -> Run:
     dataset, config = inputs.dataset, options.config
     count = len(inputs.folds.names)
     parts = [cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(count)]
-    folder = RunFolder(options.out or default_run(options.cache_dir), _resolved(options, inputs), resume=options.resume)
+    where = options.out or default_run(options.cache_dir)
+    with RunFolder(where, _resolved(options, inputs), resume=options.resume) as folder:
+        return _run(options, inputs, parts, folder, scan)
+
+
+def _run(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder, scan: str) -> Run:
+    """Fit what is not finished yet, score it, and leave it in the folder."""
+    dataset = inputs.dataset
     if (done := folder.finished()) is not None and options.by in (None, done.get("by", {}).get("column")):
         note(f"{folder.path}: finished before; showing its result")
         return Run(folder.path, done)
     folder.write_table(
         "splits.tsv",
         ("a_id", "b_id", "fold"),
-        (
-            (a, b, inputs.folds.names[f])
-            for a, b, f in zip(dataset.a_ids, dataset.b_ids, inputs.folds.of_pair, strict=True)
-        ),
+        zip(dataset.a_ids, dataset.b_ids, inputs.folds.pair_names(), strict=True),
     )
     results = _fit_folds(options, inputs, parts, folder, scan)
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     for name, baseline in BASELINES[dataset.task].items():
         scored[name] = [baseline(dataset, part) for part in parts]
-    ran = dataclasses.replace(config, scan=scan)
+    ran = dataclasses.replace(options.config, scan=scan)
     return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored))
 
 
@@ -117,7 +121,7 @@ def _resolved(options: TrainOptions, inputs: Inputs) -> dict[str, Any]:
         "split_digest": inputs.folds.digest(inputs.dataset),
     }
     recipes = {side: reader.recipe.digest for side, reader in zip("ab", inputs.readers, strict=True)}
-    run = {"version": VERSION, "device": options.device}
+    run = {"version": VERSION, "device": options.device, "threads": torch.get_num_threads()}
     return {"dataset": data, "recipe": recipes, "run": run, **config.to_tables()}
 
 
@@ -133,7 +137,8 @@ def _fit_folds(
     bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
     for number, part in enumerate(parts):
         target = fit_target(batches.task, batches.labels, part.train, config)
-        result = folder.load_fold(number, len(part.test), target, config.epochs)
+        digest = folder.fold_digest((inputs.dataset.a_ids[n], inputs.dataset.b_ids[n]) for n in part.test.tolist())
+        result = folder.load_fold(number, len(part.test), target, config.epochs, digest)
         if result is None:
             with FoldEvents(folder.path, number, batches.task) as events:
 
@@ -150,7 +155,7 @@ def _fit_folds(
                     torch.device(options.device),
                     show,
                 )
-            folder.save_fold(number, result)
+            folder.save_fold(number, result, digest)
         bar.update((number + 1) * config.epochs - bar.n)  # early stopping leaves epochs out
         results.append(result)
     bar.close()

@@ -137,8 +137,9 @@ def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> N
         assert group["pairs"] == sum(chosen)
         assert group["model"]["pearson"]["mean"] == pytest.approx(stats.pearsonr(label[chosen], score[chosen])[0])
         assert group["baselines"]["additive"].keys() == set(METRICS["regression"])
-    for name in ("scatter.png", "loss_curves.png"):
-        assert (done.folder / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("scatter", "loss_curves"):
+        assert (done.folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (done.folder / f"{name}.svg").read_bytes()
     events = list((done.folder / "tensorboard").glob("fold-*/events.out.tfevents.*"))
     assert len(events) == 3
     assert all(event.stat().st_size > 1000 for event in events)
@@ -269,13 +270,14 @@ def test_a_column_that_is_not_there(affinities: Path, by: str, say: str) -> None
 def test_groups_of_any_name_are_drawn_and_printed(affinities: Path, name: str) -> None:
     inputs = open_inputs(TrainOptions(affinities, QUICK))
     groups = np.array([name if n % 2 else "even" for n in range(400)])
-    scored = {"model": Scored(inputs.dataset.labels, inputs.dataset.labels, inputs.dataset.labels)}
+    scored = {"model": [Scored(inputs.dataset.labels, inputs.dataset.labels, inputs.dataset.labels)]}
     folder = RunFolder(affinities / "runs" / "x", {}, resume=True)
-    draw_result(folder, "regression", scored, groups)
+    undefined = {"mean": None, "std": None, "ci95": [None, None], "per_fold": [None]}
+    numbers = dict.fromkeys(METRICS["regression"], undefined)
+    draw_result(folder, "regression", scored, {"model": numbers, "baselines": {}}, (name, groups))
     history = [Epoch(1, 0.5, 0.4, None)]
     draw_losses(folder, [name, "b"], [history, history])
     assert (folder.path / "scatter.png").stat().st_size > 10_000
-    numbers = {key: {"mean": None, "std": None, "ci95": [None, None]} for key in METRICS["regression"]}
     metrics = {
         "task": "regression", "dataset": name, "pairs": 4, "folds": 2, "split": "random", "tokens": "pooled",
         "encoders": {"a": "x", "b": "y"}, "shared_between_folds": 0, "ids_are_sequences": False,
@@ -292,7 +294,7 @@ def test_affinities_through_the_program(affinities: Path, program: Program) -> N
     flags = ["--cache", affinities, "--tokens", "pooled", "--epochs", "2", "--folds", "2", "--set", "d_model=8"]
     done = program("train", *flags, "--by", "kind")
     assert done.returncode == 0, done.stderr
-    for word in ("Pearson", "additive", "id_only_sequence", "concordance", "Pearson by kind", "even", "odd"):
+    for word in ("Pearson", "additive", "id_only_sequence", "C-index", "Pearson by kind", "even", "odd"):
         assert word in done.stdout
     assert "MCC" not in done.stdout
     assert "threshold" not in done.stdout
@@ -322,5 +324,5 @@ def test_rsim_baselines_are_those_reported(real_data: Path, tmp_path: Path) -> N
     assert len(dataset.labels) == 1421
     folds = random_folds(dataset, 5, 0)
     scored = [additive(dataset, cut_parts(dataset, folds, n, 0.15, 0)) for n in range(5)]
-    assert 0.6 <= summarise("regression", scored, 0, 10)["pearson"].mean <= 0.67
+    assert 0.6 <= summarise("regression", scored, 0, replicates=10)["pearson"].mean <= 0.67
     assert len(pooled(scored).label) == 1421

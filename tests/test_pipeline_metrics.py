@@ -43,11 +43,15 @@ def test_calibration_error_of_a_known_case() -> None:
     assert compute("classification", fold, np.ones((1, 4)))["calibration_error"][0] == pytest.approx((0.9 + 0.1) / 4)
 
 
-def test_one_class_leaves_areas_undefined_and_says_so() -> None:
+def test_one_class_leaves_metrics_undefined() -> None:
     fold = Scored(np.ones(5, int), np.linspace(0, 1, 5), np.ones(5, int))
     found = compute("classification", fold, np.ones((1, 5)))
-    assert np.isnan(found["auroc"][0])
-    assert found["mcc"][0] == 0
+    assert {name for name, value in found.items() if np.isnan(value[0])} == {"mcc", "auroc"}
+    fold = Scored(np.zeros(5, int), np.linspace(0, 1, 5), np.ones(5, int))
+    found = compute("classification", fold, np.ones((1, 5)))
+    assert {name for name, value in found.items() if np.isnan(value[0])} == {
+        "mcc", "auroc", "auprc", "f1", "precision", "recall",
+    }  # fmt: skip
 
 
 def test_the_threshold_maximises_mcc(rng: np.random.Generator) -> None:

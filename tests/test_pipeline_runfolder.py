@@ -161,7 +161,7 @@ def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
     result = FoldResult(
         np.full(3, 0.5, np.float32), 0.5, Target("classification"), 1, [Epoch(1, 0.1, 0.2, None)], {"w": torch.ones(1)}
     )
-    folder.save_fold(0, result)
-    loaded = folder.load_fold(0, 3, Target("classification"), 1)
+    folder.save_fold(0, result, "d")
+    loaded = folder.load_fold(0, 3, Target("classification"), 1, "d")
     assert loaded is not None
     assert loaded.history == result.history

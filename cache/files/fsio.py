@@ -216,6 +216,45 @@ def replace(path: Path, data: bytes) -> None:
     sync_dir(path.parent)
 
 
+class Lock:
+    """A file that this process has for itself until `close`, or until it ends, however that comes about.
+
+    Where the file system knows no locks it holds nobody off.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o666)
+        try:
+            if WINDOWS:
+                import msvcrt
+
+                msvcrt.locking(self._file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                self.close()
+                raise BlockingIOError(error.errno, error.strerror, str(path)) from None
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Let it go; once is enough."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+
+
 def remove_file(path: Path) -> None:
     """Unlink a file if it is there; whoever has it mapped or open keeps it."""
     with suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import hashlib
 import io
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,20 @@ class Dataset(NamedTuple):
             labels=self.labels[list(pairs)],
             extra={name: kept(values) for name, values in self.extra.items()},
         )
+
+    def numbers(self, *, by_sequence: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) number of each pair's partner, for both sides; one numbering where both are of one modality.
+
+        Args:
+            by_sequence: number the distinct sequences, else the ids.
+        """
+        names: tuple[Sequence[Hashable], Sequence[Hashable]] = (
+            (self.a_keys, self.b_keys) if by_sequence else (self.a_ids, self.b_ids)
+        )
+        seen: dict[Hashable, int] = {}
+        a = np.array([seen.setdefault(name, len(seen)) for name in names[0]])
+        seen = seen if self.one_modality else {}
+        return a, np.array([seen.setdefault(name, len(seen)) for name in names[1]])
 
     def sequence_pairs(self) -> np.ndarray:
         """(P,) number of the distinct (A sequence, B sequence) of each pair: folds are cut by these, not by ids.

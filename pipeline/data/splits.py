@@ -21,19 +21,36 @@ MIN_GROUPS = 8
 """Fewest distinct sequence pairs a training part may have: a validation part is cut from it."""
 
 
+PARTS = {
+    "train": "train", "training": "train",
+    "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Values of a fold column, in lower case, that name the parts of one fixed split and no folds → the part."""
+
+
 class Folds(NamedTuple):
     """Which fold each pair is tested in."""
 
     names: list[str]
     """Fold → its name, in order."""
     of_pair: np.ndarray
-    """(P,) fold number of each pair."""
+    """(P,) number of the fold in which each pair is tested; −1 for none."""
     shared: int
-    """Pairs whose exact sequence pair also stands in another fold (only a given column can have any)."""
+    """Tested pairs whose exact sequence pair also stands elsewhere (only a given column can have any)."""
+    parts: np.ndarray | None = None
+    """(P,) train, valid or test, where the split is fixed: one fold, `test`."""
+
+    def pair_names(self) -> list[str]:
+        """Of each pair: its fold, or its part of a fixed split; as in `splits.tsv`."""
+        if self.parts is not None:
+            found: list[str] = self.parts.tolist()
+            return found
+        return [self.names[fold] for fold in self.of_pair.tolist()]
 
     def digest(self, dataset: Dataset) -> str:
         """SHA-256 of `a_id b_id fold` lines: the identity of the split."""
-        names = (self.names[f] for f in self.of_pair)
+        names = self.pair_names()
         lines = (f"{a}\t{b}\t{fold}\n" for a, b, fold in zip(dataset.a_ids, dataset.b_ids, names, strict=True))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -83,8 +100,13 @@ def in_a_fold(dataset: Dataset, column: str) -> list[int]:
 
 
 def given_folds(dataset: Dataset, column: str) -> Folds:
-    """The folds of a column of the pairs table, whose every pair must be in one (see `in_a_fold`)."""
+    """The folds of a column of the pairs table, whose every pair must be in one (see `in_a_fold`).
+
+    A column of the words train, valid and test is one fixed split, not three folds that are tested in turn.
+    """
     values = [value.strip() for value in dataset.extra[column]]
+    if any(value.lower() in PARTS for value in values):
+        return _fixed_split(dataset, column, values)
     names = sorted(set(values), key=lambda name: (int(name) if name.isascii() and name.isdigit() else math.inf, name))
     if not 2 <= len(names) <= 100:
         raise InputError(
@@ -99,19 +121,50 @@ def given_folds(dataset: Dataset, column: str) -> Folds:
     return Folds(names, fold, shared)
 
 
+def _fixed_split(dataset: Dataset, column: str, values: list[str]) -> Folds:
+    """One fold, whose training, validation and test part a column names."""
+    where = f"--fold-column {printable(column)}"
+    if others := sorted({value for value in values if value.lower() not in PARTS}):
+        raise InputError(
+            f"{where}: '{printable(others[0])}' beside train, valid and test; a column names either the parts of one "
+            "split or folds"
+        )
+    parts = np.array([PARTS[value.lower()] for value in values])
+    for part in ("train", "test"):
+        if not (parts == part).any():
+            raise InputError(f"{where}: no pair is '{part}'; one fixed split has train, test and, at best, valid")
+    groups = dataset.sequence_pairs()
+    elsewhere = np.isin(groups, groups[parts != "test"]) & (parts == "test")
+    return Folds(["test"], np.where(parts == "test", 0, -1), int(elsewhere.sum()), parts)
+
+
 def cut_parts(dataset: Dataset, folds: Folds, number: int, validation: float, seed: int) -> Parts:
-    """Test fold `number`; the other folds cut again, by sequence pair, into a training and a validation part."""
+    """Test fold `number`; the other folds cut again, by sequence pair, into a training and a validation part.
+
+    A fixed split that names a validation part is taken as it is.
+    """
     test = np.flatnonzero(folds.of_pair == number)
     rest = np.flatnonzero(folds.of_pair != number)
+    if folds.parts is not None and (folds.parts == "valid").any():
+        train = np.flatnonzero(folds.parts == "train")
+        _refuse_too_few(dataset, train, "the part 'train'")
+        return Parts(train, np.flatnonzero(folds.parts == "valid"), test)
     groups, first = np.unique(dataset.sequence_pairs()[rest], return_index=True)
     classes = _classes(dataset, rest[first])
     size = max(2, round(validation * len(groups)))
-    counts = np.bincount(classes)
-    if len(groups) < MIN_GROUPS or counts.min() < 2 or (dataset.task == "classification" and len(counts) < 2):
-        raise InputError(
-            f"fold {folds.names[number]}: {len(groups)} distinct sequence pairs of {len(set(classes))} classes "
-            f"are left to train on; at least {MIN_GROUPS}, and two of each class, are needed"
-        )
+    _refuse_too_few(dataset, rest, f"fold {folds.names[number]}")
     _, held_out = train_test_split(groups, test_size=size, stratify=classes, random_state=seed)
     chosen = np.isin(dataset.sequence_pairs()[rest], held_out)
     return Parts(rest[~chosen], rest[chosen], test)
+
+
+def _refuse_too_few(dataset: Dataset, pairs: np.ndarray, where: str) -> None:
+    """Raise `InputError` where these pairs, left to train on, are too few or of one class."""
+    groups, first = np.unique(dataset.sequence_pairs()[pairs], return_index=True)
+    classes = _classes(dataset, pairs[first])
+    counts = np.bincount(classes)
+    if len(groups) < MIN_GROUPS or counts.min() < 2 or (dataset.task == "classification" and len(counts) < 2):
+        raise InputError(
+            f"{where}: {len(groups)} distinct sequence pairs of {len(set(classes))} classes "
+            f"are left to train on; at least {MIN_GROUPS}, and two of each class, are needed"
+        )

@@ -8,7 +8,7 @@ All are fitted on the whole training fold, validation part included: nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -33,7 +33,7 @@ def id_only(dataset: Dataset, parts: Parts, *, by_sequence: bool) -> Scored:
         by_sequence: count by distinct sequence (`id_only_sequence`) instead of by id.
     """
     fitted = np.concatenate([parts.train, parts.validation])
-    sides = _numbers(dataset, by_sequence)
+    sides = dataset.numbers(by_sequence=by_sequence)
     if dataset.task == "classification":
         label = dataset.labels.astype(int)
         features = np.concatenate([_counts(*tables, label, fitted) for tables in _tables(dataset, sides)], axis=1)
@@ -53,7 +53,7 @@ def additive(dataset: Dataset, parts: Parts) -> Scored:
     """
     fitted = np.concatenate([parts.train, parts.validation])
     pairs = np.arange(len(dataset.labels))
-    sides = _numbers(dataset, by_sequence=True)
+    sides = dataset.numbers()
     ones, width = np.ones(len(pairs)), max(side.max() for side in sides) + 1
     of_side = [sparse.csr_matrix((ones, (pairs, side)), shape=(len(pairs), width)) for side in sides]
     # A partner that may stand on either side adds the same on both.
@@ -80,23 +80,9 @@ def _affinities(dataset: Dataset, parts: Parts, score: np.ndarray) -> Scored:
     return Scored(dataset.labels[parts.test], score, score)
 
 
-def _numbers(dataset: Dataset, by_sequence: bool) -> list[np.ndarray]:
-    """(P,) number of each pair's partner, for both sides; one numbering where both are of one modality."""
-    names: tuple[Sequence[Hashable], Sequence[Hashable]] = (
-        (dataset.a_keys, dataset.b_keys) if by_sequence else (dataset.a_ids, dataset.b_ids)
-    )
-    numbers: dict[Hashable, int] = {}
-    found = []
-    for side in names:
-        found.append(np.array([numbers.setdefault(name, len(numbers)) for name in side]))
-        if not dataset.one_modality:
-            numbers = {}
-    return found
-
-
-def _tables(dataset: Dataset, sides: list[np.ndarray]) -> list[tuple[np.ndarray, list[np.ndarray]]]:
+def _tables(dataset: Dataset, sides: Sequence[np.ndarray]) -> list[tuple[np.ndarray, list[np.ndarray]]]:
     """For each side: its partners, and the columns of partners in which they are to be looked up."""
-    return [(side, sides if dataset.one_modality else [side]) for side in sides]
+    return [(side, [*sides] if dataset.one_modality else [side]) for side in sides]
 
 
 def _sums(entity: np.ndarray, columns: Sequence[np.ndarray], values: np.ndarray, fitted: np.ndarray) -> np.ndarray:

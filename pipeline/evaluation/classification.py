@@ -14,9 +14,13 @@ METRICS = ("mcc", "accuracy", "f1", "precision", "recall", "auroc", "auprc", "ca
 def compute(label: np.ndarray, score: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Every metric of `METRICS` for each row of weights: (R, P) → name → (R,).
 
+    NaN where a metric is undefined: MCC and AUROC without both classes, F1, precision, recall and AUPRC without a
+    positive, all without a pair.  Where both classes are there and one alone is predicted, MCC, F1 and precision are 0,
+    as the field has it.
+
     Args:
         label: (P,) 0 or 1.
-        score: (P,) probability of label 1.
+        score: (P,) from 0 to 1, higher for label 1.
         predicted: (P,) 0 or 1.
         weights: (R, P) how often each pair counts.
     """
@@ -25,16 +29,17 @@ def compute(label: np.ndarray, score: np.ndarray, predicted: np.ndarray, weights
         weights @ cell.astype(float)
         for cell in (label & predicted, ~label & predicted, label & ~predicted, ~label & ~predicted)
     )
+    positives, negatives = tp + fn, tn + fp
     with np.errstate(invalid="ignore", divide="ignore"):
         found = {
-            "mcc": _mcc(tp, fp, fn, tn),
-            "accuracy": (tp + tn) / (tp + tn + fp + fn),
-            "f1": np.where(tp > 0, 2 * tp / (2 * tp + fp + fn), 0.0),
-            "precision": np.where(tp > 0, tp / (tp + fp), 0.0),
-            "recall": np.where(tp > 0, tp / (tp + fn), 0.0),
+            "mcc": np.where((positives > 0) & (negatives > 0), _mcc(tp, fp, fn, tn), np.nan),
+            "accuracy": (tp + tn) / (positives + negatives),
+            "f1": np.where(positives > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
+            "precision": np.where(positives > 0, np.where(tp > 0, tp / (tp + fp), 0.0), np.nan),
+            "recall": tp / positives,
         }
         found["auroc"], found["auprc"] = _areas(label, score, weights)
-    found["calibration_error"] = _calibration_error(label, score, weights)
+        found["calibration_error"] = _calibration_error(label, score, weights)
     return found
 
 
@@ -58,7 +63,7 @@ def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def _mcc(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
-    """Matthews correlation, 0 where it is undefined."""
+    """Matthews correlation, 0 where a class is missing among labels or predictions."""
     tp, fp, fn, tn = (np.asarray(count, float) for count in (tp, fp, fn, tn))
     scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     found: np.ndarray = np.divide(tp * tn - fp * fn, scale, out=np.zeros_like(scale), where=scale > 0)

@@ -30,49 +30,119 @@ class Scored(NamedTuple):
     label: np.ndarray
     """(P,) 0 or 1, or affinities."""
     score: np.ndarray
-    """(P,) probability of label 1, or predicted affinities."""
+    """(P,) higher for label 1, from 0 to 1, or predicted affinities."""
     predicted: np.ndarray
     """(P,) 0 or 1; in a regression the score itself."""
+
+
+class Partners(NamedTuple):
+    """Which distinct sequences the pairs of one test fold are of: what a bootstrap draws."""
+
+    a: np.ndarray
+    """(P,) number of each pair's first sequence."""
+    b: np.ndarray
+    """(P,) number of its second; where both sides are of one modality, in the same numbering."""
+    one_numbering: bool = False
 
 
 class Summary(NamedTuple):
     """One metric over the folds."""
 
     mean: float
+    """Over the folds in which it is defined; NaN where there is none."""
     std: float
-    """Sample standard deviation over folds, 0 for a single one."""
+    """Sample standard deviation over those folds; NaN for a single one."""
     ci95: tuple[float, float]
-    """Percentile interval of the mean over folds when the pairs within each fold are drawn again."""
+    """Percentile interval of the mean over folds when the sequences of both sides are drawn again."""
     per_fold: tuple[float, ...]
     """The metric of each fold; NaN where it is undefined."""
 
 
 def compute(task: Task, fold: Scored, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of the task for each row of weights: (R, P) → name → (R,)."""
+    """Every metric of the task for each row of weights: (R, P) → name → (R,); NaN where one is undefined."""
     if task == "classification":
         return classification.compute(fold.label, fold.score, fold.predicted, weights)
     return regression.compute(fold.label, fold.score, weights)
 
 
-def summarise(task: Task, folds: Sequence[Scored], seed: int, replicates: int = REPLICATES) -> dict[str, Summary]:
-    """Every metric of the task over the folds; one that a fold leaves undefined (a single class) is NaN there."""
+def summarise(
+    task: Task,
+    folds: Sequence[Scored],
+    seed: int,
+    partners: Sequence[Partners] | None = None,
+    replicates: int = REPLICATES,
+) -> dict[str, Summary]:
+    """Every metric of the task over the folds.
+
+    A fold that leaves a metric undefined (a single class) is left out of its mean and its interval, and so is a
+    replicate that does.
+
+    Args:
+        task: classification or regression.
+        folds: the predictions of each.
+        seed: of the bootstrap.
+        partners: of each fold.  A replicate draws the distinct sequences of each side again, over all folds at once,
+            and a pair counts as often as both of its sequences were drawn together (the pigeonhole bootstrap of Owen,
+            Ann Appl Stat 2007;1:386): pairs that share a sequence are no independent draws.  None: every pair has two
+            sequences of its own, so that pairs are drawn.
+        replicates: R.
+    """
     rng = np.random.default_rng(seed)
-    points, draws = [], []
-    for fold in folds:
-        points.append(compute(task, fold, np.ones((1, len(fold.label)))))
-        blocks = [compute(task, fold, _resample(rng, len(fold.label), n)) for n in _block_sizes(replicates)]
-        draws.append({name: np.concatenate([block[name] for block in blocks]) for name in METRICS[task]})
+    points = [compute(task, fold, np.ones((1, len(fold.label)))) for fold in folds]
+    draws: list[list[dict[str, np.ndarray]]] = [[] for _ in folds]
+    for count in _block_sizes(replicates):
+        for fold, weights, drawn in zip(folds, _weights(rng, folds, partners, count), draws, strict=True):
+            drawn.append(compute(task, fold, weights))
     found = {}
     for name in METRICS[task]:
         values = np.array([point[name][0] for point in points])
-        means = np.mean([draw[name] for draw in draws], axis=0)
-        means = means[np.isfinite(means)]
-        interval = np.percentile(means, [2.5, 97.5]) if len(means) else np.array([np.nan, np.nan])
-        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        defined = np.isfinite(values)
+        replicate = np.stack([np.concatenate([block[name] for block in drawn]) for drawn in draws])[defined]
         found[name] = Summary(
-            float(values.mean()), spread, (float(interval[0]), float(interval[1])), tuple(values.tolist())
+            float(values[defined].mean()) if defined.any() else np.nan,
+            float(values[defined].std(ddof=1)) if defined.sum() > 1 else np.nan,
+            _interval(replicate),
+            tuple(values.tolist()),
         )
     return found
+
+
+def why_undefined(task: Task, fold: Scored) -> str | None:
+    """Why metrics of a fold are undefined, in words; None where all are defined."""
+    count, labels = len(fold.label), len(set(fold.label.tolist()))
+    pairs = "its one test pair" if count == 1 else f"all {count} test pairs"
+    if task == "classification":
+        if labels > 1:
+            return None
+        of = "is" if count == 1 else "are"
+        return f"{pairs} {of} {'positive' if fold.label[0] == 1 else 'negative'}"
+    if labels < 2:
+        return f"{pairs} {'has' if count == 1 else 'have'} the same label"
+    return "every test pair is predicted the same" if len(set(fold.score.tolist())) < 2 else None
+
+
+def _interval(replicates: np.ndarray) -> tuple[float, float]:
+    """Of the mean over folds: (folds, R), NaN where a replicate leaves a fold undefined."""
+    defined = np.isfinite(replicates)
+    counts = defined.sum(axis=0)
+    sums = np.where(defined, replicates, 0).sum(axis=0)
+    means = sums[counts > 0] / counts[counts > 0]
+    low, high = np.percentile(means, [2.5, 97.5]) if len(means) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _weights(
+    rng: np.random.Generator, folds: Sequence[Scored], partners: Sequence[Partners] | None, replicates: int
+) -> list[np.ndarray]:
+    """(R, P) for each fold: how often each pair counts in each replicate."""
+    if partners is None:
+        return [_drawn(rng, len(fold.label), replicates) for fold in folds]
+    drawn_a = _drawn(rng, 1 + max(int(found.a.max()) for found in partners), replicates)
+    drawn_b = _drawn(rng, 1 + max(int(found.b.max()) for found in partners), replicates)
+    if partners[0].one_numbering:
+        count = max(drawn_a.shape[1], drawn_b.shape[1])
+        drawn_a = drawn_b = _drawn(rng, count, replicates)
+    return [drawn_a[:, found.a] * drawn_b[:, found.b] for found in partners]
 
 
 def pooled(folds: Sequence[Scored]) -> Scored:
@@ -85,6 +155,6 @@ def _block_sizes(replicates: int) -> list[int]:
     return [min(BLOCK, replicates - start) for start in range(0, replicates, BLOCK)]
 
 
-def _resample(rng: np.random.Generator, pairs: int, replicates: int) -> np.ndarray:
-    """(R, P): how often each pair is drawn in each replicate."""
-    return rng.multinomial(pairs, np.full(pairs, 1 / pairs), size=replicates).astype(float)
+def _drawn(rng: np.random.Generator, count: int, replicates: int) -> np.ndarray:
+    """(R, count): how often each of `count` things is drawn in each replicate, `count` draws with replacement."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=replicates).astype(float)

@@ -22,13 +22,14 @@ def compute(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> dict[s
     label, score = label.astype(float), score.astype(float)
     total = weights.sum(axis=1)
     difference = score - label
-    return {
-        "pearson": _correlation(label[None, :], score[None, :], weights),
-        "spearman": _correlation(_ranks(label, weights), _ranks(score, weights), weights),
-        "rmse": np.sqrt(weights @ difference**2 / total),
-        "mae": weights @ np.abs(difference) / total,
-        "concordance": _concordance(label, score, weights),
-    }
+    with np.errstate(invalid="ignore", divide="ignore"):  # a replicate may draw no pair of a fold
+        return {
+            "pearson": _correlation(label[None, :], score[None, :], weights),
+            "spearman": _correlation(_ranks(label, weights), _ranks(score, weights), weights),
+            "rmse": np.sqrt(weights @ difference**2 / total),
+            "mae": weights @ np.abs(difference) / total,
+            "concordance": _concordance(label, score, weights),
+        }
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:

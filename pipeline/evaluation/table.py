@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 from crossllm.cache.errors import plain_line
@@ -12,69 +14,90 @@ SHOWN: dict[Task, tuple[str, ...]] = {
     "regression": ("pearson", "spearman", "rmse", "mae", "concordance"),
 }
 """Task → metrics shown, the one a result is read by first."""
-_NAMES = {"mcc": "MCC", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC",
-          "pearson": "Pearson", "spearman": "Spearman", "rmse": "RMSE", "mae": "MAE"}  # fmt: skip
+NAMES = {"mcc": "MCC", "f1": "F1", "auroc": "AUROC", "auprc": "AUPRC", "pearson": "Pearson", "spearman": "Spearman",
+         "rmse": "RMSE", "mae": "MAE", "concordance": "C-index"}  # fmt: skip
+"""Metric → as people write it; those that are not here as they are."""
+WIDTH = 80
+"""Columns of a terminal that nobody made wider."""
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """`metrics.json` as text: model and baselines, mean ± standard deviation over folds, 95 % interval of the first."""
+    """`metrics.json` as text, at most `WIDTH` wide: model and baselines, mean ± standard deviation over folds."""
     shown = SHOWN[metrics["task"]]
     rows = [("model", metrics["model"]), *metrics["baselines"].items()]
     lines = [*_title(metrics), *_head(shown)]
     lines += [_row(name, found, shown) for name, found in rows]
+    lines += [line for text in _remarks(metrics, shown) for line in textwrap.wrap(plain_line(text), WIDTH)]
+    if "by" in metrics:
+        lines += ["", *_groups(metrics["by"], shown)]
+    return "\n".join(map(plain_line, lines))  # names come from files
+
+
+def _remarks(metrics: dict[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
+    """What must be known to read the numbers."""
+    for name, why in metrics.get("undefined", {}).items():
+        undefined = ", ".join(_undefined(metrics, shown))
+        yield f"fold {name}: {why}; it is left out of the mean of what is undefined there ({undefined})"
     if metrics["shared_between_folds"]:
-        lines.append(
+        yield (
             f"{metrics['shared_between_folds']} pairs have their exact two sequences in another fold too: "
             "this split is optimistic"
         )
     if metrics["ids_are_sequences"]:
-        lines.append("every id has a sequence of its own here, so id_only and id_only_sequence are the same")
+        yield "every id has a sequence of its own here, so id_only and id_only_sequence are the same"
     first = shown[0]
     model = metrics["model"][first]["mean"]
     means = {name: found[first]["mean"] for name, found in metrics["baselines"].items()}
     above = [name for name, mean in means.items() if None not in (mean, model) and mean >= model]
     if above:
         reach = "reaches" if len(above) == 1 else "reach"
-        lines.append(
-            f"{' and '.join(above)} {reach} the model's {_NAMES[first]} or more: on this split, who stands in "
+        yield (
+            f"{' and '.join(above)} {reach} the model's {NAMES[first]} or more: on this split, who stands in "
             "the table tells at least as much as the sequences"
         )
-    if "by" in metrics:
-        lines += ["", *_groups(metrics["by"], shown)]
-    return "\n".join(map(plain_line, lines))  # names come from files
+
+
+def _undefined(metrics: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
+    """Metrics of the table that some fold leaves undefined."""
+    return [NAMES.get(name, name) for name in shown if None in metrics["model"][name]["per_fold"]]
 
 
 def _title(metrics: dict[str, Any]) -> list[str]:
     encoders = " × ".join(metrics["encoders"][side] for side in "ab")
     how = "random folds of distinct sequence pairs" if metrics["split"] == "random" else "given folds"
+    if metrics["folds"] == 1:
+        how = "fixed split"
     chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
-    return [
+    covers = "95 % interval: of the mean, the sequences of both sides drawn again; another training is not in it"
+    texts = (
         f"{metrics['dataset']}: {metrics['pairs']} pairs, {metrics['folds']} {how}, "
         f"tokens {metrics['tokens']}, {encoders}",
-        f"{chosen} chosen on validation pairs, each test fold scored once; "
-        "95 % interval of the mean over folds, pairs drawn again",
-    ]
+        f"{chosen} chosen on validation pairs, each test fold scored once; ± is the deviation over folds; {covers}",
+    )
+    return [line for text in texts for line in textwrap.wrap(plain_line(text), WIDTH)]
 
 
 def _head(shown: tuple[str, ...]) -> list[str]:
-    rest = "".join(f"{_NAMES.get(name, name):>12}" for name in shown[1:])
-    heading = f"{'':18}{_NAMES[shown[0]] + ' ± std':>16}  {'95 % interval':>16}{rest}"
-    return [heading, "─" * len(heading)]
+    rest = "".join(f"{NAMES.get(name, name):>{9 if n < 1 else 8}}" for n, name in enumerate(shown[1:]))
+    heading = f"{'':16}{NAMES[shown[0]] + ' ± std':>15}{'95 % interval':>16}{rest}"
+    return [heading, "─" * WIDTH]
 
 
 def _groups(by: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
-    """One block a group, over the test predictions of all folds together."""
+    """One line a group, over the test predictions of all folds together; of the baselines the best one."""
     first = shown[0]
-    heading = f"{_NAMES[first]} by {by['column']}, test folds together"
-    names = list(next((found["baselines"] for found in by["groups"].values()), {}))
-    head = f"{heading:42.42}{'pairs':>7}{'model':>9}  {'95 % interval':<16}" + "".join(f"{n:>18}" for n in names)
-    lines = [head, "─" * len(head)]
+    heading = f"{NAMES[first]} by {by['column']}, all test folds"
+    head = f"{heading:29.29}{'pairs':>7}{'model':>8}{'95 % interval':>17}  best baseline"
+    lines = [head, "─" * WIDTH]
     for value, found in by["groups"].items():
         model = found["model"][first]
         low, high = model["ci95"]
-        numbers = "".join(f"{_number(found['baselines'][name][first]['mean']):>18}" for name in names)
         interval = f"[{_number(low)}, {_number(high)}]"
-        lines.append(f"{value:42.42}{found['pairs']:7}{_number(model['mean']):>9}  {interval:<16}{numbers}")
+        means = {name: baseline[first]["mean"] for name, baseline in found["baselines"].items()}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        best = max(known, key=lambda name: known[name]) if known else None
+        told = "–" if best is None else f"{_number(known[best])} {best}"
+        lines.append(f"{value:29.29}{found['pairs']:7}{_number(model['mean']):>8}{interval:>17}  {told}"[:WIDTH])
     return lines
 
 
@@ -83,8 +106,8 @@ def _row(name: str, found: dict[str, Any], shown: tuple[str, ...]) -> str:
     low, high = first["ci95"]
     spread = f"{_number(first['mean'])} ± {_number(first['std'])}"
     interval = f"[{_number(low)}, {_number(high)}]"
-    rest = "".join(f"{_number(found[key]['mean']):>12}" for key in shown[1:])
-    return f"{name:18}{spread:>16}  {interval:>16}{rest}"
+    rest = "".join(f"{_number(found[key]['mean']):>{9 if n < 1 else 8}}" for n, key in enumerate(shown[1:]))
+    return f"{name:16}{spread:>15}{interval:>16}{rest}"
 
 
 def _number(value: float | None) -> str:

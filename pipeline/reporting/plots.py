@@ -12,7 +12,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from crossllm.cache.errors import printable
 from crossllm.pipeline.data.pairs import Task
-from crossllm.pipeline.evaluation.metrics import Scored, compute
+from crossllm.pipeline.evaluation.metrics import Scored, pooled
+from crossllm.pipeline.evaluation.table import NAMES
 from crossllm.pipeline.training.fold import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
 
@@ -23,7 +24,7 @@ DPI = 150
 
 
 def draw_losses(folder: RunFolder, names: Sequence[str], histories: Sequence[Sequence[Epoch]]) -> None:
-    """`loss_curves.png`: training and validation loss of every fold, the chosen epoch marked."""
+    """`loss_curves.png` and `.svg`: training and validation loss of every fold, the chosen epoch marked."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (axis,) = _figure(1)
@@ -39,60 +40,106 @@ def draw_losses(folder: RunFolder, names: Sequence[str], histories: Sequence[Seq
     axis.set(xlabel="epoch", ylabel="loss", title=title)
     if len(names) <= 10:
         axis.legend(fontsize="small")
-    _save(folder, "loss_curves.png", figure)
+    _save(folder, "loss_curves", figure)
 
 
-def draw_result(folder: RunFolder, task: Task, scored: dict[str, Scored], groups: np.ndarray | None) -> None:
-    """`roc_pr.png` or `scatter.png`: the test predictions of all folds, the baselines beside the model.
+def draw_result(
+    folder: RunFolder,
+    task: Task,
+    scored: dict[str, list[Scored]],
+    metrics: dict[str, Any],
+    groups: tuple[str, np.ndarray] | None,
+) -> None:
+    """`roc_pr` or `scatter`, PNG and SVG: the test predictions, the baselines beside the model.
 
     Args:
         folder: the run's.
         task: classification or regression.
-        scored: `model` and each baseline → predictions, P pairs.
-        groups: (P,) value of the `--by` column, for the colours of the scatter plot.
+        scored: `model` and each baseline → predictions of each fold.
+        metrics: as in `metrics.json`, whose numbers the legends show.
+        groups: name of the `--by` column and its value for each pair, all folds together, for the colours of the
+            scatter plot.
     """
+    numbers = {"model": metrics["model"], **metrics["baselines"]}
     if task == "classification":
-        _save(folder, "roc_pr.png", _roc_pr(scored))
+        _save(folder, "roc_pr", _roc_pr(scored, numbers))
     else:
-        _save(folder, "scatter.png", _scatter(scored, groups))
+        _save(folder, "scatter", _scatter({name: pooled(folds) for name, folds in scored.items()}, numbers, groups))
 
 
-def _roc_pr(scored: dict[str, Scored]) -> Figure:
+def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:
+    """Each fold's curve at the same places, their mean, and for the model the band of one standard deviation.
+
+    Scores of two folds' models are not joined to one curve: they are not on one scale, and the area under such a curve
+    is another than the mean of the folds' areas, which the table shows.
+    """
     figure, (roc, pr) = _figure(2)
-    for name, found in scored.items():
-        at = compute("classification", found, np.ones((1, len(found.label))))
-        width = 2 if name == "model" else 1
-        false, true, _ = roc_curve(found.label, found.score)
-        roc.plot(false, true, linewidth=width, label=f"{name}, area {at['auroc'][0]:.3f}")
-        precision, recall, _ = precision_recall_curve(found.label, found.score)
-        pr.plot(recall, precision, linewidth=width, label=f"{name}, area {at['auprc'][0]:.3f}")
+    at = np.linspace(0, 1, 201)
+    for name, folds in scored.items():
+        both = [fold for fold in folds if len(set(fold.label.tolist())) == 2]  # the others have no curve
+        if not both:
+            continue
+        for axis, curve, metric in ((roc, _roc, "auroc"), (pr, _precision_at, "auprc")):
+            curves = np.stack([curve(fold, at) for fold in both])
+            width = 2 if name == "model" else 1
+            (line,) = axis.plot(at, curves.mean(0), linewidth=width, label=_legend(name, metric, numbers[name]))
+            if name == "model" and len(both) > 1:
+                spread = curves.std(0, ddof=1)
+                low, high = np.clip(curves.mean(0) - spread, 0, 1), np.clip(curves.mean(0) + spread, 0, 1)
+                axis.fill_between(at, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    share = float(np.mean([fold.label.mean() for fold in scored["model"]]))
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
-    roc.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC, test folds together")
-    pr.set(xlabel="recall", ylabel="precision", title="precision–recall", ylim=(0, 1.02))
+    pr.axhline(share, color="grey", linewidth=0.5, label=f"share of positives {share:.3f}")
+    title = "mean of the test folds\nband: the model's deviation" if len(scored["model"]) > 1 else "the test part"
+    roc.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC, {title}")
+    pr.set(xlabel="recall", ylabel="precision", title=f"precision–recall, {title}", ylim=(0, 1.02))
     for axis in (roc, pr):
+        axis.title.set_fontsize("medium")
         axis.legend(fontsize="small")
     return figure
 
 
-def _scatter(scored: dict[str, Scored], groups: np.ndarray | None) -> Figure:
+def _roc(fold: Scored, at: np.ndarray) -> np.ndarray:
+    """True positive rate of a fold at these false positive rates."""
+    false, true, _ = roc_curve(fold.label, fold.score)
+    found: np.ndarray = np.interp(at, false, true)
+    return found
+
+
+def _precision_at(fold: Scored, at: np.ndarray) -> np.ndarray:
+    """Precision of a fold at these recalls: that of the first threshold which reaches each (the step curve)."""
+    precision, recall, _ = precision_recall_curve(fold.label, fold.score)
+    rising = recall[::-1]
+    found: np.ndarray = precision[::-1][np.minimum(np.searchsorted(rising, at, side="left"), len(rising) - 1)]
+    return found
+
+
+def _legend(name: str, metric: str, numbers: dict[str, Any]) -> str:
+    """`model, AUROC 0.880 ± 0.012`, the numbers of the table."""
+    found = numbers[metric]
+    mean, std = (None if found is None else found[part] for part in ("mean", "std"))
+    text = "–" if mean is None else f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+    return f"{name}, {NAMES[metric]} {text}"
+
+
+def _scatter(scored: dict[str, Scored], numbers: dict[str, Any], groups: tuple[str, np.ndarray] | None) -> Figure:
     shown = [name for name in ("model", "additive") if name in scored]
     figure, axes = _figure(len(shown))
     values = np.concatenate([np.concatenate([scored[name].label, scored[name].score]) for name in shown])
     low, high = float(values.min()), float(values.max())
     for name, axis in zip(shown, axes, strict=True):
         found = scored[name]
-        for value in [None] if groups is None else sorted(set(groups.tolist())):
-            chosen = np.ones(len(found.label), bool) if value is None else groups == value
+        for value in [None] if groups is None else sorted(set(groups[1].tolist())):
+            chosen = np.ones(len(found.label), bool) if groups is None else groups[1] == value
             axis.scatter(
                 found.label[chosen], found.score[chosen], s=6, alpha=0.6, label=None if value is None else _plain(value)
             )
         axis.plot([low, high], [low, high], color="grey", linewidth=0.5)
-        pearson = compute("regression", found, np.ones((1, len(found.label))))["pearson"][0]
         axis.set(xlabel="measured affinity", ylabel="predicted affinity")
-        axis.set_title(f"{name}, test folds together, Pearson {pearson:.3f}", fontsize="medium")
+        axis.set_title(f"{_legend(name, 'pearson', numbers[name])}, each test pair once", fontsize="medium")
         axis.set_aspect("equal")
     if groups is not None:
-        axes[0].legend(fontsize="small", markerscale=2)
+        axes[0].legend(fontsize="small", markerscale=2, title=_plain(groups[0]), title_fontsize="small")
     return figure
 
 
@@ -113,8 +160,12 @@ def _figure(columns: int) -> tuple[Figure, Any]:
 
 
 def _save(folder: RunFolder, name: str, figure: Figure) -> None:
-    data = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks shows boxes
-        figure.savefig(data, format="png", dpi=DPI)
-    folder.write_bytes(name, data.getvalue())
+    """PNG for the screen, SVG for the paper: text stays text, and two runs of one result give the same bytes."""
+    import matplotlib
+
+    for kind in ("png", "svg"):
+        data = io.BytesIO()
+        with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+            warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks shows boxes
+            figure.savefig(data, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+        folder.write_bytes(f"{name}.{kind}", data.getvalue())

@@ -12,7 +12,7 @@ from crossllm.model.interaction import InteractionModel
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.splits import Parts
-from crossllm.pipeline.evaluation.metrics import Scored, Summary, pooled, summarise
+from crossllm.pipeline.evaluation.metrics import Partners, Scored, Summary, pooled, summarise, why_undefined
 from crossllm.pipeline.reporting.plots import draw_losses, draw_result
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, FoldResult
@@ -50,18 +50,27 @@ def write_results(
     draw_losses(folder, inputs.folds.names, [result.history for result in results])
     order = np.concatenate([part.test for part in parts])
     groups = None if by is None else np.array(dataset.extra[by])[order]
-    draw_result(folder, dataset.task, {name: pooled(found) for name, found in scored.items()}, groups)
-    metrics = _metrics(inputs, config, scored)
+    partners = [_partners(dataset, part) for part in parts]
+    metrics = _metrics(inputs, config, partners, scored)
     if by is not None and groups is not None:
-        metrics["by"] = _by_group(inputs, config, by, groups, scored)
+        metrics["by"] = _by_group(inputs, config, by, groups, partners, scored)
+    draw_result(folder, dataset.task, scored, metrics, None if by is None or groups is None else (by, groups))
     folder.write("metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     return metrics
 
 
-def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]]) -> dict[str, Any]:
+def _partners(dataset: Dataset, part: Parts) -> Partners:
+    a, b = dataset.numbers()
+    return Partners(a[part.test], b[part.test], dataset.one_modality)
+
+
+def _metrics(
+    inputs: Inputs, config: TrainConfig, partners: Sequence[Partners], scored: dict[str, list[Scored]]
+) -> dict[str, Any]:
     """The contents of `metrics.json` but for its groups."""
-    task = inputs.dataset.task
-    found = {name: _as_json(summarise(task, folds, config.seed)) for name, folds in scored.items()}
+    task, names = inputs.dataset.task, inputs.folds.names
+    found = {name: _as_json(summarise(task, folds, config.seed, partners)) for name, folds in scored.items()}
+    reasons = ((name, why_undefined(task, fold)) for name, fold in zip(names, scored["model"], strict=True))
     return {
         "task": task,
         "split": config.split,
@@ -77,6 +86,8 @@ def _metrics(inputs: Inputs, config: TrainConfig, scored: dict[str, list[Scored]
         "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},
         "shared_between_folds": inputs.folds.shared,
         "ids_are_sequences": _ids_are_sequences(inputs.dataset),
+        "tested": sum(len(fold.label) for fold in scored["model"]),
+        "undefined": {name: why for name, why in reasons if why is not None},
         "model": found.pop("model"),
         "baselines": found,
     }
@@ -89,14 +100,21 @@ def parameter_counts(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
 
 
 def _by_group(
-    inputs: Inputs, config: TrainConfig, column: str, groups: np.ndarray, scored: dict[str, list[Scored]]
+    inputs: Inputs,
+    config: TrainConfig,
+    column: str,
+    groups: np.ndarray,
+    partners: Sequence[Partners],
+    scored: dict[str, list[Scored]],
 ) -> dict[str, Any]:
     """Each value's metrics over the test predictions of all folds together: a fold holds too few of a group."""
     found = {}
+    a, b = (np.concatenate(side) for side in ([p.a for p in partners], [p.b for p in partners]))
     for value in sorted(set(groups.tolist())):
         chosen = groups == value
+        drawn = [Partners(a[chosen], b[chosen], inputs.dataset.one_modality)]
         own = {
-            name: _as_json(summarise(inputs.dataset.task, [_of_group(pooled(folds), chosen)], config.seed))
+            name: _as_json(summarise(inputs.dataset.task, [_of_group(pooled(folds), chosen)], config.seed, drawn))
             for name, folds in scored.items()
         }
         found[value] = {"pairs": int(chosen.sum()), "model": own.pop("model"), "baselines": own}
@@ -130,7 +148,7 @@ def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
 
 
 def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored]) -> list[tuple[Any, ...]]:
-    """A row for each pair, in the order of the pairs table."""
+    """A row for each tested pair, in the order of the pairs table; a score with all of its digits."""
     dataset, classes = inputs.dataset, inputs.dataset.task == "classification"
     rows: list[tuple[Any, ...]] = [()] * len(dataset.labels)
     for number, (part, found) in enumerate(zip(parts, scored, strict=True)):
@@ -141,7 +159,12 @@ def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored
                 dataset.b_ids[pair],
                 int(label) if classes else repr(float(label)),
                 inputs.folds.names[number],
-                f"{score:.9g}",
-                int(predicted) if classes else f"{predicted:.9g}",
+                _digits(score),
+                int(predicted) if classes else _digits(predicted),
             )
-    return rows
+    return [row for row in rows if row]
+
+
+def _digits(value: np.floating[Any]) -> str:
+    """As few digits as give the same number again, in its own type."""
+    return str(value) if isinstance(value, np.floating) else repr(float(value))

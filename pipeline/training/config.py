@@ -17,7 +17,7 @@ from typing import Any
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.text_file import read_lines
 from crossllm.model.interaction import ModelConfig
-from crossllm.model.losses import MSE_WEIGHT
+from crossllm.model.losses import FOCAL_ALPHA, FOCAL_GAMMA, MSE_WEIGHT
 from crossllm.model.scan.backends import NAMES
 
 RUN_TABLES = ("dataset", "recipe", "run")
@@ -26,7 +26,7 @@ RUN_TABLES = ("dataset", "recipe", "run")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a user may choose of a run.  The loss of a classification is `model.losses.focal_loss` with its defaults."""
+    """What a user may choose of a run."""
 
     split: str = field(default="random", metadata={"one_of": ("random", "given")})
     """`random` (distinct sequence pairs, stratified by class) or `given` (a column of the pairs table)."""
@@ -62,6 +62,12 @@ class TrainConfig:
     weight_decay: float = field(default=0.01, metadata={"range": (0.0, 1e3)})
     clip: float = field(default=1.0, metadata={"range": (1e-6, 1e9)})
     """Largest norm of the gradient of all parameters."""
+    loss: str = field(default="focal", metadata={"one_of": ("focal", "bce")})
+    """Of a classification: focal (Lin et al. 2017), as the paper has it, or binary cross-entropy, its ablation."""
+    focal_gamma: float = field(default=FOCAL_GAMMA, metadata={"range": (0.0, 20.0)})
+    """γ of the focal loss: how much less a pair counts that is told right already; 0: not at all."""
+    focal_alpha: float = field(default=FOCAL_ALPHA, metadata={"range": (0.0, 1.0)})
+    """α of the focal loss: weight of the positives, 1 − α that of the negatives; 0.5 favours neither."""
     mse_weight: float = field(default=MSE_WEIGHT, metadata={"range": (0.0, 1.0)})
     """α of the affinity loss α · MSE + (1 − α) · (1 − Pearson); a classification has no use for it."""
     seed: int = field(default=0, metadata={"range": (0, 2**32 - 1)})
@@ -110,7 +116,14 @@ def resolve(
                     f"{name} {getattr(model, name)}: {model.fusion} has no such thing, cross_mamba alone has; "
                     f"--set {name}={getattr(ModelConfig, name)} takes it back"
                 )
-    return TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
+    train = TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
+    if train.loss != "focal":
+        for name in ("focal_gamma", "focal_alpha"):
+            if getattr(train, name) != getattr(TrainConfig, name):
+                raise InputError(
+                    f"{name} {getattr(train, name)}: the loss is {train.loss}, focal alone has it; --set loss=focal"
+                )
+    return train
 
 
 def held_config(run: Path) -> Path | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crossllm.cache.errors import InputError
 from crossllm.model.interaction import InteractionModel, joins_pairs
-from crossllm.model.losses import affinity_loss, focal_loss
+from crossllm.model.losses import affinity_loss, bce_loss, focal_loss
 from crossllm.model.standardise import Standardise
 from crossllm.pipeline.data.pairs import Task
 from crossllm.pipeline.data.splits import Parts
@@ -47,17 +47,22 @@ class Target(NamedTuple):
         scaled: np.ndarray = (labels - self.mean) / self.std
         return scaled
 
-    def loss(self, output: Tensor, label: Tensor) -> Tensor:
+    def loss(self, output: Tensor, label: Tensor, config: TrainConfig) -> Tensor:
         """Loss of the model's output against scaled labels."""
-        if self.task == "classification":
-            return focal_loss(output, label)
-        return affinity_loss(output, label, self.mse_weight)
+        if self.task == "regression":
+            return affinity_loss(output, label, self.mse_weight)
+        if config.loss == "bce":
+            return bce_loss(output, label)
+        return focal_loss(output, label, config.focal_gamma, config.focal_alpha)
 
     def score(self, output: Tensor) -> np.ndarray:
-        """(P,) probabilities float32, or affinities float64 in the table's unit."""
+        """(P,) scores from 0 to 1, float32, or affinities float64 in the table's unit.
+
+        A score ranks pairs; trained with the focal loss it is no probability (docs/outputs.md).
+        """
         if self.task == "classification":
-            probability: np.ndarray = output.sigmoid().numpy()
-            return probability
+            score: np.ndarray = output.sigmoid().numpy()
+            return score
         affinity: np.ndarray = output.double().numpy() * self.std + self.mean
         return affinity
 
@@ -66,9 +71,9 @@ class FoldResult(NamedTuple):
     """What a fold leaves behind."""
 
     score: np.ndarray
-    """(P_test,) probability or affinity of each test pair, in the order of the fold's test part."""
+    """(P_test,) score or affinity of each test pair, in the order of the fold's test part."""
     threshold: float | None
-    """Probability from which on a pair is predicted 1, chosen on the validation part; None in a regression."""
+    """Score from which on a pair is predicted 1, chosen on the validation part; None in a regression."""
     target: Target
     """What the scaling was: a checkpoint needs it to give affinities."""
     best_epoch: int
@@ -124,7 +129,7 @@ def fit_fold(
         epoch_parts = shuffled_batches(parts.train, batches.sides, bounds(config), config.sharing, rng)
         train_loss = _train_epoch(model, batches, target, epoch_parts, config, optimiser, warmup, device)
         output = predict(model, batches, parts.validation, config, device)
-        loss = float(target.loss(output, torch.from_numpy(scaled[parts.validation]).float()))
+        loss = float(target.loss(output, torch.from_numpy(scaled[parts.validation]).float(), config))
         if not math.isfinite(loss):
             raise InputError(
                 f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
@@ -208,7 +213,7 @@ def _train_epoch(
         batch = batch.to(device)
         with autocast(config, device):
             output = model(batch)
-        loss = target.loss(output.float(), batch.label)
+        loss = target.loss(output.float(), batch.label, config)
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)

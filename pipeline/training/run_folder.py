@@ -1,5 +1,6 @@
 """A run's folder: what it holds and how it is continued.
 
+    .lock                    held while a run is at work in the folder
     config.toml              every resolved choice, the digests of dataset and recipes
     splits.tsv               a_id, b_id, fold
     checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done
@@ -15,18 +16,21 @@ on where the run was interrupted.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import tomli_w
 from safetensors.torch import save
 
+from crossllm.cache.console.messages import note
 from crossllm.cache.errors import CacheCorrupt, Conflict, printable
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
@@ -40,10 +44,11 @@ _MAX_JSON = 256 << 20
 
 
 class RunFolder:
-    """Opens or continues a run.
+    """Opens or continues a run; the folder is this process's until `close`.
 
     Raises:
-        Conflict: the folder holds a run and `resume` is off, or a run of another configuration.
+        Conflict: the folder holds a run and `resume` is off, or a run of another configuration, or another process is
+            at work in it.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
@@ -52,12 +57,30 @@ class RunFolder:
         where = path / "config.toml"
         if where.exists():
             self._check_same(where, resume)
-        elif path.is_dir() and any(not found.name.startswith(".tmp-") for found in path.iterdir()):
+        elif path.is_dir() and any(not found.name.startswith((".tmp-", ".lock")) for found in path.iterdir()):
             raise Conflict(f"{path}: is not empty and holds no run; name another folder by --out")
-        else:
-            fsio.make_dirs(path)
-            self.write("config.toml", tomli_w.dumps(config))
+        fsio.make_dirs(path)
+        self._lock = self._take()
+        # Of two that start in the same instant one publishes its settings, and the other reads them.
+        if not where.exists() and not fsio.publish(where, tomli_w.dumps(config).encode()):
+            self._check_same(where, resume)
         fsio.make_dirs(path / "checkpoints")  # after config.toml: a run killed here can still be continued
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _k: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
+
+    def _take(self) -> fsio.Lock:
+        try:
+            return fsio.Lock(self.path / ".lock")
+        except BlockingIOError:
+            raise Conflict(f"{self.path}: another run is at work in it; wait for it, or name another --out") from None
 
     def _check_same(self, where: Path, resume: bool) -> None:
         if not resume:
@@ -70,8 +93,26 @@ class RunFolder:
         for table, known in TrainConfig().to_tables().items():
             if isinstance(held.get(table), dict):
                 held[table] = known | held[table]
+        self._say_threads(held)
         if differences := list(_differences(held, self._config)):
             raise Conflict(f"{where}: this run differs in {'; '.join(differences)}; name another folder by --out")
+
+    def _say_threads(self, held: dict[str, Any]) -> None:
+        """Say that threads differ, which changes a sum by rounding and is no reason to stop."""
+        run = held.get("run")
+        theirs = run.pop("threads", None) if isinstance(run, dict) else None
+        own = self._config.get("run", {}).get("threads")
+        if theirs is not None and theirs != own:
+            note(f"note: {self.path} was begun with {printable(str(theirs))} threads, this process has {own}: not the "
+                 "same loss trace bit by bit (OMP_NUM_THREADS sets them)")  # fmt: skip
+        if isinstance(run, dict) and own is not None:
+            run["threads"] = own
+
+    def fold_digest(self, tested: Iterable[tuple[str, str]]) -> str:
+        """SHA-256 of the run's settings and the pairs that a fold tests: whose checkpoint it is."""
+        settings = {name: table for name, table in self._config.items() if name != "run"}
+        lines = [json.dumps(settings, sort_keys=True), *("\t".join(pair) for pair in tested)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def write(self, name: str, text: str) -> None:
         """Put a text file into the folder, whole or not at all."""
@@ -103,11 +144,12 @@ class RunFolder:
             raise CacheCorrupt(f"{where}: {error!r}; remove it and run again with --resume") from None
         return found
 
-    def save_fold(self, number: int, result: FoldResult) -> None:
-        """Keep a finished fold: weights first, the JSON that says it is finished last."""
+    def save_fold(self, number: int, result: FoldResult, digest: str) -> None:
+        """Keep a finished fold, whose `fold_digest` is given: weights first, the JSON that says it is finished last."""
         weights = {name: tensor.contiguous() for name, tensor in result.state.items()}
         fsio.replace(self.path / "checkpoints" / f"fold-{number}.safetensors", save(weights))
         body = {
+            "digest": digest,
             "score": result.score.tolist(),
             "threshold": result.threshold,
             "target": result.target._asdict(),
@@ -116,7 +158,7 @@ class RunFolder:
         }
         self.write(f"checkpoints/fold-{number}.json", json.dumps(body, allow_nan=False))
 
-    def load_fold(self, number: int, pairs: int, target: Target, epochs: int) -> FoldResult | None:
+    def load_fold(self, number: int, pairs: int, target: Target, epochs: int, digest: str) -> FoldResult | None:
         """A fold finished before, without its weights; None where it is not.
 
         Args:
@@ -124,6 +166,7 @@ class RunFolder:
             pairs: in its test part.
             target: what its training part gives, to which the checkpoint's is held.
             epochs: most epochs it can have run.
+            digest: its `fold_digest`.
 
         Raises:
             CacheCorrupt: the checkpoint is not what a fold of this run leaves behind.
@@ -133,6 +176,8 @@ class RunFolder:
             return None
         body = parse_json(read_bytes(where, _MAX_JSON), where)
         try:
+            if body["digest"] != digest:
+                raise ValueError("it is of a run with other settings or other test pairs")
             score = np.array(body["score"], np.float64)
             history = [_epoch(n, *values) for n, values in enumerate(body["history"], 1)]
             best, classes = body["best_epoch"], target.task == "classification"
