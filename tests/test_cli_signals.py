@@ -24,13 +24,13 @@ except BaseException:
 RUN = "run --modality rna --input a.fasta --encoder rnabert --weights w.pt --quiet"
 LOADED = [  # program, module that loads for long, arguments, lines said
     ("embed", "click", "models", 0),
-    ("embed", "numpy", "models", 0),
+    ("embed", "numpy", "models", 1),
     ("embed", "torch", RUN, 1),
     ("train", "click", "--cache c", 0),
-    ("train", "numpy", "--cache c", 0),
+    ("train", "numpy", "--cache c", 1),
     ("train", "torch", "--cache c", 1),
     ("crossllm", "click", "--help", 0),
-    ("crossllm", "numpy", "--help", 0),
+    ("crossllm", "numpy", "cache info --cache c", 1),
     ("crossllm", "torch", f"embed {RUN}", 1),
     ("crossllm", "torch", "train --cache c", 1),
 ]

@@ -10,11 +10,10 @@ from crossllm.cache import record_of
 from crossllm.cache.records.molecules import canonical_smiles
 from crossllm.cache.records.rdkit_child import canonical
 from crossllm.embed.encoders.molecular_graph import read_smiles
-from crossllm.embed.encoders.profile import columns
-from crossllm.embed.encoders.profile_molecule import SHELLS, MoleculeProfileEncoder, profile
+from crossllm.embed.encoders.profile_molecule import SHELLS, MoleculeProfileEncoder, columns, profile
 from crossllm.embed.encoders.registry import ENCODERS
 
-NAMES = columns("molecule")
+NAMES = columns()
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 ODD = ("*", "[Fe+2]", "[H][H]", "N->[Cu]", "[Og]", "[U]", "[Na+].[Cl-]", "[2H]C", "*CC", "[se]1cccc1", "[C+4]", "[H+]",
        "C$C", "Cl[Pt](Cl)(N)N", "S(F)(F)(F)(F)(F)F", "[He]", "O=[Os](=O)(=O)=O", "C[N+](C)(C)C", "[CH3]", "[*-]",

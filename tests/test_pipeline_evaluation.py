@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import re
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 import torch
-from made_runs import QUICK, embedded_demo
+from made_runs import QUICK, embedded_demo, rows
 from scipy import stats
 from torch.nn import functional as F
 
@@ -140,9 +139,9 @@ def test_predictions_give_the_same_correlation_as_the_metrics(tmp_path: Path) ->
     """Affinities near one another, far from 0: nine digits were not enough."""
     folder = tmp_path / "demo"
     embedded_demo(folder, entities=30, pairs=160)
-    rows = list(csv.DictReader((folder / "pairs.tsv").open(), delimiter="\t"))
+    table_rows = rows(folder / "pairs.tsv")
     source = tmp_path / "p.tsv"
-    lines = [f"{row['a_id']}\t{row['b_id']}\t{1e7 + 1e-3 * n}" for n, row in enumerate(rows)]
+    lines = [f"{row['a_id']}\t{row['b_id']}\t{1e5 + 1e-3 * n}" for n, row in enumerate(table_rows)]
     source.write_text("a_id\tb_id\tlabel\n" + "\n".join(lines) + "\n")
     from crossllm.embed.run.run import RunOptions, run
     from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
@@ -152,7 +151,7 @@ def test_predictions_give_the_same_correlation_as_the_metrics(tmp_path: Path) ->
     for side in sides:
         run(RunOptions(side.modality, side.path, tmp_path / "c", "profile", quiet=True))
     done = train(TrainOptions(tmp_path / "c", QUICK, quiet=True))
-    found = list(csv.DictReader((done.folder / "predictions.tsv").open(), delimiter="\t"))
+    found = rows(done.folder / "predictions.tsv")
     per_fold = []
     for name in sorted({row["fold"] for row in found}):
         own = [(float(row["label"]), float(row["score"])) for row in found if row["fold"] == name]
@@ -215,19 +214,20 @@ def test_a_fixed_split_is_fitted_chosen_and_scored_once(tmp_path: Path) -> None:
     done = train(TrainOptions(tmp_path / "c", config, quiet=True))
     assert done.metrics["folds"] == 1
     assert done.metrics["tested"] == 40
-    tested = list(csv.DictReader((done.folder / "predictions.tsv").open(), delimiter="\t"))
+    tested = rows(done.folder / "predictions.tsv")
     assert {row["fold"] for row in tested} == {"test"}
     assert len(tested) == 40
-    named = list(csv.DictReader((done.folder / "splits.tsv").open(), delimiter="\t"))
+    named = rows(done.folder / "splits.tsv")
     assert [row["fold"] for row in named] == [part.lower() for part in PARTS]
     assert done.metrics["model"]["mcc"]["std"] is None
     assert "fixed split" in table(done.metrics)
 
 
 def test_two_runs_are_never_at_work_in_one_folder(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run", {"run": {}}, resume=True):
-        with pytest.raises(Conflict, match="another run is at work in it"):
-            RunFolder(tmp_path / "run", {"run": {}}, resume=True)
+    first = RunFolder(tmp_path / "run", {"run": {}}, resume=True)
+    with pytest.raises(Conflict, match="another run is at work in it"):
+        RunFolder(tmp_path / "run", {"run": {}}, resume=True)
+    first.close()
     RunFolder(tmp_path / "run", {"run": {}}, resume=True).close()
 
 

@@ -39,7 +39,7 @@ class DryRun(NamedTuple):
     encoder: str
     recipes: tuple[RecipePlan, ...]
     """One for each layer asked for, in that order."""
-    local_weights: bool
+    weights_at_hand: bool
     """Or none are needed."""
     weights: str | None
     """Where they are."""
@@ -103,7 +103,7 @@ def dry_run(options: RunOptions) -> DryRun:
         cache=str(options.cache_dir),
         encoder=info.name,
         recipes=tuple(_in_recipe(plan, target, known) for target in plan.targets),
-        local_weights=at_hand,
+        weights_at_hand=at_hand,
         weights=None if options.weights is None else str(options.weights),
         weights_opened=options.weights is not None and not info.layers and len(runs) > 0,
         records=len(records.records),

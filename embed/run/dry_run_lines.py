@@ -27,7 +27,7 @@ def in_lines(found: DryRun, modality: str) -> str:
     if found.beyond_limit:
         fate = "they stop the run; name --long" if found.long == "error" else f"long = {found.long}"
         lines.insert(2, f"too long    {found.beyond_limit:,} beyond the encoder's {found.limit:,}: {fate}")
-    if not found.local_weights:
+    if not found.weights_at_hand:
         lines.append(f"weights     not at hand: `embed pull {found.encoder}` or `--weights PATH` is needed to run")
     elif found.weights is not None:
         opened = "opened to measure the time" if found.weights_opened else "digested but not opened"

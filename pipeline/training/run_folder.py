@@ -55,14 +55,15 @@ class RunFolder:
         self.path = path
         self._config = config
         where = path / "config.toml"
-        if where.exists():
+        held = where.exists()
+        if held:
             self._check_same(where, resume)
         elif path.is_dir() and any(not found.name.startswith((".tmp-", ".lock")) for found in path.iterdir()):
             raise Conflict(f"{path}: is not empty and holds no run; name another folder by --out")
         fsio.make_dirs(path)
         self._lock = self._take()
         # Of two that start in the same instant one publishes its settings, and the other reads them.
-        if not where.exists() and not fsio.publish(where, tomli_w.dumps(config).encode()):
+        if not held and not fsio.publish(where, tomli_w.dumps(config).encode()):
             self._check_same(where, resume)
         fsio.make_dirs(path / "checkpoints")  # after config.toml: a run killed here can still be continued
 
