@@ -148,7 +148,7 @@ def main() -> None:
         raise SystemExit("--tokens auto is not fixed; name a window")
     with tempfile.TemporaryDirectory() as folder:
         dataset, readers = write_cache(args.data, Path(folder) / "rpi1460")
-        batches = PairBatches(dataset, readers, window)
+        batches = PairBatches.of_dataset(dataset, readers, window)
         config = ModelConfig(d_model=args.d_model, dropout=0.0, noise=0.0)
         bounds = Bounds(args.pairs, TrainConfig().batch_tokens, joins_pairs(config))
         everything = np.arange(len(dataset.labels))

@@ -1,5 +1,21 @@
 """Datasets, training and evaluation on a cache.  Imports `cache` and `model`, never `embed`.
 
 Rooms, as the data goes: `data` (datasets, pairs, folds), `training` (one fold), `evaluation` (metrics, baselines),
-`reporting` (what a run leaves); `train` puts them together.  `crossllm/` holds the package's own name.
+`reporting` (what a run leaves), `use` (a finished run on other pairs); `train` puts them together.  `crossllm/` holds
+the package's own name.  From outside: `load_run`.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossllm.pipeline.use.trained_run import TrainedRun, load_run
+
+__all__ = ["TrainedRun", "load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:  # imported when asked for: every command imports this package, and few need torch
+        from crossllm.pipeline.use import trained_run
+
+        return getattr(trained_run, name)
+    raise AttributeError(f"module 'crossllm.pipeline' has no attribute '{name}'")

@@ -129,7 +129,7 @@ def _fit_folds(
     options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder, scan: str
 ) -> list[FoldResult]:
     config = options.config
-    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     counts = parameter_counts(inputs, config)
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")

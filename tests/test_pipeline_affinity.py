@@ -152,7 +152,7 @@ def test_a_checkpoint_and_its_scaling_give_the_predictions_again(affinities: Pat
     model = InteractionModel(8, 8, QUICK.model)
     model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-1.safetensors"))
     body = json.loads((done.folder / "checkpoints" / "fold-1.json").read_text())
-    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     test = np.flatnonzero(inputs.folds.of_pair == 1)
     output = predict(model, batches, test, QUICK, torch.device("cpu")).numpy()
     saved = [float(r["score"]) for r in rows(done.folder / "predictions.tsv") if r["fold"] == "1"]
@@ -182,7 +182,7 @@ def test_the_test_fold_chooses_nothing(affinities: Path) -> None:
     for shift in (0.0, 50.0):
         labels = inputs.dataset.labels.copy()
         labels[parts.test] += shift
-        batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
+        batches = PairBatches.of_dataset(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
         found.append(fit_fold(batches, parts, QUICK, 5, torch.device("cpu"), lambda e: None))
     one, other = found
     assert (one.target, one.best_epoch, one.history) == (other.target, other.best_epoch, other.history)
@@ -217,8 +217,8 @@ def test_what_is_fitted_sees_the_training_part_alone(affinities: Path) -> None:
     found = [
         fit_fold(batches, parts, one_epoch, 5, torch.device("cpu"), lambda e: None)
         for batches in (
-            PairBatches(dataset, inputs.readers, inputs.window),
-            PairBatches(dataset._replace(labels=labels), other, inputs.window),  # type: ignore[arg-type]
+            PairBatches.of_dataset(dataset, inputs.readers, inputs.window),
+            PairBatches.of_dataset(dataset._replace(labels=labels), other, inputs.window),  # type: ignore[arg-type]
         )
     ]
     assert found[0].target == found[1].target
@@ -232,7 +232,7 @@ def test_labels_far_off_the_others_end_in_one_line(affinities: Path) -> None:
     parts = cut_parts(inputs.dataset, inputs.folds, 0, QUICK.validation, 0)
     labels = inputs.dataset.labels.copy()
     labels[parts.validation[0]] = 1e25
-    batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
+    batches = PairBatches.of_dataset(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
     with pytest.raises(InputError, match="the validation loss became inf"):
         fit_fold(batches, parts, QUICK, 5, torch.device("cpu"), lambda e: None)
 

@@ -59,7 +59,7 @@ def test_checkpoints_hold_the_weights_that_made_the_predictions(small: TrainOpti
     done = train(small)
     inputs = open_inputs(small)
     a, b = inputs.readers
-    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     model = InteractionModel(a.recipe.dim, b.recipe.dim, QUICK.model)
     model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-0.safetensors"))
     test = np.flatnonzero(inputs.folds.of_pair == 0)
@@ -117,7 +117,7 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
     """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on."""
     config = TrainConfig(folds=3, epochs=12, lr=3e-3, model=ModelConfig(standardise=False))
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
-    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
     history: list[Epoch] = []
     result = fit_fold(batches, parts, config, fold_seed(config.seed, 0), torch.device("cpu"), history.append)
@@ -154,7 +154,7 @@ def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
         labels = inputs.dataset.labels.copy()
         if turned:
             labels[parts.test] = 1 - labels[parts.test]
-        batches = PairBatches(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
+        batches = PairBatches.of_dataset(inputs.dataset._replace(labels=labels), inputs.readers, inputs.window)
         found.append(fit_fold(batches, parts, QUICK, 5, torch.device("cpu"), lambda epoch: None))
     one, other = found
     assert (one.threshold, one.best_epoch, one.history) == (other.threshold, other.best_epoch, other.history)
@@ -189,7 +189,7 @@ print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask za
 
 def test_moments_are_those_of_the_training_parts_distinct_entities(small: TrainOptions) -> None:
     inputs = open_inputs(small)
-    batches = PairBatches(inputs.dataset, inputs.readers, inputs.window)
+    batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     chosen = np.arange(0, 160, 3)
     for side, (found, keys) in enumerate(
         zip(batches.moments(chosen), (inputs.dataset.a_keys, inputs.dataset.b_keys), strict=True)
@@ -211,7 +211,7 @@ def test_a_constant_column_has_no_deviation_left(small: TrainOptions) -> None:
         def length(self, key: bytes) -> int:
             return 7
 
-    batches = PairBatches(inputs.dataset, (Constant(), Constant()), 1)  # type: ignore[arg-type]
+    batches = PairBatches.of_dataset(inputs.dataset, (Constant(), Constant()), 1)  # type: ignore[arg-type]
     for found in batches.moments(np.arange(100)):
         np.testing.assert_allclose(found.mean.numpy(), 373.1, rtol=1e-6)
         assert not found.std.any()

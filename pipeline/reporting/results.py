@@ -74,7 +74,8 @@ def _metrics(
     return {
         "task": task,
         "split": config.split,
-        "folds": len(inputs.folds.names),
+        "folds": len(names),
+        "fold_names": names,
         "dataset": inputs.dataset.name,
         "pairs": len(inputs.dataset.labels),
         "seed": config.seed,

@@ -17,6 +17,7 @@ from crossllm.model.batch import Batch, Packed
 from crossllm.model.standardise import Moments
 from crossllm.model.tokens import window_mean
 from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.data.pairs import Task
 from crossllm.pipeline.training.prefetch import WaitTime, prefetched
 from crossllm.pipeline.training.sampler import Side
 
@@ -80,18 +81,43 @@ class Entities:
 
 
 class PairBatches:
-    """Makes `Batch`es of a dataset's pairs."""
+    """Makes `Batch`es of pairs: of a dataset's, or of any keys."""
 
-    def __init__(self, dataset: Dataset, readers: tuple[CacheReader, CacheReader], window: int) -> None:
-        self._a = Entities(readers[0], dataset.a_keys, window)
-        self._b = Entities(readers[1], dataset.b_keys, window)
-        self.task = dataset.task
-        self.labels = dataset.labels
+    def __init__(
+        self,
+        readers: tuple[CacheReader, CacheReader],
+        a_keys: Sequence[bytes],
+        b_keys: Sequence[bytes],
+        window: int,
+        task: Task,
+        labels: np.ndarray,
+    ) -> None:
+        self._a = Entities(readers[0], a_keys, window)
+        self._b = Entities(readers[1], b_keys, window)
+        self.task = task
+        self.labels = labels
         """(P,) float64."""
         self.sides = self._a.side, self._b.side
         self.waiting = WaitTime()
         self.dims = readers[0].recipe.dim, readers[1].recipe.dim
         """Width of the rows of A and of B."""
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset, readers: tuple[CacheReader, CacheReader], window: int) -> PairBatches:
+        """Of a dataset's pairs."""
+        return cls(readers, dataset.a_keys, dataset.b_keys, window, dataset.task, dataset.labels)
+
+    @classmethod
+    def of_keys(
+        cls,
+        readers: tuple[CacheReader, CacheReader],
+        a_keys: Sequence[bytes],
+        b_keys: Sequence[bytes],
+        window: int,
+        task: Task,
+    ) -> PairBatches:
+        """Of pairs that have no labels."""
+        return cls(readers, a_keys, b_keys, window, task, np.zeros(len(a_keys)))
 
     def with_labels(self, labels: np.ndarray) -> PairBatches:
         """The same pairs, and the same tokens in memory, with other labels (P,)."""

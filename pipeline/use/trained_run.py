@@ -1,0 +1,145 @@
+"""A finished run, loaded with everything that its input must be: recipes, token window, scaling, thresholds.
+
+    run = load_run("cache/demo/runs/demo")
+    scores = run.score(reader_a, reader_b, [(key_a, key_b), …])      # (folds, P)
+
+Rows of another recipe are refused: a model fed with other columns, or with residues where it was trained on averages
+of windows, gives numbers all the same.
+
+Shapes: P pairs; a run of K folds has K models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
+from crossllm.cache.files.plain_file import read_bytes
+from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.store.reader import CacheReader
+from crossllm.model.interaction import InteractionModel
+from crossllm.model.tokens import parse_tokens
+from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.training.batches import PairBatches
+from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
+from crossllm.pipeline.training.fold import Target, predict
+
+_MAX_JSON = 256 << 20
+
+
+class Fold(NamedTuple):
+    """The model of one fold."""
+
+    name: str
+    model: InteractionModel
+    target: Target
+    threshold: float | None
+    """Score from which on a pair is predicted 1; None in a regression."""
+
+
+class TrainedRun(NamedTuple):
+    """A finished run; `load_run` makes one."""
+
+    folder: Path
+    task: Task
+    config: TrainConfig
+    recipes: tuple[str, str]
+    """Digest of the recipe of each side."""
+    window: int
+    """Rows that a token averages (`model.tokens.parse_tokens`)."""
+    folds: tuple[Fold, ...]
+
+    def score(
+        self, a: CacheReader, b: CacheReader, pairs: Sequence[tuple[bytes, bytes]], device: str = "cpu"
+    ) -> np.ndarray:
+        """(K, P) scores from 0 to 1, or affinities in the unit of the table, of each fold's model.
+
+        A score ranks pairs; it is no probability.  `predicted` compares it with the threshold of its fold.
+
+        Args:
+            a: the embeddings of the first partners, of the recipe that the run was trained on.
+            b: those of the second partners.
+            pairs: keys of each pair's two sequences (`crossllm.cache.key_of`).
+            device: where to compute.
+
+        Raises:
+            Conflict: rows of another recipe.
+            InputError: a key without rows.
+        """
+        for side, reader, digest in zip("ab", (a, b), self.recipes, strict=True):
+            if reader.recipe.digest != digest:
+                raise Conflict(
+                    f"{self.folder}: was trained on the recipe {digest[:16]} of side {side}, these rows are of "
+                    f"{reader.recipe.folder_name}; open that recipe with choose_recipe"
+                )
+            missing = reader.missing([pair["ab".index(side)] for pair in pairs])
+            if missing:
+                raise InputError(
+                    f"{reader.folder}: {len(missing)} of the sequences have no rows there, first {missing[0].hex()}; "
+                    "embed them into this cache"
+                )
+        batches = PairBatches.of_keys((a, b), [x for x, _ in pairs], [y for _, y in pairs], self.window, self.task)
+        where, every = torch.device(device), np.arange(len(pairs))
+        return np.stack(
+            [
+                fold.target.score(predict(fold.model.to(where), batches, every, self.config, where))
+                for fold in self.folds
+            ]
+        )
+
+    def predicted(self, scores: np.ndarray) -> np.ndarray:
+        """(K, P) 0 or 1 for each of `score`'s by the threshold of its fold; affinities as they are."""
+        if self.task == "regression":
+            return scores
+        thresholds = np.array([fold.threshold for fold in self.folds], float)
+        found: np.ndarray = (scores >= thresholds[:, None]).astype(int)
+        return found
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """A finished run's models and all that their input must be.
+
+    Raises:
+        InputError: no finished run is there.
+        CacheCorrupt: a checkpoint is not what a run leaves behind.
+    """
+    folder = Path(folder)
+    where = held_config(folder)
+    if where is None:
+        raise InputError(f"{folder}: holds no run; name the folder of one, runs/NAME in its cache")
+    if not (folder / "metrics.json").exists():
+        raise InputError(f"{folder}: this run is not finished; go on with `train --resume`")
+    metrics = parse_json(read_bytes(folder / "metrics.json", _MAX_JSON), folder / "metrics.json")
+    config, recipes = resolve(where), held_recipes(where)
+    try:
+        window = parse_tokens(config.tokens)
+        task, names, sides = metrics["task"], metrics["fold_names"], (recipes["a"], recipes["b"])
+        if window is None or task not in ("classification", "regression") or not isinstance(names, list):
+            raise ValueError(f"tokens {config.tokens}, task {task}, folds {names}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CacheCorrupt(f"{folder}: {one_line(error)} in config.toml or metrics.json; train again") from None
+    checkpoints = folder / "checkpoints"
+    folds = tuple(_load_fold(str(name), checkpoints / f"fold-{n}.json", config) for n, name in enumerate(names))
+    return TrainedRun(folder, task, config, sides, window, folds)
+
+
+def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:
+    """A fold's model, in evaluation mode, with its widths from its own weights."""
+    path = where.with_suffix(".safetensors")
+    try:
+        body: dict[str, Any] = parse_json(read_bytes(where, _MAX_JSON), where)
+        state = load_file(path)
+        dim_a, dim_b = (state[f"project_{side}.weight"].shape[1] for side in "ab")
+        model = InteractionModel(dim_a, dim_b, config.model, config.scan)
+        model.load_state_dict(state)
+        return Fold(name, model.eval(), Target(**body["target"]), body["threshold"])
+    except OSError as error:
+        raise CacheCorrupt(f"{error.filename or path}: {error.strerror or error}; a finished run has it") from None
+    except Exception as error:  # safetensors raises a class of its own from Rust
+        raise CacheCorrupt(f"{path}: {printable(one_line(error), 200)}; not the weights of this run") from None
