@@ -10,7 +10,9 @@ import torch
 from tqdm import tqdm
 
 from crossllm.cache.console.messages import note
+from crossllm.cache.console.progress import Lines, announced, hidden
 from crossllm.cache.errors import InputError
+from crossllm.model.bimamba import BiMamba
 from crossllm.model.device import has_bfloat16
 from crossllm.model.scan.backends import choose_backend, default_backend
 from crossllm.model.tokens import tokens_name
@@ -134,7 +136,9 @@ def _fit_folds(
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")
     results = []
-    bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=True if options.quiet else None)
+    bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=hidden(options.quiet))
+    lines = Lines(options.quiet)
+    _warm_up(config, scan, torch.device(options.device), options.quiet)
     for number, part in enumerate(parts):
         target = fit_target(batches.task, batches.labels, part.train, config)
         digest = folder.fold_digest((inputs.dataset.a_ids[n], inputs.dataset.b_ids[n]) for n in part.test.tolist())
@@ -146,6 +150,8 @@ def _fit_folds(
                     bar.update()
                     bar.set_description(f"fold {number + 1}/{len(parts)} validation loss {epoch.validation_loss:.4f}")
                     events.add(epoch)
+                    share = (number * config.epochs + epoch.epoch) / (len(parts) * config.epochs)
+                    lines.tell(lambda: _told(epoch, number, len(parts), config), share, "at most {} left")
 
                 result = fit_fold(
                     batches,
@@ -162,6 +168,24 @@ def _fit_folds(
     if waited := batches.waiting.total:
         note(f"note: {batches.waiting.share:.1%} of {waited:.0f} s in training and scoring was waiting for data")
     return results
+
+
+def _told(epoch: Epoch, fold: int, folds: int, config: TrainConfig) -> str:
+    return (
+        f"fold {fold + 1} of {folds}, epoch {epoch.epoch} of at most {config.epochs}: training loss "
+        f"{epoch.train_loss:.4f}, validation loss {epoch.validation_loss:.4f}"
+    )
+
+
+def _warm_up(config: TrainConfig, scan: str, device: torch.device, quiet: bool) -> None:
+    """A step of the scan on next to nothing: where its kernels are not compiled yet, that is said and not a silence."""
+    if scan != "numba":
+        return
+    with announced("note: compiling the scan's kernels for this processor; they are kept for the next run", quiet):
+        block = BiMamba(config.model.d_model, config.model.d_state, config.model.bidirectional, scan).to(device)
+        with torch.random.fork_rng(devices=[]):
+            tokens = torch.zeros(2, config.model.d_model, device=device, requires_grad=True)
+            block(tokens, torch.tensor([0, 2])).sum().backward()
 
 
 def _scored(dataset: Dataset, parts: Parts, result: FoldResult) -> Scored:

@@ -42,6 +42,12 @@ _LEFT = {
     signal.SIGTERM: "terminated; what was committed before stays",
 }
 """Signal → what is said when it ended the work."""
+_RESUME = "; the same command with --resume goes on"
+
+
+def _trains(command: click.Command, given: Sequence[str]) -> bool:
+    """Whether the command is `train`, which is continued with --resume; all others by themselves."""
+    return command.name == "train" or (command.name == "crossllm" and list(given[:1]) == ["train"])
 
 
 def _hear(number: int, frame: FrameType | None) -> NoReturn:
@@ -85,9 +91,10 @@ def _allow_descriptors() -> None:
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    trains = _trains(command, given)
     try:
         # Not command.main(): it would turn a closed pipe into exit code 1.
-        given = list(sys.argv[1:] if arguments is None else arguments)
         with command.make_context(command.name, given) as context:
             command.invoke(context)
         if sys.stdout is not None:  # closed by the caller: `>&-`
@@ -105,10 +112,10 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         show_errors([_usage_line(error)])
         return 2
     except (KeyboardInterrupt, click.Abort):
-        note(_LEFT[signal.SIGINT])
+        note(_LEFT[signal.SIGINT] + _RESUME * trains)
         return 128 + signal.SIGINT
     except Terminated:
-        note(_LEFT[signal.SIGTERM])
+        note(_LEFT[signal.SIGTERM] + _RESUME * trains)
         return 128 + signal.SIGTERM
     except MemoryError:
         return _out_of_memory()
@@ -118,7 +125,7 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
             return _out_of_memory()
         raise
     except OSError as error:
-        return _os_error(error)
+        return _os_error(error, "run it again with --resume" if trains else "run the same command again")
 
 
 def _out_of_memory() -> int:
@@ -133,7 +140,7 @@ def _usage_line(error: click.ClickException) -> str:
     return f"{line} See `{context.command_path} --help`." if context else line
 
 
-def _os_error(error: OSError) -> int:
+def _os_error(error: OSError, again: str) -> int:
     from crossllm.cache.files import fsio
 
     if isinstance(error, BrokenPipeError):
@@ -143,7 +150,7 @@ def _os_error(error: OSError) -> int:
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
     if error.errno in fsio.NO_SPACE:
-        show_errors([f"{where}{reason}; free some space and run the same command again"])
+        show_errors([f"{where}{reason}; free some space and {again}"])
         return 4
     if error.errno in _PATH_ERRORS:
         show_errors([f"{where}{reason}; check the path and its permissions"])
@@ -152,7 +159,7 @@ def _os_error(error: OSError) -> int:
         show_errors([f"{where}{reason}; raise `ulimit -n`, or make few segments of many with `crossllm cache compact`"])
         return 4
     if error.errno in (errno.EIO, errno.ENOMEM):
-        show_errors([f"{where}{reason}; the system refused, run the same command again"])
+        show_errors([f"{where}{reason}; the system refused, {again}"])
         return 4
     raise error
 

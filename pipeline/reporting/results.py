@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from crossllm.cache.console.progress import announced
 from crossllm.model.interaction import InteractionModel
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.splits import Parts
-from crossllm.pipeline.evaluation.metrics import Partners, Scored, Summary, pooled, summarise, why_undefined
+from crossllm.pipeline.evaluation.metrics import REPLICATES, Partners, Scored, Summary, pooled, summarise, why_undefined
 from crossllm.pipeline.reporting.plots import draw_losses, draw_result
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, FoldResult
@@ -51,7 +52,9 @@ def write_results(
     order = np.concatenate([part.test for part in parts])
     groups = None if by is None else np.array(dataset.extra[by])[order]
     partners = [_partners(dataset, part) for part in parts]
-    metrics = _metrics(inputs, config, partners, scored)
+    what = f"note: drawing {REPLICATES} bootstrap replicates of {len(order):,} pairs for the intervals"
+    with announced(what, quiet=False):
+        metrics = _metrics(inputs, config, partners, scored)
     if by is not None and groups is not None:
         metrics["by"] = _by_group(inputs, config, by, groups, partners, scored)
     draw_result(folder, dataset.task, scored, metrics, None if by is None or groups is None else (by, groups))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
@@ -19,6 +22,8 @@ from crossllm.pipeline.data.dataset import Dataset, load_dataset
 from crossllm.pipeline.data.splits import Folds, given_folds, in_a_fold, random_folds
 from crossllm.pipeline.training.config import TrainConfig
 
+ALIKE = 32
+"""Sequences of a side that are looked at to see whether all embeddings are the same."""
 MAX_GROUPS = 50
 """Distinct values a column of `--by` may have."""
 
@@ -71,6 +76,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
     dataset = _embedded_only(options, _in_the_split(options, dataset), reader_a, reader_b)
     _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
     _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
+    _say_alike("a", reader_a, dataset.a_keys)
+    _say_alike("b", reader_b, dataset.b_keys)
     try:
         window = parse_tokens(options.config.tokens)
     except ValueError as error:
@@ -142,6 +149,16 @@ def _check_rows(cache_dir: Path, reader: CacheReader, keys: set[bytes]) -> None:
         )
     if cut := sum(recipe.rows_of(lengths[key]) < lengths[key] for key in keys):
         note(f"note: {recipe.folder_name}: {cut} of {len(keys)} sequences are cut, {recipe.long}")
+
+
+def _say_alike(side: str, reader: CacheReader, keys: Iterable[bytes]) -> None:
+    """Say that all sequences of a side have the same embedding: nothing can be learnt from it, and AUROC is 0.5."""
+    means = [reader[key].mean(axis=0, dtype=np.float64) for key in list(dict.fromkeys(keys))[:ALIKE]]
+    if len(means) > 1 and all(np.array_equal(means[0], mean) for mean in means[1:]):
+        note(
+            f"note: side {side}: the {len(means)} {reader.recipe.modality} sequences looked at have all the same mean "
+            f"embedding in {reader.recipe.folder_name}; what made these rows did not read the sequences"
+        )
 
 
 def _check_groups(dataset: Dataset, column: str | None) -> None:
