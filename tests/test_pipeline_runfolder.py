@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from conftest import Program
 from made_runs import QUICK, embedded_demo, rows
 
-from crossllm.cache import CacheCorrupt, CacheWriter, Conflict, Recipe, key_of
+from crossllm.cache import CacheCorrupt, CacheWriter, Conflict, InputError, Recipe, key_of, list_recipes
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.train import train
@@ -165,3 +166,15 @@ def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
     loaded = folder.load_fold(0, 3, Target("classification"), 1, "d")
     assert loaded is not None
     assert loaded.history == result.history
+
+
+def test_a_run_whose_recipe_is_gone_says_which(small: TrainOptions) -> None:
+    done = train(small)
+    (done.folder / "metrics.json").unlink()
+    digest = list_recipes(small.cache_dir, "rna")[0].digest
+    for folder in (small.cache_dir / "embeddings" / "rna").iterdir():
+        shutil.rmtree(folder)
+    with pytest.raises(InputError, match=f"--resume: the run was trained on the rna recipe {digest[:16]}, which"):
+        train(dataclasses.replace(small, resume=True, recipe_a=digest))
+    with pytest.raises(InputError, match="with `--encoder profile` where no weights are at hand"):
+        train(dataclasses.replace(small, out=small.cache_dir / "other"))

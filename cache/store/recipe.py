@@ -227,7 +227,7 @@ def choose_recipe(cache_dir: Path, modality: str, named: str | None = None) -> R
     if not held:
         raise InputError(
             f"{cache_dir}: holds no {modality} embeddings; run `embed run --modality {modality} "
-            f"--input {cache_dir / INPUT_NAMES[modality]}` first"
+            f"--input {cache_dir / INPUT_NAMES[modality]}` first, with `--encoder profile` where no weights are at hand"
         )
     wanted = "one is needed" if named is None else f"'{printable(named)}' fits {len(found)} of them"
     raise InputError(f"{cache_dir}: {modality} recipes here: {names}; {wanted}, name one by --recipe")

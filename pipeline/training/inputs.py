@@ -14,7 +14,7 @@ from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
 from crossllm.cache.records.id_table import read_table
 from crossllm.cache.records.modality import UNITS, OnBad
 from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import choose_recipe
+from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
 from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.row_source import IO
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
@@ -69,7 +69,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
     _check_groups(dataset, options.by)
     readers = tuple(
-        CacheReader(options.cache_dir, choose_recipe(options.cache_dir, modality, named), io=options.io)
+        CacheReader(options.cache_dir, _recipe(options, modality, named), io=options.io)
         for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
     )
     reader_a, reader_b = readers
@@ -95,6 +95,25 @@ def open_inputs(options: TrainOptions) -> Inputs:
             held = printable(config.fold_column)
             note(f"note: pairs.tsv has a column '{held}', not used; --split given takes its folds")
     return Inputs(dataset, (reader_a, reader_b), window, folds)
+
+
+def _recipe(options: TrainOptions, modality: str, named: str | None) -> Recipe:
+    """The recipe of a side; of a run that is gone on with, the one that it was trained on.
+
+    Raises:
+        InputError: there is none, or several and none is named.
+    """
+    if (
+        options.resume
+        and named is not None
+        and len(named) == 64
+        and all(recipe.digest != named for recipe in list_recipes(options.cache_dir, modality))
+    ):
+        raise InputError(
+            f"--resume: the run was trained on the {modality} recipe {named[:16]}, which {options.cache_dir} holds no "
+            "more; embed again with the settings that it was made with, or start another run by --out"
+        )
+    return choose_recipe(options.cache_dir, modality, named)
 
 
 def _in_the_split(options: TrainOptions, dataset: Dataset) -> Dataset:
