@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Program
 
+from crossllm.cache import InputError
 from crossllm.embed.encoders import esm2, gnn, rinalmo, rnabert, rnafm
 from crossllm.embed.encoders.language_model import Published
-from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS
+from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS, find_encoder, meant_by
 from crossllm.embed.engine.transformer import expected_shapes
 from crossllm.embed.weights.digests import kept_line, kept_path
 from crossllm.embed.weights.published import PUBLISHED
@@ -104,3 +105,29 @@ def test_models_and_pull_import_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "LOADED"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("facebook/esm2_t33_650M_UR50D", ["esm2-650m"]),
+        ("esm2_t6_8M_UR50D.pt", ["esm2-8m"]),
+        ("ESM-2 650M", ["esm2-650m"]),
+        ("esm2_650m", ["esm2-650m"]),
+        ("multimolecule/rinalmo-giga", ["rinalmo-giga"]),
+        ("rinalmo_giga_pretrained", ["rinalmo-giga"]),
+        ("rinalmo", ["rinalmo-micro", "rinalmo-mega", "rinalmo-giga"]),
+        ("RNA-FM", ["rnafm"]),
+        ("Mole-BERT", ["molebert"]),
+        ("rnabret", ["rnabert"]),
+        ("prot_t5_xl_uniref50", []),
+        ("x", []),
+    ],
+)
+def test_a_published_name_is_known_for_what_is_meant(name: str, meant: list[str]) -> None:
+    assert [found for _, found in meant_by(name)] == meant
+    with pytest.raises(InputError) as refusal:
+        find_encoder("protein", name, None)
+    assert ("did you mean" in str(refusal.value)) == bool(meant)
+    if meant == ["rnafm"]:
+        assert "did you mean rnafm --modality rna?" in str(refusal.value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 
 from crossllm.cache.errors import InputError, printable
@@ -117,7 +119,9 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
     info = ENCODERS.get((modality, chosen))
     if info is None:
         names = ", ".join(n for m, n in ENCODERS if m == modality)
-        raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; one of: {names}")
+        meant = [n if m == modality else f"{n} --modality {m}" for m, n in meant_by(chosen)]
+        hint = f"did you mean {' or '.join(meant[:3])}? " if meant else ""
+        raise InputError(f"--encoder: '{printable(chosen)}' is not an encoder for {modality}; {hint}one of: {names}")
     default = "" if name else f", the default for {modality},"
     if weights is not None and not info.source:
         raise InputError(f"--weights: {chosen} has no weights; leave the flag out")
@@ -127,6 +131,25 @@ def find_encoder(modality: str, name: str | None, weights: Path | None) -> Encod
             "or use `--encoder profile`, which needs none"
         )
     return info
+
+
+def meant_by(name: str) -> list[tuple[str, str]]:
+    """(modality, name) of the encoders that a name may stand for, as papers, repositories and hubs write them.
+
+    `facebook/esm2_t33_650M_UR50D`, `ESM-2 650M`, `multimolecule/rinalmo-giga`, `RNA-FM`, `Mole-BERT`, or a slip.
+    """
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    last = re.sub(r"(_pretrained)?(\.(pt|pth|safetensors))?$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    asked = plain(re.sub(r"_t\d+_|_UR50[DS]", "_", last, flags=re.IGNORECASE))
+    known = {plain(n): (m, n) for m, n in ENCODERS if n != "profile"}
+    if asked in known:
+        return [known[asked]]
+    if family := [found for key, found in known.items() if len(asked) >= 4 and key.startswith(asked)]:
+        return family
+    return [known[key] for key in get_close_matches(asked, known, 1, 0.75)]
 
 
 def _how_to_pull(name: str) -> str:
