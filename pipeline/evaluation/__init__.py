@@ -1,4 +1,5 @@
 """Numbers from predictions alone: metrics with intervals, baselines that see no sequence, the printed table.
 
-From outside: `summarise` and `Scored` of `metrics`, `BASELINES` of `baselines`, `table` of `table`.
+Formulas: `classification`, `regression`.  From outside: `summarise` and `Scored` of `metrics`, `BASELINES` of
+`baselines`, `table` of `table`.
 """
