@@ -13,7 +13,7 @@ from crossllm.cache.errors import InputError, printable
 from crossllm.cache.records.modality import OnBad
 
 if TYPE_CHECKING:
-    from crossllm.pipeline.data.pairs import Task
+    from crossllm.pipeline.data.labels import Task
 
 _cache_option = click.option(
     "--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache to write."
@@ -38,7 +38,17 @@ def data() -> None:
     "--task",
     type=click.Choice(["classification", "regression"]),
     default=None,
-    help="Default: classification if every label is 0 or 1.",
+    help="Default: classification if every label is 0 or 1; few whole numbers that are not are asked about.",
+)
+@click.option(
+    "--positive",
+    multiple=True,
+    metavar="LABEL",
+    help="A label that means 1, a number or a word; with --negative. May be given several times.",
+)
+@click.option("--negative", multiple=True, metavar="LABEL", help="A label that means 0, with --positive.")
+@click.option(
+    "--missing", multiple=True, metavar="LABEL", help="A label that means 'not measured': such rows are left out."
 )
 @on_bad_option("Bad records and rows: stop and list them, or leave them out, listed and counted.")
 def import_command(
@@ -51,10 +61,14 @@ def import_command(
     label_column: str,
     where: tuple[str, ...],
     task: Task | None,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
+    missing: tuple[str, ...],
     on_bad: OnBad,
 ) -> None:
     """Check FASTA files and a pairs table and write them as a dataset."""
     from crossllm.pipeline.data.importing import ImportOptions, import_dataset, parse_side
+    from crossllm.pipeline.data.labels import LabelNames
     from crossllm.pipeline.data.pairs import Columns, Where
 
     wheres = []
@@ -71,6 +85,7 @@ def import_command(
         Columns(a_column, b_column, label_column),
         tuple(wheres),
         task,
+        LabelNames(positive, negative, missing),
         on_bad,
     )
     say(import_dataset(options))

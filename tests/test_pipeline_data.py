@@ -35,11 +35,11 @@ def test_repeats_are_merged_and_counted(tmp_path: Path) -> None:
 
 
 def test_contradictory_classes_are_an_error_or_both_left_out(tmp_path: Path) -> None:
-    path = table(tmp_path / "a.tsv", "a_id\tb_id\tlabel\nx\ty\t1\nx\tz\t0\nx\ty\t0\n")
+    path = table(tmp_path / "a.tsv", "a_id\tb_id\tlabel\nx\ty\t1\nx\tz\t0\nx\ty\t0\nz\tz\t1\n")
     with pytest.raises(InputError, match=r"a\.tsv:4: .*line 2"):
         read_pairs(path)
     left = read_pairs(path, on_bad="skip")
-    assert [(p.a_id, p.b_id) for p in left.pairs] == [("x", "z")]
+    assert [(p.a_id, p.b_id) for p in left.pairs] == [("x", "z"), ("z", "z")]
 
 
 def test_where_keeps_fitting_rows_and_counts_the_rest(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
 from crossllm.cache.records.modality import INPUT_NAMES, MODALITIES, OnBad
 from crossllm.cache.records.record import Record
-from crossllm.pipeline.data.pairs import Pair, Pairs, Task, read_pairs
+from crossllm.pipeline.data.labels import Task
+from crossllm.pipeline.data.pairs import Pair, Pairs, read_pairs
 
 FORMAT = 1
 _MAX_TOML = 1 << 20

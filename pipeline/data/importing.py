@@ -15,7 +15,8 @@ from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
 from crossllm.pipeline.data.dataset import dataset_name, write_dataset
-from crossllm.pipeline.data.pairs import Columns, Task, Where, read_pairs
+from crossllm.pipeline.data.labels import LabelNames, Task, check_names
+from crossllm.pipeline.data.pairs import Columns, Where, read_pairs
 
 
 class Side(NamedTuple):
@@ -37,6 +38,8 @@ class ImportOptions:
     where: tuple[Where, ...] = ()
     task: Task | None = None
     """None: found from the labels."""
+    names: LabelNames = LabelNames()
+    """Labels of the two classes, and of what was not measured."""
     on_bad: OnBad = "error"
 
 
@@ -62,6 +65,7 @@ def import_dataset(options: ImportOptions) -> str:
         InputError: bad records or pairs, one line each; nothing was written.
         Conflict: the folder holds another dataset.
     """
+    check_names(options.names, options.task)  # before large files are read
     read: dict[Side, Records] = {}
     for side in (options.a, options.b):
         if side not in read:
@@ -75,6 +79,7 @@ def import_dataset(options: ImportOptions) -> str:
         columns=options.columns,
         where=options.where,
         task=options.task,
+        names=options.names,
         on_bad=options.on_bad,
     )
     say_notes(options.pairs, found.notes, found.skipped, "rows")
@@ -90,7 +95,7 @@ def import_dataset(options: ImportOptions) -> str:
         "b": options.b.path.name,
         "pairs": options.pairs.name,
         "where": [f"{w.column}={w.value}" for w in options.where],
-    }
+    } | {what: list(labels) for what, labels in options.names._asdict().items() if labels}
     name = dataset_name(options.cache_dir)
     sides = options.a.modality, options.b.modality
     write_dataset(options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source)

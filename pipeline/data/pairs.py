@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import read_lines
 from crossllm.cache.records.modality import OnBad
+from crossllm.pipeline.data.labels import LabelNames, Labels, Task
 
-Task = Literal["classification", "regression"]
-MAX_LABEL = 1e30
-"""No affinity in any unit is larger."""
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 RESERVED = ("a_id", "b_id", "label")
 """Columns of every stored table."""
 
@@ -67,6 +63,7 @@ def read_pairs(
     columns: Columns = Columns(),
     where: tuple[Where, ...] = (),
     task: Task | None = None,
+    names: LabelNames = LabelNames(),
     on_bad: OnBad = "error",
 ) -> Pairs:
     """Read a pairs table, all of its errors reported together with line numbers.
@@ -76,7 +73,8 @@ def read_pairs(
         known_a, known_b: ids that have a sequence; a pair with another id is bad.  None: not checked.
         columns: names of the id and label columns.
         where: keep only rows that fit all of these.
-        task: None: classification if every label is 0 or 1, else regression.
+        task: None: classification if every label is 0 or 1, regression if they are clearly numbers.
+        names: labels of the two classes, and of what was not measured.
         on_bad: `error` raises, `skip` leaves bad rows out, listed.
 
     The same pair with the same label is kept once; with contradictory classes it is bad, both rows; repeated
@@ -92,13 +90,17 @@ def read_pairs(
     extra = [i for i in range(len(header)) if i not in wanted[:3]]
     if clash := [header[i] for i in extra if header[i] in RESERVED]:
         raise InputError(f"{path}:1: a further column is named {clash[0]}, as stored tables name another; rename it")
+    labels = Labels(path, task, names)
     pairs = []
     for line, row in rows:
         if any(row[at].strip() != w.value for at, w in zip(wanted[3:], where, strict=True)):
             notes["left out by --where"] += 1
             continue
         a_id, b_id, label = (row[i].strip() for i in wanted[:3])
-        value, what = _label(label, task)
+        if labels.is_missing(label):
+            notes["label not measured (--missing), left out"] += 1
+            continue
+        value, what = labels.read(label, line)
         for name, id_, known in ((columns.a, a_id, known_a), (columns.b, b_id, known_b)):
             if what is None and known is not None and id_ not in known:
                 what = f"{name} '{printable(id_)}' has no record, or a bad one, in the input; add it or remove the pair"
@@ -106,12 +108,17 @@ def read_pairs(
             pairs.append(Pair(a_id, b_id, value, line, tuple(row[i] for i in extra)))
         else:
             problems.append(Problem(path, line, what))
-    task = task or ("classification" if all(p.label in (0.0, 1.0) for p in pairs) else "regression")
-    kept = _merge(path, pairs, task, notes, problems)
+    task, slip = labels.task(on_bad == "skip")
+    if slip:
+        problems += [Problem(path, p.line, labels.odd(p.label)) for p in pairs if p.label not in (0.0, 1.0)]
+        pairs = [p for p in pairs if p.label in (0.0, 1.0)]
+    kept = _merge(path, pairs, task, notes, problems, on_bad)
     if problems and on_bad == "error":
-        raise InputError(map(str, problems))
+        raise InputError(map(str, sorted(problems, key=lambda p: p.line)))
     if not kept:
         raise InputError(f"{path}: no pairs are left; check the file and --where")
+    if task == "classification" and problems:
+        labels.refuse_one_class({p.label for p in kept})
     return Pairs(kept, task, tuple(header[i] for i in extra), notes, sorted(problems, key=lambda p: p.line))
 
 
@@ -163,17 +170,9 @@ def _positions(path: Path, header: list[str], columns: Columns, where: tuple[Whe
     return [header.index(name) for name in (*columns, *(w.column for w in where))]
 
 
-def _label(text: str, task: Task | None) -> tuple[float, str | None]:
-    # Not float() alone, which reads '1_0' as ten.
-    value = float(text) if _NUMBER.fullmatch(text) else math.nan
-    if not abs(value) <= MAX_LABEL:
-        return value, f"label '{printable(text, 20)}' is no finite number; give 0 or 1, or an affinity"
-    if task == "classification" and value not in (0.0, 1.0):
-        return value, f"label {printable(text, 20)} is neither 0 nor 1; use --task regression for affinities"
-    return value, None
-
-
-def _merge(path: Path, pairs: list[Pair], task: Task, notes: Counter[str], problems: list[Problem]) -> list[Pair]:
+def _merge(
+    path: Path, pairs: list[Pair], task: Task, notes: Counter[str], problems: list[Problem], on_bad: OnBad
+) -> list[Pair]:
     """One pair for each two ids, in file order: see `read_pairs`."""
     rows: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
@@ -182,10 +181,12 @@ def _merge(path: Path, pairs: list[Pair], task: Task, notes: Counter[str], probl
     for (a_id, b_id), same in rows.items():
         labels = {pair.label for pair in same}
         if task == "classification" and len(labels) > 1:
-            what = f"this pair has the other label on line {same[0].line}; keep one of the two"
-            bad = next(pair for pair in same if pair.label != same[0].label)
-            problems.append(Problem(path, bad.line, what, f"{a_id} {b_id}"))
-            notes["in contradictory pairs, all left out"] += len(same)
+            others = [pair for pair in same if pair.label != same[0].label]
+            # An error is one line a pair; of what is left out every row is listed and counted.
+            for bad in same if on_bad == "skip" else others[:1]:
+                other = (others if bad.label == same[0].label else same)[0].line
+                what = f"this pair has the other label on line {other}; keep one of the two, or --on-bad skip for none"
+                problems.append(Problem(path, bad.line, what, f"{a_id} {b_id}"))
             continue
         if len(same) > 1 and task == "classification":
             notes["repeated pair with the same label, kept once"] += len(same) - 1

@@ -15,7 +15,7 @@ from scipy import sparse
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
 from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.data.splits import Parts
 from crossllm.pipeline.evaluation.metrics import Scored
 

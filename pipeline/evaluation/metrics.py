@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation import classification, regression
 
 REPLICATES = 1000

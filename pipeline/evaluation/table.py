@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from crossllm.cache.errors import plain_line
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 
 SHOWN: dict[Task, tuple[str, ...]] = {
     "classification": ("mcc", "accuracy", "f1", "auroc", "auprc"),

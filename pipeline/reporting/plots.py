@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from crossllm.cache.errors import printable
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.metrics import Scored, pooled
 from crossllm.pipeline.evaluation.table import NAMES
 from crossllm.pipeline.training.fold import Epoch

@@ -15,7 +15,7 @@ from crossllm.cache.errors import InputError
 from crossllm.model.interaction import InteractionModel, joins_pairs
 from crossllm.model.losses import affinity_loss, bce_loss, focal_loss
 from crossllm.model.standardise import Standardise
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.data.splits import Parts
 from crossllm.pipeline.evaluation.classification import best_threshold
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute

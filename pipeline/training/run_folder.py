@@ -35,7 +35,7 @@ from crossllm.cache.errors import CacheCorrupt, Conflict, printable
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
-from crossllm.pipeline.data.pairs import MAX_LABEL
+from crossllm.pipeline.data.labels import MAX_LABEL
 from crossllm.pipeline.evaluation import table as report
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, FoldResult, Target

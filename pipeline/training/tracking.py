@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.training.fold import Epoch
 
 
