@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import click
 
 from crossllm.cache.errors import printable
 from crossllm.cache.files.paths import code_problem, url_problem
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.store.layout import Compressor, Store
 
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -102,6 +104,29 @@ cache_option = click.option("--cache", "cache_dir", type=CachePath(), required=T
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
+
+
+def read_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Flags that say how a file of records is to be read; the command gets them as `reading`, a `ReadOptions`."""
+
+    @functools.wraps(command)
+    def with_reading(**asked: Any) -> Any:
+        reading = ReadOptions(*(asked.pop(name) for name in ReadOptions._fields))
+        return command(reading=reading, **asked)
+
+    flags = (
+        click.option("--id-column", help="Of a table of molecules. Default: a column that ends in id, else a name."),
+        click.option("--smiles-column", help="Of a table of molecules. Default: smiles, canonical_smiles, …"),
+        click.option("--id-field", help="Data field of an SD file that holds the ids. Default: the title lines."),
+        click.option(
+            "--allow-nucleotides",
+            is_flag=True,
+            help="Take proteins of A, C, G, T, U and N alone as they are; where most are, they are asked about.",
+        ),
+    )
+    for flag in reversed(flags):
+        with_reading = flag(with_reading)
+    return with_reading
 
 
 def on_bad_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

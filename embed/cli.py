@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import ByteSize, CachePath, PathName, followed_store_options, on_bad_option
+from crossllm.cache.cli_flags import ByteSize, CachePath, PathName, followed_store_options, on_bad_option, read_options
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable
@@ -131,6 +131,7 @@ def embed() -> None:
     help="Storage type. Default: as the cache has it, float16 for a new recipe.",
 )
 @on_bad_option("Bad records: stop and list them, or leave them out, listed and counted.")
+@read_options
 @click.option(
     "--new-recipe",
     is_flag=True,

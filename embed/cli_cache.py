@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossllm.cache.cli import cache as store_commands
-from crossllm.cache.cli_flags import PathName, cache_option, json_option, on_bad_option, quiet_option, store_options
+from crossllm.cache.cli_flags import (
+    PathName,
+    cache_option,
+    json_option,
+    on_bad_option,
+    quiet_option,
+    read_options,
+    store_options,
+)
 from crossllm.cache.console.messages import say
 from crossllm.cache.records.modality import MODALITIES
 
@@ -46,6 +54,7 @@ _modality_option = click.option(
 )
 @click.option("--layer", default=None, help="Which layer of fair-esm .pt files that hold several.")
 @on_bad_option("Bad records and arrays: stop and list them, or leave them out, listed and counted.")
+@read_options
 @store_options
 @quiet_option
 @json_option

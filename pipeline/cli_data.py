@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option
+from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, read_options
 from crossllm.cache.console.messages import say
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.records.modality import OnBad
+from crossllm.cache.records.options import ReadOptions
 
 if TYPE_CHECKING:
     from crossllm.pipeline.data.labels import Task
@@ -26,9 +27,9 @@ def data() -> None:
 
 
 @data.command("import")
-@click.option("--a", "a", required=True, metavar="MODALITY=FILE", help="First partner's FASTA, e.g. rna=rna.fasta.")
+@click.option("--a", "a", required=True, metavar="MODALITY=FILE", help="First partner's file, e.g. rna=rna.fasta.")
 @click.option("--b", "b", required=True, metavar="MODALITY=FILE", help="Second partner's, e.g. protein=protein.fasta.")
-@click.option("--pairs", type=PathName(), required=True, help="TSV or CSV with a header line.")
+@click.option("--pairs", type=PathName(), required=True, help="TSV or CSV (also by ';' or '|') with a header line.")
 @_cache_option
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
@@ -51,6 +52,7 @@ def data() -> None:
     "--missing", multiple=True, metavar="LABEL", help="A label that means 'not measured': such rows are left out."
 )
 @on_bad_option("Bad records and rows: stop and list them, or leave them out, listed and counted.")
+@read_options
 def import_command(
     a: str,
     b: str,
@@ -65,6 +67,7 @@ def import_command(
     negative: tuple[str, ...],
     missing: tuple[str, ...],
     on_bad: OnBad,
+    reading: ReadOptions,
 ) -> None:
     """Check FASTA files and a pairs table and write them as a dataset."""
     from crossllm.pipeline.data.importing import ImportOptions, import_dataset, parse_side
@@ -76,7 +79,7 @@ def import_command(
         column, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--where '{printable(text)}' is not COLUMN=VALUE")
-        wheres.append(Where(column, value))
+        wheres.append(Where(column.strip(), value.strip()))
     options = ImportOptions(
         parse_side(a),
         parse_side(b),
@@ -87,6 +90,7 @@ def import_command(
         task,
         LabelNames(positive, negative, missing),
         on_bad,
+        reading,
     )
     say(import_dataset(options))
 

@@ -52,7 +52,7 @@ BAD_FASTA: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "id twice, two sequences": (_bytes(b">x\nACGU\n>x\nGG\n"), 1, "stands on line 1 with another sequence"),
     "empty record first": (_bytes(b">x\n>y\nACGU\n"), 1, "without a sequence (record x)"),
     "empty record last": (_bytes(b">y\nACGU\n>x\n"), 1, "without a sequence (record x)"),
-    "header inside a sequence": (_bytes(b">x\nACGU>y\nGG\n"), 1, "'>' inside a sequence at column 5"),
+    "header inside a sequence": (_bytes(b">x\nACGU>y\nGG\n"), 2, "'>' inside a sequence at column 5"),
     "semicolon comment": (_bytes(b">x\n;note\nACGU\n"), 1, "';' comment"),
     "gap": (_bytes(b">x\nAC-GU\n"), 1, "'-' at nucleotide 3 of 5 is an alignment gap"),
     "dot": (_bytes(b">x\nAC.GU\n"), 1, "'.' at nucleotide 3 of 5 is an alignment gap"),
@@ -162,7 +162,7 @@ BAD_PAIRS: dict[str, tuple[str, int, str]] = {
     "no header": ("r1\tp1\t1\n", 1, "no column a_id, b_id, label in the header"),
     "header only": (HEADER, 1, "no pairs are left"),
     "too few columns": (HEADER + "r1\tp1\n", 1, "2 columns, the header has 3"),
-    "csv rows under a tsv header": (HEADER + "r1,p1,1\n", 1, "1 columns, the header has 3"),
+    "csv rows under a tsv header": (HEADER + "r1,p1,1\n", 1, "1 column, the header has 3"),
     "unknown id": (HEADER + "nobody\tp1\t1\n", 1, "a_id 'nobody' has no record"),
     "other label": (
         HEADER + "r1\tp1\t1\nr2\tp1\t1\nr1\tp1\t0\n",

@@ -21,8 +21,8 @@ BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 
 _MAGIC = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ\x00": "an xz file", b"BZh": "a bzip2 file",
           b"\x28\xb5\x2f\xfd": "a zstd file", b"\x89HDF": "an HDF5 file"}  # fmt: skip
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""C0 and C1 controls, and what turns the direction of a line round."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
+"""C0 and C1 controls, what turns the direction of a line round, and a byte-order mark that is not the first."""
 
 
 class Line(NamedTuple):
@@ -57,14 +57,20 @@ def read_lines(path: Path) -> Iterator[Line]:
                 place = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
                 text, problem = raw.decode("utf-8", "replace"), f"{place} is not UTF-8; save the file as UTF-8"
             # What is printable holds no control character, and is found to be so ten times faster.
-            if problem is None and not text.isprintable() and (match := _CONTROL.search(text)):
-                problem = _control_problem(match)
+            if problem is None and not text.isprintable():
+                problem = control_problem(text)
             yield Line(number, text, problem)
 
 
-def _control_problem(match: re.Match[str]) -> str:
+def control_problem(text: str) -> str | None:
+    """What is wrong with a line that holds a control character."""
+    match = _CONTROL.search(text)
+    if match is None:
+        return None
     if match.group() == "\r":
         return f"carriage return inside the line at column {match.start() + 1}; end lines with LF or CRLF"
+    if match.group() == "\ufeff":
+        return f"byte-order mark at column {match.start() + 1}; were two files joined? remove it"
     return f"control character 0x{ord(match.group()):02x} at column {match.start() + 1}; remove it"
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from crossllm.cache.errors import Problem, printable
-from crossllm.cache.files.text_file import read_lines
+from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.files.text_file import control_problem, read_lines
 from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN, OnBad
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.record import Record, key_of, normalise
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.validation import validated_records
@@ -19,8 +20,14 @@ _NOT_ALLOWED = {m: re.compile(f"[^{CERTAIN[m]}{''.join(AMBIGUOUS[m])}]") for m i
 _UNKNOWN = {m: re.compile(f"[{''.join(AMBIGUOUS[m])}]") for m in CERTAIN}
 _PLAIN = {m: re.compile(f"[{CERTAIN[m]}]+") for m in CERTAIN}
 """What is normal as it stands, and has nothing to be noted but perhaps that it is all nucleotides."""
+_NO_NUCLEOTIDES = set(CERTAIN["protein"]) - set(CERTAIN["rna"] + "T") - set(AMBIGUOUS["rna"])
+"""E, F, I, L, P, Q: a residue, and no code of a nucleotide."""
 _NUCLEOTIDES_ONLY = "only A, C, G, T/U or N: a nucleotide sequence given as a protein?"
 _NUCLEOTIDES = re.compile("[ACGTUN]+")
+
+
+SURE = 12
+"""Letters from which a protein of A, C, G, T, U and N alone is too unlikely to be one."""
 
 
 class _Raw(NamedTuple):
@@ -30,7 +37,7 @@ class _Raw(NamedTuple):
     bad: bool
 
 
-def read_fasta(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
+def read_fasta(path: Path, modality: str, on_bad: OnBad = "error", asked: ReadOptions = ReadOptions()) -> Records:
     """Read a FASTA file (plain or gzip) into records, all of its errors reported together.
 
     Raises:
@@ -40,33 +47,62 @@ def read_fasta(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
     notes: Counter[str] = Counter()
 
     def found() -> Iterator[tuple[int, Record]]:
-        for raw in _raw_records(path, problems):
+        for raw in _raw_records(path, problems, notes):
             record = None if raw.bad else _to_record(path, modality, raw, notes, problems)
             if record is not None:
                 yield raw.line, record
 
-    return validated_records(path, modality, found(), notes, problems, on_bad)
+    records = validated_records(path, modality, found(), notes, problems, on_bad)
+    if not asked.allow_nucleotides:
+        _refuse_nucleotides(path, records)
+    return records
 
 
-def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:
+def _refuse_nucleotides(path: Path, records: Records) -> None:
+    """RNA given as protein is embedded without a fault, and every number after that is wrong: ask."""
+    alike = records.notes[_NUCLEOTIDES_ONLY]
+    if 2 * alike <= len(records.records):
+        return
+    long = next((r for r in records.records if r.length >= SURE and _NUCLEOTIDES.fullmatch(r.sequence)), None)
+    if long is not None:
+        raise InputError(
+            f"{path}: {alike} of {len(records.records)} sequences hold only A, C, G, T/U or N (e.g. "
+            f"'{printable(long.id)}', {long.length} letters): nucleotides given as proteins? use "
+            "--modality rna (rna=FILE), or insist by --allow-nucleotides"
+        )
+
+
+def _raw_records(path: Path, problems: list[Problem], notes: Counter[str]) -> Iterator[_Raw]:
     """Split the file at its headers.  A record that holds a bad line is yielded with `bad` set."""
     start, header, bad = 0, "", False
     parts: list[str] = []
     for number, text, problem in read_lines(path):
-        if text.startswith(">"):
+        if text.lstrip("\ufeff").startswith(">"):
             if start:
                 yield _Raw(start, header, "".join(parts), bad)
-            start, header, bad, parts = number, text[1:], False, []
+            start, header, bad, parts = number, text.lstrip("\ufeff")[1:], False, []
+            if "\x01" in header:  # NCBI's nr: the titles of all entries that share the sequence
+                header = header.split("\x01")[0]
+                problem = control_problem(header) if problem and problem.startswith("control") else problem
+                notes["several titles (NCBI's ^A), the first is read"] += 1
         elif problem is None and not text.strip():
             continue
         elif problem is None:
             problem = _line_problem(text, before_first=start == 0)
             parts.append(text.rstrip())
         if problem is not None and not bad:  # a bad record is one problem, not one a line
-            problems.append(Problem(path, number, problem))
+            problems.append(Problem(path, number, problem, _id_in(header)))
             bad = True
+        if start and start != number and ">" in text:
+            lost = _id_in(text.split(">", 1)[1])
+            problems.append(Problem(path, number, "a record that begins inside a line; put its header on a line", lost))
     if start:
         yield _Raw(start, header, "".join(parts), bad)
+
+
+def _id_in(header: str) -> str:
+    """The id of a header, for messages."""
+    return next(iter(header.split(maxsplit=1)), "")
 
 
 def _line_problem(text: str, *, before_first: bool) -> str | None:
@@ -117,8 +153,12 @@ def _letter_problem(modality: str, sequence: str, position: int) -> str:
         return f"{what} is a stop inside the sequence; cut or split the sequence there"
     if letter.isspace() or letter.isdigit():
         return f"{what} is no letter; remove spaces and numbering"
-    if modality == "rna" and letter.upper() in CERTAIN["protein"]:
+    if modality == "rna" and len(set(sequence.upper()) & _NO_NUCLEOTIDES) > 1:
         return f"{what} is no nucleotide; is this a protein? (--modality protein)"
+    if modality == "rna" and letter in "Ii":
+        return f"{what} is inosine, which the encoders do not know; write N, or G, as which it is read"
+    if modality == "rna" and letter.upper() in _NO_NUCLEOTIDES:
+        return f"{what} is no nucleotide; write N where it is a modified one"
     return f"{what} is not in the {modality} alphabet ({CERTAIN[modality]} and {''.join(AMBIGUOUS[modality])})"
 
 

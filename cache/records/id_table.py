@@ -24,7 +24,7 @@ from crossllm.cache.files.permissions import list_folder
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.keys import ABSENT
-from crossllm.cache.records.record import NORMALISER, Record
+from crossllm.cache.records.record import NORMALISER, Record, check_id
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")
@@ -151,12 +151,14 @@ def new_rows(cache_dir: Path, modality: str, records: Sequence[Record]) -> np.nd
     """Which of n records the cache does not list yet, (n,) bool; nothing is written.
 
     Raises:
+        InputError: an id could not be read back from a table.
         Conflict: an id already stands for another sequence in this cache.
     """
     known = read_table(cache_dir, modality)
     new = np.ones(len(records), bool)
     conflicts: list[str] = []
-    for place, record in enumerate(records) if known else ():
+    for place, record in enumerate(records):
+        check_id(record.id)
         entry = known.get(record.id)
         new[place] = entry is None
         if entry is not None and entry.key != record.key:

@@ -6,19 +6,21 @@ Row i of a molecule is atom i of its canonical SMILES, read from left to right.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import Line, read_lines
 from crossllm.cache.records.modality import OnBad
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.rdkit_child import Answer, RdkitChild, canonical
 from crossllm.cache.records.record import Record, record_of
 from crossllm.cache.records.record_list import Records
+from crossllm.cache.records.table import SEP, TextTable, delimiter_of, open_table
 from crossllm.cache.records.validation import validated_records
 
 MAX_SMILES = 2000
@@ -27,15 +29,19 @@ MAX_BLOCK = 1 << 20
 """Characters of a mol block; a longer one is refused unread."""
 MAX_ATOMS = 500
 """Heavy atoms; a larger molecule is refused."""
-ID_COLUMNS = (
-    "id", "molecule_id", "mol_id", "ligand_id", "compound_id", "name", "b_id", "cid", "ligand", "compound", "drug",
-    "title", "chembl_id",
-)  # fmt: skip
-SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "smiles_string", "structure")
+ID_COLUMNS = ("id", "molecule_id", "mol_id", "ligand_id", "compound_id", "chembl_id", "b_id", "cid")
 """Columns of a table with a header, whatever their case, spaces and underscores; the first that is there is taken."""
-
+_ENDS_IN_ID = re.compile(r"(.*[^A-Za-z])?[Ii][Dd]|.*[a-z]I[Dd]|[A-Z0-9 _]*ID")
+"""Names of ids that are not known: 'ZINC ID', 'drugId', 'DRUGBANKID'; then these, which need not be one a molecule."""
+NAME_COLUMNS = ("ligand", "compound", "drug", "name", "title")
+SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "smiles_string", "structure")
 _BLANKS = re.compile(r"[\s_]")
 # RDKit keeps a charge in 8 bits and an isotope in 16, and cuts off the rest without a word.
+_VERSION = re.compile(r"[ \d]*\d[ \d]*V[23]000 *", re.IGNORECASE)
+"""The counts line of a mol block, the fourth."""
+_FIELD = re.compile(r">.*<([^<>]+)>.*")
+_LOOK_AHEAD = 400
+"""Lines in which an SD file shows what it is."""
 _OVERFLOW = re.compile(r"\[\d{4,}|[+-]\d{3,}(?=[:\]])")
 
 
@@ -44,9 +50,13 @@ class _Raw(NamedTuple):
     id: str
     structure: str
     """SMILES, or a mol block."""
+    hint: str = ""
+    """What to do for want of an id."""
+    headless: bool = False
+    """A line without a header above it, so that the order of the two is a matter of convention."""
 
 
-def read_molecules(path: Path, on_bad: OnBad = "error") -> Records:
+def read_molecules(path: Path, on_bad: OnBad = "error", asked: ReadOptions = ReadOptions()) -> Records:
     """Read molecules: `id TAB SMILES` lines, a TSV or CSV with a header that names both columns, or an SDF file.
 
     Raises:
@@ -56,18 +66,52 @@ def read_molecules(path: Path, on_bad: OnBad = "error") -> Records:
     notes: Counter[str] = Counter()
 
     def found() -> Iterator[tuple[int, Record]]:
+        order = _Order(path)
         with RdkitChild() as child:
-            for raw in _raw_records(path, problems):
-                answer = _canonical(raw.structure, child.canonical)
+            for raw in _raw_records(path, problems, notes, asked):
                 if not raw.id:
-                    problems.append(Problem(path, raw.line, "a molecule without an id; give it one"))
-                elif answer.problem is not None:
+                    problems.append(Problem(path, raw.line, "a molecule without an id; " + (raw.hint or "give it one")))
+                    continue
+                if _at([raw.id], SMILES_COLUMNS) is not None:  # in the first line of a file it would be a header
+                    what = "this is the name of a column, not of a molecule; rename it"
+                    problems.append(Problem(path, raw.line, what, raw.id))
+                    continue
+                answer = _canonical(raw.structure, child.canonical)
+                order.look(raw, answer, child.canonical)
+                if answer.problem is not None:
                     problems.append(Problem(path, raw.line, answer.problem + _hint(raw, answer.problem), raw.id))
                 else:
                     notes.update(answer.notes)
                     yield raw.line, record_of("molecule", raw.id, answer.smiles)
+        order.refuse_swapped()
 
     return validated_records(path, "molecule", found(), notes, problems, on_bad)
+
+
+class _Order:
+    """Tells a file whose lines are `SMILES TAB id`: a line that happens to be SMILES twice would be stored swapped."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bad = 0
+        self._swapped: list[_Raw] = []
+
+    def look(self, raw: _Raw, answer: Answer, ask: Callable[[str], Answer]) -> None:
+        """Note a line whose SMILES cannot be read while its id can."""
+        if not raw.headless or answer.problem is None:
+            return
+        self._bad += 1
+        self._swapped += [raw] if _canonical(raw.id, ask).problem is None else []
+
+    def refuse_swapped(self) -> None:
+        """Raise where most lines that cannot be read are swapped, whatever `--on-bad` says."""
+        if self._swapped and 2 * len(self._swapped) >= self._bad:
+            first, lines = self._swapped[0], len(self._swapped)
+            raise InputError(
+                f"{self._path}:{first.line}: '{printable(first.id, 20)}' is a SMILES and "
+                f"'{printable(first.structure, 20)}' is none ({lines} such line{'s' * (lines != 1)}): is the order "
+                "SMILES, id? id TAB SMILES is expected, or a header line that names both, e.g. smiles TAB id"
+            )
 
 
 def canonical_smiles(smiles: str) -> str:
@@ -122,77 +166,77 @@ def _hint(raw: _Raw, problem: str) -> str:
     return "; correct it"
 
 
-def _raw_records(path: Path, problems: list[Problem]) -> Iterator[_Raw]:
+def _raw_records(path: Path, problems: list[Problem], notes: Counter[str], asked: ReadOptions) -> Iterator[_Raw]:
     """The molecules of a file, its form told by its first lines."""
     lines = read_lines(path)
     head: list[Line] = []
+    sdf = False
     for line in lines:
         head.append(line)
-        if len(head) == 4:
+        text = line.text.rstrip()
+        sdf = text in ("$$$$", "M  END") or bool(_VERSION.fullmatch(text))
+        if sdf or len(head) == _LOOK_AHEAD:
             break
-    # A mol block's fourth line ends in its version; no SMILES does.
-    if len(head) == 4 and head[3].text.rstrip().endswith(("V2000", "V3000")):
-        yield from _sdf(path, _chain(head, lines), problems)
+    if sdf:
+        yield from _sdf(path, chain(head, lines), problems, notes, asked)
+        return
+    if asked.id_field is not None:
+        raise InputError(f"--id-field {printable(asked.id_field)}: {path} is no SD file; leave it out, or --id-column")
+    first = next((line for line in head if line.text.strip()), None)
+    if first is not None and (_is_header(first) or asked.id_column or asked.smiles_column):
+        yield from _table(path, chain(head, lines), problems, notes, asked)
     else:
-        yield from _table(path, _chain(head, lines), problems)
+        yield from _plain(path, chain(head, lines), problems)
 
 
-def _chain(head: list[Line], rest: Iterator[Line]) -> Iterator[Line]:
-    yield from head
-    yield from rest
+def _is_header(first: Line) -> bool:
+    """Whether the first line names columns: it has a SMILES column, or commas, which no SMILES has."""
+    if first.problem is not None:
+        return False
+    delimiter = delimiter_of(first.text)
+    names = [name.strip(' "') for name in first.text.split(delimiter or "\t")]
+    return (
+        delimiter == "," or SEP.fullmatch(first.text.strip(" ")) is not None or _at(names, SMILES_COLUMNS) is not None
+    )
 
 
-def _table(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
-    id_at, smiles_at, width, delimiter = 0, 1, 2, "\t"
-    first, header = True, False
-    for number, text, problem in lines:
-        if not text.strip():
-            continue
-        if problem is None and first:
-            first = False
-            delimiter = "\t" if "\t" in text or "," not in text else ","
-            names = _cells(text, delimiter)
-            if delimiter == "," or _at(names, SMILES_COLUMNS) is not None:
-                smiles_at = _column(path, number, names, SMILES_COLUMNS, "SMILES")
-                id_at = _column(path, number, names, ID_COLUMNS, "id")
-                width, header = len(names), True
-                continue
-        first = False
-        cells = _cells(text, delimiter) if problem is None else []
-        if problem is None and len(cells) != width:
-            problem = _width_problem(len(cells), width, header)
+def _table(
+    path: Path, lines: Iterator[Line], problems: list[Problem], notes: Counter[str], asked: ReadOptions
+) -> Iterator[_Raw]:
+    """A table with a header."""
+    table = open_table(path, lines, notes)
+    assert table is not None  # its first line was seen
+    smiles_at = _column(path, table, asked.smiles_column, _at(table.header, SMILES_COLUMNS), "SMILES", SMILES_COLUMNS)
+    id_at = _column(path, table, asked.id_column, _id_at(table.header), "id", (*ID_COLUMNS, *NAME_COLUMNS))
+    said = f"ids from '{printable(table.header[id_at])}', SMILES from '{printable(table.header[smiles_at])}'"
+    hint = f"fill in '{printable(table.header[id_at])}', or name another column by --id-column"
+    for line, cells, problem in table.rows:
         if problem is not None:
-            problems.append(Problem(path, number, problem))
+            problems.append(Problem(path, line, problem))
         else:
-            yield _Raw(number, cells[id_at].strip(), cells[smiles_at].strip())
+            notes[said] += 1
+            yield _Raw(line, cells[id_at], cells[smiles_at], hint)
 
 
-def _cells(text: str, delimiter: str) -> list[str]:
-    """The cells of a line; quotes mean something in CSV alone."""
-    if delimiter == "\t":
-        return text.split("\t")
-    try:
-        return next(csv.reader([text], strict=True))
-    except csv.Error:
-        return []
-
-
-def _width_problem(found: int, expected: int, header: bool) -> str:
-    what = f"{found} column{'s' * (found != 1)}, {expected} expected"
-    if header:
-        return f"{what} by the header; fill the line in, and quote cells that hold the delimiter"
-    if found == 1:
-        return f"{what}; separate by a TAB, id first: id TAB SMILES"
-    return f"{what}; write id TAB SMILES, or name the columns in a header, e.g. id and smiles"
-
-
-def _column(path: Path, line: int, names: list[str], wanted: tuple[str, ...], what: str) -> int:
+def _column(
+    path: Path, table: TextTable, asked: str | None, found: int | None, what: str, usual: tuple[str, ...]
+) -> int:
     """Where the column is, or `InputError`: a first line of commas is a header, as SMILES have none."""
-    found = _at(names, wanted)
+    header = printable(", ".join(table.header), 80)
+    flag = f"--{what.lower()}-column"
+    if asked is not None:
+        if table.header.count(asked) != 1:
+            times = "twice" if asked in table.header else "not"
+            raise InputError(
+                f"{path}:{table.line}: {flag} '{printable(asked)}' stands {times} in the header '{header}'"
+            )
+        return table.header.index(asked)
     if found is None:
-        header = printable(", ".join(cell.strip() for cell in names), 80)
-        fix = f"one of {', '.join(wanted)} is expected"
-        raise InputError(f"{path}:{line}: no {what} column in the header '{header}'; {fix}")
+        fix = f"one of {', '.join(usual)} is expected, or name it by {flag}"
+        raise InputError(f"{path}:{table.line}: no {what} column in the header '{header}'; {fix}")
+    if table.header.count(table.header[found]) > 1:
+        name = printable(table.header[found])
+        raise InputError(f"{path}:{table.line}: column '{name}' stands twice in the header; rename one")
     return found
 
 
@@ -201,26 +245,90 @@ def _at(names: list[str], wanted: tuple[str, ...]) -> int | None:
     return next((bare.index(own) for name in wanted if (own := _BLANKS.sub("", name)) in bare), None)
 
 
-def _sdf(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
-    """Mol blocks; the id is the title line."""
-    start, block, bad = 1, list[str](), None
+def _id_at(names: list[str]) -> int | None:
+    """The column of ids: one of the usual names, then any that ends in id, then names and titles."""
+    if (found := _at(names, ID_COLUMNS)) is not None:
+        return found
+    ends = next((n for n, name in enumerate(names) if _ENDS_IN_ID.fullmatch(name)), None)
+    return _at(names, NAME_COLUMNS) if ends is None else ends
+
+
+def _plain(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
+    """Lines of `id TAB SMILES` without a header; quotes mean nothing here."""
+    blanks, rows = 0, 0
+    first = 0
     for number, text, problem in lines:
-        if text.startswith("$$$$"):
-            yield from _block(path, start, block, bad, problems)
+        if not text.strip():
+            continue
+        rows, first = rows + 1, first or number
+        cells = [cell.strip() for cell in text.split("\t")]
+        blanks += len(cells) == 1 and len(text.split()) > 1
+        if problem is None and len(cells) != 2:
+            problem = _width_problem(cells)
+        if problem is not None:
+            problems.append(Problem(path, number, problem, cells[0] if len(cells) == 2 else ""))
+        else:
+            yield _Raw(number, cells[0], cells[1], headless=True)
+    if rows > 1 and blanks == rows:
+        raise InputError(
+            f"{path}:{first}: 1 column, 2 expected, in every line; separate by a TAB, id first: id TAB SMILES "
+            "(where SMILES come first, put a header line smiles TAB id above)"
+        )
+
+
+def _width_problem(cells: list[str]) -> str:
+    what = f"{len(cells)} column{'s' * (len(cells) != 1)}, 2 expected"
+    if len(cells) == 1:
+        return f"{what}; separate by a TAB, id first: id TAB SMILES"
+    return f"{what}; write id TAB SMILES, or name the columns in a header, e.g. id and smiles"
+
+
+def _sdf(
+    path: Path, lines: Iterator[Line], problems: list[Problem], notes: Counter[str], asked: ReadOptions
+) -> Iterator[_Raw]:
+    """Mol blocks; the id is the title line, or the data field that was named."""
+    start, block, bad = 1, list[str](), None
+    for number, text, problem in chain(lines, [Line(0, "$$$$", None)]):
+        if text.rstrip() == "$$$$":
+            if any(line.strip() for line in block):
+                yield from _block(path, start, block, bad, problems, asked)
+            elif number:
+                notes["nothing between two $$$$, passed over"] += 1
             start, block, bad = number + 1, [], None
             continue
         block.append(text)
         bad = bad or problem
-    if any(text.strip() for text in block):
-        yield from _block(path, start, block, bad, problems)
 
 
-def _block(path: Path, line: int, block: list[str], bad: str | None, problems: list[Problem]) -> Iterator[_Raw]:
-    title = block[0].strip() if block else ""
+def _block(
+    path: Path, line: int, block: list[str], bad: str | None, problems: list[Problem], asked: ReadOptions
+) -> Iterator[_Raw]:
     end = next((n for n, text in enumerate(block) if text.startswith("M  END")), None)
+    counts = next((n for n, text in enumerate(block[:4]) if _VERSION.fullmatch(text)), 3)
+    title = block[0].strip() if counts == 3 else ""
+    fields = _fields(block[end + 1 :]) if end is not None else {}
+    id_ = title if asked.id_field is None else fields.get(asked.id_field, "")
     if bad is not None:
-        problems.append(Problem(path, line, bad, title))
+        problems.append(Problem(path, line, bad, id_))
     elif end is None:
-        problems.append(Problem(path, line, "a mol block without 'M  END'; is the file cut short?", title))
+        problems.append(Problem(path, line, "a mol block without 'M  END'; is the file cut short?", id_))
+    elif counts < 3:
+        what = (
+            f"its counts line is line {counts + 1} of the mol block, not 4; write title, program and comment above it"
+        )
+        problems.append(Problem(path, line, what, id_))
     else:
-        yield _Raw(line, title, "\n".join(block[: end + 1]) + "\n")
+        names = ", ".join(printable(name, 30) for name in list(fields)[:5])
+        hint = f"write it into the title line, or name a data field by --id-field (there are {names})" if names else ""
+        if asked.id_field is not None:
+            hint = f"fill in its field {printable(asked.id_field, 30)}" + (f" (there are {names})" if names else "")
+        yield _Raw(line, id_, "\n".join(block[: end + 1]) + "\n", hint)
+
+
+def _fields(lines: list[str]) -> dict[str, str]:
+    """Data fields of an SD record → the first line of each."""
+    found: dict[str, str] = {}
+    for text, value in zip(lines, [*lines[1:], ""], strict=False):
+        if match := _FIELD.fullmatch(text):
+            found.setdefault(match[1], value.strip())
+    return found

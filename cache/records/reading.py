@@ -7,10 +7,11 @@ from pathlib import Path
 from crossllm.cache.records.fasta import read_fasta
 from crossllm.cache.records.modality import OnBad, check_modality
 from crossllm.cache.records.molecules import read_molecules
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.record_list import Records
 
 
-def read_records(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
+def read_records(path: Path, modality: str, on_bad: OnBad = "error", asked: ReadOptions = ReadOptions()) -> Records:
     """The records of a file: FASTA for rna and protein; SMILES, CSV or SDF for molecules.
 
     Raises:
@@ -18,5 +19,5 @@ def read_records(path: Path, modality: str, on_bad: OnBad = "error") -> Records:
     """
     check_modality(modality)
     if modality == "molecule":
-        return read_molecules(path, on_bad)
-    return read_fasta(path, modality, on_bad)
+        return read_molecules(path, on_bad, asked)
+    return read_fasta(path, modality, on_bad, asked)

@@ -10,8 +10,12 @@ import hashlib
 import re
 from typing import NamedTuple
 
+from crossllm.cache.errors import InputError, printable
+
 NORMALISER = 1
 """Version of `normalise`; it is part of the `records/` table and of every recipe."""
+_NOT_IN_IDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""TAB and newline, which our own tables are made of, and what no reader of text takes."""
 _ATOM = re.compile(r"\[[^\]]*\]|Br|Cl|[BCNOSPFIbcnosp*]")
 
 
@@ -26,6 +30,26 @@ class Record(NamedTuple):
     """Normalised: RNA in upper case with U for T; protein in upper case without a trailing `*`; canonical SMILES."""
     length: int
     """Nucleotides, residues, or atoms of the canonical SMILES in their order there; its rows: `Recipe.rows_of`."""
+
+
+def id_problem(id_: str) -> str | None:
+    """Why an id could not be read back from a table: what is accepted here is read back equal, everywhere."""
+    if match := _NOT_IN_IDS.search(id_):
+        what = {"\t": "a TAB", "\n": "a line break", "\ufeff": "a byte-order mark"}.get(match.group())
+        return f"an id with {what or f'character 0x{ord(match.group()):02x}'} at column {match.start() + 1}; rename it"
+    if not id_:
+        return "an empty id; give it one"
+    return "an id that begins or ends with a blank; remove it" if id_ != id_.strip() else None
+
+
+def check_id(id_: str) -> None:
+    """What a writer of ids asks before anything is written: see `id_problem`.
+
+    Raises:
+        InputError: it could not be read back.
+    """
+    if (problem := id_problem(id_)) is not None:
+        raise InputError(f"record '{printable(id_)}': {problem}")
 
 
 def key_of(modality: str, sequence: str) -> bytes:

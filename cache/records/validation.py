@@ -11,7 +11,7 @@ import numpy as np
 
 from crossllm.cache.errors import InputError, Problem
 from crossllm.cache.records.modality import OnBad
-from crossllm.cache.records.record import Record
+from crossllm.cache.records.record import Record, id_problem
 from crossllm.cache.records.record_list import RecordList, Records
 
 
@@ -25,7 +25,8 @@ def validated_records(
 ) -> Records:
     """The records of a file from `(line, record)`, in flat memory.
 
-    Equal ids with equal sequences are merged with a note; an id with two sequences is an error naming both lines.
+    An id that no table could give back is bad.  Equal ids with equal sequences are merged with a note; an id with two
+    sequences is an error naming both lines.
 
     Args:
         path: the file, for messages.
@@ -39,6 +40,9 @@ def validated_records(
 
     def records() -> Iterator[Record]:
         for line, record in found:
+            if (problem := id_problem(record.id)) is not None:
+                problems.append(Problem(path, line, problem, record.id))
+                continue
             lines.append(line)
             yield record
 

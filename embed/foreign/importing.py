@@ -22,6 +22,7 @@ from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.records.id_table import publish_table
 from crossllm.cache.records.modality import OnBad
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
@@ -53,6 +54,8 @@ class ImportOptions:
     layer: str | None = None
     """Of fair-esm `.pt` files with several."""
     on_bad: OnBad = "error"
+    reading: ReadOptions = ReadOptions()
+    """How the FASTA is read where it does not say so itself."""
     store: Store = "zarr"
     """How segments are laid down; readers need no word of it."""
     compressor: Compressor | None = None
@@ -90,7 +93,7 @@ def import_embeddings(options: ImportOptions) -> ImportSummary:
         Conflict: the cache holds a recipe of this name from another source.
     """
     refuse_compressed_h5(options.store, options.compressor)
-    records = read_records(options.fasta, options.modality, options.on_bad)
+    records = read_records(options.fasta, options.modality, options.on_bad, options.reading)
     say_notes(options.fasta, records.notes, records.skipped, "records")
     found = find_files(options.input)
     source = open_source(options.input, found, options.layer)

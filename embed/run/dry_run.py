@@ -88,7 +88,7 @@ def dry_run(options: RunOptions) -> DryRun:
     refuse_compressed_h5(*asked_layout(options))
     info, at_hand = _encoder(options)
     options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
-    records = read_records(options.input, options.modality, options.on_bad)
+    records = read_records(options.input, options.modality, options.on_bad, options.reading)
     say_notes(options.input, records.notes, records.skipped, "records")
     recipes, known = _recipes(options, info, at_hand)
     plan = make_plan(options, recipes, records)

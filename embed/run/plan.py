@@ -13,6 +13,7 @@ import numpy as np
 from crossllm.cache.errors import InputError
 from crossllm.cache.files.paths import code_problem
 from crossllm.cache.records.modality import OnBad
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.record_list import Distinct, RecordList, Records
 from crossllm.cache.store.background_writer import WRITE_AHEAD
 from crossllm.cache.store.layout import Compressor, StorageType, Store
@@ -54,6 +55,8 @@ class RunOptions:
     device: str = "cpu"
     batch_tokens: int = BATCH_TOKENS
     on_bad: OnBad = "error"
+    reading: ReadOptions = ReadOptions()
+    """How the input is read where it does not say so itself."""
     new_recipe: bool = False
     """Start another recipe although the cache holds one of this encoder."""
     segment_bytes: int = SEGMENT_BYTES

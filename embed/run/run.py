@@ -86,7 +86,7 @@ def run(options: RunOptions) -> RunSummary:
     acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
     info = find_encoder(options.modality, options.encoder, options.weights)
     options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
-    records = read_records(options.input, options.modality, options.on_bad)
+    records = read_records(options.input, options.modality, options.on_bad, options.reading)
     say_notes(options.input, records.notes, records.skipped, "records")
     plan = make_plan(options, resolve_recipes(options, info), records)
     refuse_too_long(options, info, plan)

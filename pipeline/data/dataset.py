@@ -19,7 +19,7 @@ from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
 from crossllm.cache.records.modality import INPUT_NAMES, MODALITIES, OnBad
-from crossllm.cache.records.record import Record
+from crossllm.cache.records.record import Record, check_id
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.data.pairs import Pair, Pairs, read_pairs
 
@@ -113,8 +113,11 @@ def write_dataset(
         source: where the data comes from, for people: kept as written under `[source]`.
 
     Raises:
+        InputError: an id could not be read back.
         Conflict: the folder holds another dataset.
     """
+    for id_ in {id_ for pair in pairs for id_ in pair[:2]} | {r.id for found in records.values() for r in found}:
+        check_id(id_)
     table = io.StringIO()
     rows = csv.writer(table, delimiter="\t", lineterminator="\n")
     rows.writerow(("a_id", "b_id", "label", *extra_columns))

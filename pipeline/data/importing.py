@@ -11,6 +11,7 @@ from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.paths import url_problem
 from crossllm.cache.records.modality import OnBad, check_modality
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
@@ -41,6 +42,8 @@ class ImportOptions:
     names: LabelNames = LabelNames()
     """Labels of the two classes, and of what was not measured."""
     on_bad: OnBad = "error"
+    reading: ReadOptions = ReadOptions()
+    """How the partners' files are read where they do not say so themselves."""
 
 
 def parse_side(text: str) -> Side:
@@ -69,7 +72,7 @@ def import_dataset(options: ImportOptions) -> str:
     read: dict[Side, Records] = {}
     for side in (options.a, options.b):
         if side not in read:
-            read[side] = read_records(side.path, side.modality, options.on_bad)
+            read[side] = read_records(side.path, side.modality, options.on_bad, options.reading)
             say_notes(side.path, read[side].notes, read[side].skipped, "records")
     records_a, records_b = read[options.a], read[options.b]
     found = read_pairs(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import read_lines
 from crossllm.cache.records.modality import OnBad
+from crossllm.cache.records.record import id_problem
+from crossllm.cache.records.table import TextTable, open_table
 from crossllm.pipeline.data.labels import LabelNames, Labels, Task
 
 RESERVED = ("a_id", "b_id", "label")
@@ -69,7 +69,7 @@ def read_pairs(
     """Read a pairs table, all of its errors reported together with line numbers.
 
     Args:
-        path: TSV or CSV (by its header), plain or gzip.
+        path: TSV or CSV (by its header; ';' and '|' too), plain or gzip.
         known_a, known_b: ids that have a sequence; a pair with another id is bad.  None: not checked.
         columns: names of the id and label columns.
         where: keep only rows that fit all of these.
@@ -85,22 +85,38 @@ def read_pairs(
     """
     problems: list[Problem] = []
     notes: Counter[str] = Counter()
-    header, rows = _rows(path, problems)
-    wanted = _positions(path, header, columns, where)
+    table = open_table(path, read_lines(path), notes)
+    if table is None:
+        raise InputError(f"{path}: is empty; a table with the header 'a_id b_id label' is expected, TABs between")
+    header = table.header
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}:{table.line}: a column name stands twice in the header; rename one")
+    wanted = _positions(path, table, columns, where)
     extra = [i for i in range(len(header)) if i not in wanted[:3]]
     if clash := [header[i] for i in extra if header[i] in RESERVED]:
-        raise InputError(f"{path}:1: a further column is named {clash[0]}, as stored tables name another; rename it")
+        raise InputError(
+            f"{path}:{table.line}: a further column is named {clash[0]}, as stored tables name another; rename it"
+        )
     labels = Labels(path, task, names)
     pairs = []
-    for line, row in rows:
-        if any(row[at].strip() != w.value for at, w in zip(wanted[3:], where, strict=True)):
+    for line, row, bad in table.rows:
+        if bad is not None:
+            problems.append(Problem(path, line, bad))
+            continue
+        if row == header:
+            problems.append(Problem(path, line, "the header once more; were two files joined? remove the line"))
+            continue
+        if any(row[at] != w.value for at, w in zip(wanted[3:], where, strict=True)):
             notes["left out by --where"] += 1
             continue
-        a_id, b_id, label = (row[i].strip() for i in wanted[:3])
+        a_id, b_id, label = (row[i] for i in wanted[:3])
         if labels.is_missing(label):
             notes["label not measured (--missing), left out"] += 1
             continue
         value, what = labels.read(label, line)
+        for name, id_ in ((columns.a, a_id), (columns.b, b_id)):
+            if what is None and (problem := id_problem(id_)) is not None:
+                what = f"{name}: {problem}"
         for name, id_, known in ((columns.a, a_id, known_a), (columns.b, b_id, known_b)):
             if what is None and known is not None and id_ not in known:
                 what = f"{name} '{printable(id_)}' has no record, or a bad one, in the input; add it or remove the pair"
@@ -122,52 +138,26 @@ def read_pairs(
     return Pairs(kept, task, tuple(header[i] for i in extra), notes, sorted(problems, key=lambda p: p.line))
 
 
-def _rows(path: Path, problems: list[Problem]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The header's names, and an iterator of `(line, cells)` of the rows with as many cells as it."""
-    lines = (line for line in read_lines(path) if line.text.strip(" "))
-    first = next(lines, None)
-    if first is None:
-        raise InputError(f"{path}: is empty; a table with the header 'a_id b_id label' is expected")
-    if first.problem is not None:
-        raise InputError(str(Problem(path, first.number, first.problem)))
-    delimiter = "\t" if "\t" in first.text or "," not in first.text else ","
-    header = [name.strip() for name in _cells(first.text, delimiter)]
-    if len(set(header)) != len(header):
-        raise InputError(f"{path}:{first.number}: a column name stands twice in the header; rename one")
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        for number, text, problem in lines:
-            cells: list[str] = []
-            if problem is None:
-                try:
-                    cells = _cells(text, delimiter)
-                except csv.Error as error:
-                    reason = "a quote is not closed" if "unexpected end" in str(error) else str(error)
-                    problem = f"{reason}; close or remove quotes on the same line"
-            if problem is None and len(cells) != len(header):
-                problem = f"{len(cells)} columns, the header has {len(header)}; separate columns as the header does"
-            if problem is None:
-                yield number, cells
-            else:
-                problems.append(Problem(path, number, problem))
-
-    return header, rows()
-
-
-def _cells(text: str, delimiter: str) -> list[str]:
-    return next(csv.reader([text], delimiter=delimiter, strict=True))
-
-
-def _positions(path: Path, header: list[str], columns: Columns, where: tuple[Where, ...]) -> list[int]:
+def _positions(path: Path, table: TextTable, columns: Columns, where: tuple[Where, ...]) -> list[int]:
     """Where the id and label columns and those of `where` stand."""
-    missing = [name for name in (*columns, *(w.column for w in where)) if name not in header]
+    header, names = table.header, (*columns, *(w.column for w in where))
+    missing = [name for name in names if name not in header]
     if missing:
-        found = printable(" ".join(header), 80)
-        raise InputError(
-            f"{path}:1: no column {', '.join(map(printable, missing))} in the header '{found}'; "
-            "write a header line or name the columns by --a-column, --b-column, --label-column"
-        )
-    return [header.index(name) for name in (*columns, *(w.column for w in where))]
+        raise InputError(f"{path}:{table.line}: {_no_column(header, missing)}")
+    return [header.index(name) for name in names]
+
+
+def _no_column(header: list[str], missing: list[str]) -> str:
+    found = printable(" ".join(header), 80)
+    no = f"no column {', '.join(map(printable, missing))} in the header '{found}'"
+    if len(header) == 1 and set(missing) & set(header[0].split()):
+        return f"{no}: its columns are separated by blanks; separate all columns by TABs or commas"
+    if header and header[0].lstrip("# ") in missing:
+        return f"{no}; remove the '#' before it"
+    alike = {name.casefold(): name for name in header}
+    if close := [alike[name.casefold()] for name in missing if name.casefold() in alike]:
+        return f"{no}; '{printable(close[0])}' differs in case: name it by --a-column, --b-column, --label-column"
+    return f"{no}; write a header line or name the columns by --a-column, --b-column, --label-column"
 
 
 def _merge(
