@@ -9,18 +9,18 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from crossllm.cache.errors import InputError
+from crossllm.cache.files.file_kind import LOOK, wrong_text
 
 MAX_LINE_BYTES = 64 << 20
 """A longer line is an error: no RNA or protein is that long, and one line must fit in memory."""
 BOMB_BYTES, BOMB_RATIO = 64 << 20, 200
 """A gzip file that has grown past the first number of bytes and past this ratio is refused."""
 
-_MAGIC = {b"PK\x03\x04": "a zip archive", b"\xfd7zXZ\x00": "an xz file", b"BZh": "a bzip2 file",
-          b"\x28\xb5\x2f\xfd": "a zstd file", b"\x89HDF": "an HDF5 file"}  # fmt: skip
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")
 """C0 and C1 controls, what turns the direction of a line round, and a byte-order mark that is not the first."""
 
@@ -85,17 +85,35 @@ def _open(path: Path) -> IO[bytes]:
         raise InputError(f"{path}: is not a regular file; it is read twice, so save it to disk first")
     try:
         with open(path, "rb") as file:
-            head = file.read(8)
+            head = file.read(LOOK)
     except PermissionError:
         raise InputError(f"{path}: cannot be read; check its permissions") from None
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            raise InputError(f"{path}: is {name}; unpack it first (gzip and plain text are read as they are)")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path}: is UTF-16 text; save it as UTF-8")
+    if (kind := wrong_text(head)) is not None:
+        raise InputError(f"{path}: {kind}")
     if not head.startswith(b"\x1f\x8b"):
         return path.open("rb")
+    if (kind := wrong_text(_unpacked_head(path))) is not None:
+        raise InputError(f"{path}: unpacked, {kind}")
     return io.BufferedReader(_BoundedGzip(path), 1 << 16)
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a text file, unpacked, for a look at what it is.
+
+    Raises:
+        InputError: as `read_lines` does.
+    """
+    with _open(path) as file:
+        if isinstance(file, io.BufferedReader) and not isinstance(file.raw, _BoundedGzip):
+            return file.read(LOOK)
+    return _unpacked_head(path)
+
+
+def _unpacked_head(path: Path) -> bytes:
+    """The first bytes in a gzip file; nothing where it is damaged, which whoever reads it will say."""
+    with suppress(EOFError, OSError, zlib.error), gzip.open(path, "rb") as file:
+        return file.read(LOOK)
+    return b""
 
 
 class _BoundedGzip(io.RawIOBase):

@@ -148,7 +148,7 @@ def _letter_problem(modality: str, sequence: str, position: int) -> str:
     letter = printable(sequence[position])
     what = f"letter '{letter}' at {'nucleotide' if modality == 'rna' else 'residue'} {position + 1} of {len(sequence)}"
     if letter in "-.":
-        return f"{what} is an alignment gap; give the unaligned sequence"
+        return f"{what} is an alignment gap; give the unaligned sequence (aligned FASTA or A3M: `seqkit seq -g FILE`)"
     if letter == "*":
         return f"{what} is a stop inside the sequence; cut or split the sequence there"
     if letter.isspace() or letter.isdigit():

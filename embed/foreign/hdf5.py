@@ -72,6 +72,11 @@ class Hdf5Child:
         opened = self._line()
         if problem := opened.get("problem"):
             self.stop()
+            if "lock" in problem.lower() or "already open" in problem or "h5clear" in problem:
+                raise InputError(
+                    f"{path}: is locked, another program has it open for writing or died while it wrote ({problem}); "
+                    "close that program, or clear its mark by `h5clear -s FILE`"
+                )
             raise InputError(f"{path}: is no sound HDF5 file ({problem}); copy or download it again")
 
     def datasets(self) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, printable
+from crossllm.cache.files.file_kind import LOOK, wrong_kind, wrong_text
 from crossllm.embed.foreign.entry import SUFFIXES, BadEntry, Entry, Source, entry_name
 
 LAYOUTS = ("hdf5", "npy", "pt", "safetensors")
@@ -89,9 +90,11 @@ def sniff(path: Path) -> str:
         raise BadEntry("is no regular file; save it to disk first")
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(LOOK)
         if not head:
             raise BadEntry("is empty; copy or download it again")
+        if (kind := wrong_kind(head)) is not None:
+            raise BadEntry(str(kind))
         start = 0
         while start <= min(size - len(_HDF5), _LARGEST_USER_BLOCK):  # HDF5 may begin after a user block of 512·2ⁿ bytes
             file.seek(start)
@@ -108,8 +111,12 @@ def sniff(path: Path) -> str:
         raise BadEntry(
             "is a bare pickle or a torch file of before 1.6, which is never opened; save it again with a newer torch"
         )
+    if head.startswith(b"\x1f\x8b"):
+        raise BadEntry("is a gzip file; unpack it first")
+    if (kind := wrong_text(head)) is not None:
+        raise BadEntry(f"is {kind.what}, and holds no embeddings; give the HDF5, npy, torch .pt or safetensors file")
     raise BadEntry(
-        f"begins with '{printable(head.decode('latin-1'), 24)}' as none of HDF5, npy, torch .pt and safetensors "
+        f"begins with '{printable(head[:16].decode('latin-1'), 24)}' as none of HDF5, npy, torch .pt and safetensors "
         "does; save it in one of these"
     )
 

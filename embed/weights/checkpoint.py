@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossllm.cache.errors import InputError, one_line, printable
+from crossllm.cache.files.file_kind import LOOK, wrong_kind
 from crossllm.embed.encoder import Loading
 from crossllm.embed.weights.digests import changed_while_read, file_digest, refuse_changed
 from crossllm.embed.weights.model_size import refuse_other_size
@@ -40,7 +41,6 @@ _MAPPED_FROM = 64 << 20
 _COPIED_TO = 4 << 20
 """Bytes up to which a tensor is copied out of a mapped file: norms, biases and tables of positions are used as they
 are stored; larger ones are joined and converted by whoever asked for them."""
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def weights_digest(path: Path, quiet: bool = False) -> str:
@@ -94,10 +94,14 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
             data = file.read()
             digest = hashlib.sha256(data).hexdigest()
         opened = file if data is None else BytesIO(data)
-        head = opened.read(len(_LFS_POINTER))
+        head = opened.read(LOOK)
         opened.seek(0)
-        if head == _LFS_POINTER:
-            raise InputError(f"--weights {path}: a pointer of Git LFS, not the file; `git lfs pull` fetches it")
+        if not head:
+            raise InputError(f"--weights {path}: is empty; copy or download it again")
+        if (kind := wrong_kind(head)) is not None:
+            raise InputError(f"--weights {path}: {kind}")
+        if head.startswith(b"\x1f\x8b"):
+            raise InputError(f"--weights {path}: is a gzip file; unpack it first")
         if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
             found = _safetensors(path, data)
         else:
