@@ -13,6 +13,7 @@ from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.record import id_problem
 from crossllm.cache.records.table import TextTable, open_table
 from crossllm.pipeline.data.labels import LabelNames, Labels, Task
+from crossllm.pipeline.data.meeting import Side
 
 RESERVED = ("a_id", "b_id", "label")
 """Columns of every stored table."""
@@ -98,7 +99,10 @@ def read_pairs(
             f"{path}:{table.line}: a further column is named {clash[0]}, as stored tables name another; rename it"
         )
     labels = Labels(path, task, names)
-    pairs = []
+    side_a = None if known_a is None else Side(columns.a, known_a)
+    side_b = None if known_b is None else Side(columns.b, known_b)
+    met, strangers = set[Side | None](), dict[Side, tuple[int, str]]()
+    pairs: list[Pair] = []
     for line, row, bad in table.rows:
         if bad is not None:
             problems.append(Problem(path, line, bad))
@@ -117,13 +121,20 @@ def read_pairs(
         for name, id_ in ((columns.a, a_id), (columns.b, b_id)):
             if what is None and (problem := id_problem(id_)) is not None:
                 what = f"{name}: {problem}"
-        for name, id_, known in ((columns.a, a_id, known_a), (columns.b, b_id, known_b)):
-            if what is None and known is not None and id_ not in known:
-                what = f"{name} '{printable(id_)}' has no record, or a bad one, in the input; add it or remove the pair"
+        for side, other, id_ in ((side_a, side_b, a_id), (side_b, side_a, b_id)):
+            if side is None or id_ in side.ids:
+                met.add(side)
+            elif what is None:
+                why = side.why_not(id_, other)
+                what = f"{side.column} '{printable(id_)}' has no record, or a bad one, in the input; {why}"
+                strangers.setdefault(side, (line, what))
         if what is None:
             pairs.append(Pair(a_id, b_id, value, line, tuple(row[i] for i in extra)))
         else:
             problems.append(Problem(path, line, what))
+    if len(problems) > 1 and (alone := [side for side in strangers if side not in met]):
+        line, what = strangers[alone[0]]  # a whole column is one fault, and none of each row
+        raise InputError(f"{path}: no id of column {alone[0].column} has a record; the first: line {line}: {what}")
     task, slip = labels.task(on_bad == "skip")
     if slip:
         problems += [Problem(path, p.line, labels.odd(p.label)) for p in pairs if p.label not in (0.0, 1.0)]
