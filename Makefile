@@ -13,7 +13,14 @@ help:  ## List the targets
 
 setup: $(STAMP)  ## Make .venv and install the project into it, versions pinned by constraints.txt
 
+# Before a .venv is made that pip cannot fill.
+ASK = import sys; print("ok" if sys.version_info >= (3, 11) else "Python %d.%d, 3.11 or newer is needed" % sys.version_info[:2])
+problem = $(filter-out ok,$(or $(shell $(1) -c '$(ASK)' 2>/dev/null),no Python that can be run))
+
 $(STAMP): pyproject.toml constraints.txt
+	$(if $(call problem,$(PYTHON)),$(error $(PYTHON) is $(call problem,$(PYTHON)); name one: make setup PYTHON=python3.11))
+	$(if $(wildcard $(BIN)/python),$(if $(call problem,$(BIN)/python),\
+		$(error $(BIN)/python is $(call problem,$(BIN)/python); remove $(VENV) and run make setup again)))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 # torch's CUDA builds bring the triton they want; the others bring none, and its interpreter runs the kernels' tests.

@@ -53,11 +53,11 @@ def models_command(as_json: bool) -> None:
 def _row(info: EncoderInfo) -> dict[str, Any]:
     """One encoder, as `--json` has it."""
     from crossllm.embed.encoders.registry import DEFAULT_ENCODER
-    from crossllm.embed.weights.published import PUBLISHED, local_weights, pulled_path
+    from crossllm.embed.weights.published import PUBLISHED, local_weights, unchecked_weights
 
     file = PUBLISHED.get(info.name) if info.source else None
     at_hand = local_weights(info.name) if file else None
-    unchecked = file is not None and at_hand is None and pulled_path(info.name).exists()
+    unchecked = unchecked_weights(info.name) if file else None
     return {
         "modality": info.modality,
         "encoder": info.name,
@@ -75,7 +75,7 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
         "pin": file.pin if file else None,
         "needs_weights": bool(info.source),
         "weights": str(at_hand) if at_hand else None,
-        "unchecked": str(pulled_path(info.name)) if unchecked else None,
+        "unchecked": str(unchecked) if unchecked else None,
     }
 
 

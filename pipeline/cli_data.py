@@ -10,6 +10,7 @@ import click
 from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, read_options
 from crossllm.cache.console.messages import say
 from crossllm.cache.errors import InputError, printable
+from crossllm.cache.files.paths import as_text
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.options import ReadOptions
 
@@ -76,7 +77,7 @@ def import_command(
 
     wheres = []
     for text in where:
-        column, equals, value = text.partition("=")
+        column, equals, value = as_text(text).partition("=")
         if not equals:
             raise InputError(f"--where '{printable(text)}' is not COLUMN=VALUE")
         wheres.append(Where(column.strip(), value.strip()))

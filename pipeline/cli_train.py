@@ -11,9 +11,11 @@ from typing import Any, NoReturn
 import click
 
 from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option
+from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, one_line, printable
+from crossllm.cache.files.paths import as_text
 
 SETTINGS = {
     "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
@@ -101,6 +103,7 @@ def train(
 ) -> None:
     """Train and evaluate the fusion model on a cache, one model a fold, with the ID-only baselines beside it."""
     chosen = _recipes(recipes)
+    prepare_machine()
     # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
     # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -111,10 +114,13 @@ def train(
     from crossllm.pipeline.training.inputs import TrainOptions
     from crossllm.pipeline.training.memory import keep_freed_memory
 
+    flags["by"] = flags["by"] and as_text(flags["by"])
     settings = {name: flags.pop(name) for name in SETTINGS}
     if flags["resume"] and config_file is None and (held := held_config(flags["out"] or default_run(cache_dir))):
         config_file, chosen = held, held_recipes(held) | chosen
-    config = resolve(config_file, sets, {name: text for name, text in settings.items() if text is not None})
+    config = resolve(
+        config_file, [*map(as_text, sets)], {name: as_text(text) for name, text in settings.items() if text is not None}
+    )
     _check_device(flags["device"])
     keep_freed_memory()
     done = run_training(TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags))

@@ -64,7 +64,7 @@ def test_the_wheel_holds_one_name(wheel: Path) -> None:
     here = {path.relative_to(ROOT).as_posix() for top in CODE for path in (ROOT / top).rglob("*.py")
             if is_code(path)}  # fmt: skip
     expected = {f"crossllm/{name}" for name in here if not name.startswith("pipeline/crossllm/")}
-    expected |= {"crossllm/__init__.py", "crossllm/__main__.py", "crossllm/py.typed"}
+    expected |= {f"crossllm/{path.name}" for path in (ROOT / "pipeline" / "crossllm").glob("*py*") if path.is_file()}
     assert {name for name in names if ".dist-info" not in name} == expected
 
 

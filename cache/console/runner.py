@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -31,6 +32,10 @@ _PATH_ERRORS = frozenset(
         errno.EISDIR,
     }
 )
+
+
+_ENOUGH = 1 << 34
+"""Bytes of address space with which every library loads, that of a GPU too."""
 
 
 class Terminated(BaseException):
@@ -78,7 +83,19 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     sys.exit(_run(command, arguments))
+
+
+_shown_by_python = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """A warning of ours is a note, on one line; those of libraries stay as they are."""
+    if category.__module__.partition(".")[0] == "crossllm":
+        note(f"note: {message}")
+    else:
+        _shown_by_python(message, category, *where, **more)
 
 
 def _allow_descriptors() -> None:
@@ -121,15 +138,46 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
         return _out_of_memory()
     except RuntimeError as error:
         # torch has no error class of its own for the CPU allocator, and is not imported here.
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+        said = str(error)
+        if "can't allocate memory" in said or "out of memory" in said or "can't start new thread" in said:
+            return _out_of_memory()
+        if _could_not_load(error):
             return _out_of_memory()
         raise
     except OSError as error:
+        if _could_not_load(error):
+            return _out_of_memory()
         return _os_error(error, "run it again with --resume" if trains else "run the same command again")
+    except (ImportError, SystemError) as error:
+        if _could_not_load(error):
+            return _out_of_memory()
+        raise
+
+
+def _could_not_load(error: BaseException) -> bool:
+    """Whether a library failed to load where the address space is bounded: each says it in its own words, or in none.
+
+    A library may also come to be loaded in the middle of the work, at its first use.
+    """
+    from crossllm.cache.console.machine import address_space
+
+    most = address_space()
+    if most is None or most > _ENOUGH:
+        return False
+    if isinstance(error, ImportError):  # of a library that is there, the linker could not map it
+        return not isinstance(error, ModuleNotFoundError)
+    trace = error.__traceback__  # from `_run` on; Python takes its own importing out of it
+    while trace is not None and trace.tb_frame.f_code.co_name != "<module>":
+        trace = trace.tb_next
+    return trace is not None
 
 
 def _out_of_memory() -> int:
-    show_errors(["out of memory; make the batches or the model smaller, or use a machine with more"])
+    from crossllm.cache.console.machine import bound_in_words
+
+    bound = bound_in_words()
+    more = "raise the bound" if bound else "use a machine with more"
+    show_errors([f"out of memory{bound}; make the batches or the model smaller, or {more}"])
     return 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -23,6 +24,19 @@ def url_problem(given: str) -> str | None:
         f"'{printable(given)}' is an address, a path on this machine is expected; "
         f"{match[1]} is not supported, copy the files here or mount them"
     )
+
+
+def as_text(given: str) -> str:
+    r"""A file's name or a word of the command line as UTF-8 can hold it, whatever the locale is.
+
+    Under LC_ALL=C Python hands over each byte of an 'é' as half of a surrogate; a name in Latin-1 is no UTF-8 at all,
+    and its odd bytes are written as `\xe9`.
+    """
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(given).decode("utf-8", "backslashreplace")
+    return given
 
 
 def code_problem(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
 from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
 from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES
-from crossllm.embed.weights.published import PUBLISHED, local_weights, pulled_path
+from crossllm.embed.weights.published import local_weights, unchecked_weights
 
 
 def _load_profile(loading: Loading) -> Encoder:
@@ -153,6 +153,6 @@ def meant_by(name: str) -> list[tuple[str, str]]:
 
 
 def _how_to_pull(name: str) -> str:
-    if name in PUBLISHED and pulled_path(name).exists():
-        return f"check those at {pulled_path(name)} with `embed pull {name}`"
+    if (path := unchecked_weights(name)) is not None:
+        return f"check those at {path} with `embed pull {name}`"
     return f"fetch them with `embed pull {name}`"

@@ -14,6 +14,8 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
+from crossllm.kernels import kernel
+
 
 @njit(inline="always")
 def _narrow(bits: np.uint32) -> np.uint16:
@@ -23,7 +25,7 @@ def _narrow(bits: np.uint32) -> np.uint16:
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@njit(parallel=True, cache=True, fastmath={"contract"})
+@kernel(parallel=True, fastmath={"contract"})
 def _rotate_bfloat16(qkv, cos, sin):  # (T, 3, H, K) uint16; (T, K / 2) float32 each
     half = cos.shape[1]
     for t in prange(qkv.shape[0]):
@@ -44,7 +46,7 @@ def _rotate_bfloat16(qkv, cos, sin):  # (T, 3, H, K) uint16; (T, K / 2) float32 
                     row[i] = _narrow(bits[i])
 
 
-@njit(parallel=True, cache=True, fastmath={"contract"})
+@kernel(parallel=True, fastmath={"contract"})
 def _rotate_float32(qkv, cos, sin):  # (T, 3, H, K) float32
     half = cos.shape[1]
     for t in prange(qkv.shape[0]):
@@ -65,7 +67,7 @@ def rotate(qkv: Tensor, cos: Tensor, sin: Tensor) -> None:
         _rotate_float32(qkv.numpy(), cos.numpy(), sin.numpy())
 
 
-@njit(parallel=True, cache=True, fastmath={"contract", "reassoc"})
+@kernel(parallel=True, fastmath={"contract", "reassoc"})
 def _add_norm(x, added, weight, bias, eps, onward, out):
     # x (T, D) float32; added, out (T, D) uint16; weight, bias (D) float32
     width = x.shape[1]

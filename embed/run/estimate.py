@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.errors import InputError, one_line
 from crossllm.cache.records.record import Record, record_of
 from crossllm.cache.records.record_list import RecordList
@@ -56,6 +57,8 @@ def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: Re
     if not pending:
         return Estimate(0.0)
     try:
+        if info.source:
+            prepare_machine()
         if info.layers:
             return Estimate(_of_layers(options, recipe, pieces(pending.lengths, recipe.long)))
         if info.source and options.weights is None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.files import fsio
 from crossllm.cache.maintenance.compact import require_space
@@ -90,6 +91,8 @@ def run(options: RunOptions) -> RunSummary:
     say_notes(options.input, records.notes, records.skipped, "records")
     plan = make_plan(options, resolve_recipes(options, info), records)
     refuse_too_long(options, info, plan)
+    if info.source and plan.wanted:  # it runs on torch
+        prepare_machine()
     cut = left_out(plan.recipe, plan.distinct.lengths)
     if cut.sequences:
         note(f"note: {options.input}: {cut_note(plan.recipe, cut)}")

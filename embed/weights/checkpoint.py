@@ -62,7 +62,8 @@ def _joined(digests: Mapping[Path, str]) -> str:
     """One file's digest; of several shards the SHA-256 of their lines `name digest`, by name."""
     if len(digests) == 1:
         return next(iter(digests.values()))
-    return hashlib.sha256("".join(f"{p.name} {digest}\n" for p, digest in digests.items()).encode()).hexdigest()
+    lines = (os.fsencode(path.name) + f" {digest}\n".encode() for path, digest in digests.items())
+    return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

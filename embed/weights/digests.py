@@ -87,7 +87,7 @@ def kept_path(path: Path) -> Path:
 
 def kept_line(path: Path, digest: str) -> bytes:
     """What stands in `kept_path`."""
-    return f"{digest}  {path.name}\n".encode()
+    return f"{digest}  ".encode() + os.fsencode(path.name) + b"\n"
 
 
 def kept_digest(path: Path) -> str | None:

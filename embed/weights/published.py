@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.cache.errors import CacheCorrupt, InputError, printable
 from crossllm.embed.weights.digests import kept_digest
 
 WEIGHTS_VARIABLE = "CROSSLLM_WEIGHTS"
@@ -124,21 +124,33 @@ def weights_folder() -> Path:
         InputError: nothing says where the user's folders are.
     """
     if named := os.environ.get(WEIGHTS_VARIABLE):
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError:
+            raise InputError(f"${WEIGHTS_VARIABLE}={printable(named)}: no home folder; name a whole path") from None
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if Path(cache).is_absolute():  # the rule has a relative one ignored
         return Path(cache) / "crossllm" / "weights"
-    try:
-        return Path.home() / ".cache" / "crossllm" / "weights"
-    except RuntimeError:
-        raise InputError(
-            f"no home folder to keep weights in; name a folder in ${WEIGHTS_VARIABLE}, or a file with --weights"
-        ) from None
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 # of a path it raises
+    if home.is_absolute() and home != Path(home.anchor):  # '~' where nobody knows one, '/' for an empty $HOME
+        return home / ".cache" / "crossllm" / "weights"
+    raise InputError(
+        f"no home folder to keep weights in; name a folder in ${WEIGHTS_VARIABLE}, or a file with --weights"
+    )
 
 
 def pulled_path(name: str) -> Path:
     """Where `embed pull NAME` puts the encoder's weights."""
     return weights_folder() / name / PUBLISHED[name].name
+
+
+def unchecked_weights(name: str) -> Path | None:
+    """The file where the encoder's pulled weights would be, where one stands there that is not checked."""
+    try:
+        there = name in PUBLISHED and local_weights(name) is None and pulled_path(name).exists()
+    except (InputError, OSError):
+        return None
+    return pulled_path(name) if there else None
 
 
 def local_weights(name: str) -> Path | None:
@@ -152,6 +164,6 @@ def local_weights(name: str) -> Path | None:
     try:
         path = pulled_path(name)
         kept = kept_digest(path) if path.is_file() else None
-    except (CacheCorrupt, OSError):
+    except (CacheCorrupt, InputError, OSError):  # damaged, no home to look in, no such path
         return None
     return path if kept is not None and (kind != "sha256" or kept == pinned) else None

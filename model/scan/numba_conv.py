@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 from torch.nn import functional as F
 
+from crossllm.kernels import kernel
 from crossllm.model.scan.numba_call import flat, fresh, use_threads
 from crossllm.model.scan.simd import WIDTH, fma, load, spread, store
 
@@ -22,7 +23,7 @@ PART = 64
 """Tokens of a task."""
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def _forward(x, weight, bias, before, sign, y):
     """Y (T, C); weight is (W, C), before (T,) says how many tokens of its own sequence a token's window may reach."""
     tokens, channels = len(before), len(bias)
@@ -38,7 +39,7 @@ def _forward(x, weight, bias, before, sign, y):
                 store(y, t * channels + column, sum_)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def _backward(dy, x, weight, before, after, sign, dx, dweight, dbias):
     """Gradients; dweight (parts, W·C) and dbias (parts, C) are partial sums, added up by the caller."""
     tokens, channels = len(before), dbias.shape[1]

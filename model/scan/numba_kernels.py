@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from crossllm.kernels import kernel
 from crossllm.model.scan.simd import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
 
 INLINED = {"simd": "7a0c566d"}
@@ -79,7 +80,7 @@ def put(held, s, left, tiles, channels, states, rows):
                 store(rows, (s * states + n) * channels + left + i * WIDTH, load(held, (i * states + n) * WIDTH))
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initial, y, kept, final):
     """Y (T, C); at is (N, C).  Each of the others may be empty: `initial` and `final` (S, N, C), the states before and
     after the sequences, and `kept` (chunks, C/16, N, 16), those before each chunk.
@@ -131,7 +132,7 @@ def _reach_states(at, column, channels, states, span, dt, gates, c, h):
         store(h, n * WIDTH, now)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def reach(gate, delta, at, c, offsets, groups, channels, reverse, out):
     """W (S, N, C), what Σ_t gate_t y_t of a sequence takes from the state before it: Σ_t gate_t C_t Π_{s ≤ t} Ā_s."""
     states = len(at) // channels

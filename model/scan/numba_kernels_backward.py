@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from crossllm.kernels import kernel
 from crossllm.model.scan.numba_kernels import BLOCK, EVERY, TILE, put, stretch, take
 from crossllm.model.scan.simd import LN2, WIDTH, aligned, exp2, fma, load, prefetch, spread, store, total
 
-INLINED = {"numba_kernels": "6de88c5b", "simd": "7a0c566d"}
+INLINED = {"numba_kernels": "aebc3696", "simd": "7a0c566d"}
 """As in `crossllm.model.scan.numba_kernels`."""
 
 
@@ -95,7 +96,7 @@ def _add_lanes(sums, out, span, states):
             out[(first + k * step) * states + n] = total(load(sums, (n * EVERY + k) * WIDTH))
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@kernel(parallel=True, error_model="numpy")
 def backward(
     dy,
     dfinal,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.files.paths import url_problem
+from crossllm.cache.files.paths import as_text, url_problem
 from crossllm.cache.records.modality import OnBad, check_modality
 from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.reading import read_records
@@ -94,9 +94,9 @@ def import_dataset(options: ImportOptions) -> str:
         if unused := len(records) - len(kept[modality]):
             note(f"note: {unused} {modality} records stand in no pair and are left out")
     source = {
-        "a": options.a.path.name,
-        "b": options.b.path.name,
-        "pairs": options.pairs.name,
+        "a": as_text(options.a.path.name),
+        "b": as_text(options.b.path.name),
+        "pairs": as_text(options.pairs.name),
         "where": [f"{w.column}={w.value}" for w in options.where],
     } | {what: list(labels) for what, labels in options.names._asdict().items() if labels}
     name = dataset_name(options.cache_dir)

@@ -6,7 +6,8 @@ Shapes: R replicates, P pairs.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from crossllm.kernels import kernel
 
 METRICS = ("pearson", "spearman", "rmse", "mae", "concordance")
 
@@ -77,7 +78,7 @@ def _concordance(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> n
     return found
 
 
-@njit(cache=True)
+@kernel()
 def _ordered_alike(ends, rank, weights):  # type: ignore[no-untyped-def]
     """One pass by rising label a replicate over a Fenwick tree of the scores seen so far: O(P log P), not O(P²).
 

@@ -17,7 +17,7 @@ from crossllm.model.batch import Batch, Packed
 from crossllm.model.standardise import Moments
 from crossllm.model.tokens import window_mean
 from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.training.prefetch import WaitTime, prefetched
 from crossllm.pipeline.training.sampler import Side
 

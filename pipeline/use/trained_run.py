@@ -25,7 +25,7 @@ from crossllm.cache.files.strict_json import parse_json
 from crossllm.cache.store.reader import CacheReader
 from crossllm.model.interaction import InteractionModel
 from crossllm.model.tokens import parse_tokens
-from crossllm.pipeline.data.pairs import Task
+from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
 from crossllm.pipeline.training.fold import Target, predict

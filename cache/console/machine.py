@@ -1,0 +1,41 @@
+"""What a user's machine gives a command: address space, threads, folders to keep files in; said before it matters."""
+
+from __future__ import annotations
+
+from crossllm.cache.console.messages import size_in_words
+from crossllm.cache.errors import InputError
+from crossllm.folders import settle
+from crossllm.kernels import thread_problem
+
+LEAST = 3 << 29
+"""Bytes of address space that a small training takes (measured); where there is less, LLVM aborts the process."""
+
+
+def prepare_machine() -> None:
+    """Called by a command before it loads torch and Numba.
+
+    Raises:
+        InputError: a variable of the environment would make one of them fall over.
+        MemoryError: the address space is too small to load them.
+    """
+    if (problem := thread_problem()) is not None:
+        raise InputError(problem)
+    if (most := address_space()) is not None and most < LEAST:
+        raise MemoryError
+    settle()
+
+
+def address_space() -> int | None:
+    """Bytes that the process may map, as `ulimit -v` and a scheduler's h_vmem bound it; None: without a bound."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if most == resource.RLIM_INFINITY else most
+
+
+def bound_in_words() -> str:
+    """What an error about memory adds where the address space is bounded, else nothing."""
+    most = address_space()
+    return "" if most is None else f" (`ulimit -v` or the scheduler bounds the address space to {size_in_words(most)})"
