@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import ByteSize, CachePath, cache_option, dry_run_option, json_option, quiet_option
+from crossllm.cache.cli_flags import (
+    ByteSize,
+    CachePath,
+    cache_folder,
+    cache_option,
+    dry_run_option,
+    json_option,
+    quiet_option,
+)
 from crossllm.cache.console.messages import note, say
 from crossllm.cache.errors import CacheCorrupt, InputError, printable
 
@@ -46,7 +54,7 @@ def cache() -> None:
 
 
 @cache.command("info")
-@cache_option
+@cache_folder
 @json_option
 def info_command(cache_dir: Path, as_json: bool) -> None:
     """List the recipes a cache holds, with their sizes."""
@@ -68,7 +76,7 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
 
 
 @cache.command("verify")
-@cache_option
+@cache_folder
 @click.option("--data", is_flag=True, help="Read and check every byte, not only structure and small files.")
 @click.option(
     "--data-subset",
@@ -105,7 +113,7 @@ def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bo
 
 
 @cache.command("repair")
-@cache_option
+@cache_folder
 @dry_run_option
 @quiet_option
 @json_option
@@ -143,7 +151,7 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
 
 
 @cache.command("gc")
-@cache_option
+@cache_folder
 @dry_run_option
 @json_option
 def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
@@ -169,7 +177,7 @@ def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
 
 
 @cache.command("compact")
-@cache_option
+@cache_folder
 @_segment_bytes_option
 @dry_run_option
 @quiet_option

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
 
@@ -101,6 +102,42 @@ def _store_options(
 
 
 cache_option = click.option("--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache.")
+
+
+def cache_folder(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The folder of a cache, as `--cache DIR` or as the command's argument; both or none is a usage error."""
+
+    @wraps(command)
+    def with_folder(*, folder: Path | None, cache_dir: Path | None, **given: Any) -> Any:
+        if folder is not None and cache_dir is not None:
+            raise click.UsageError(f"the cache is named twice, {folder} and --cache {cache_dir}; name it once.")
+        if folder is None and cache_dir is None:
+            raise click.UsageError("no cache is named; add its folder, e.g. cache/NAME, or --cache DIR.")
+        return command(cache_dir=folder if cache_dir is None else cache_dir, **given)
+
+    flag = click.option("--cache", "cache_dir", type=CachePath(), default=None, help="Folder of the cache, as DIR is.")
+    return click.argument("folder", metavar="[DIR]", type=CachePath(), required=False)(flag(with_folder))
+
+
+def version_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--version`: the program and the version of what is installed."""
+
+    def show(context: click.Context, _param: click.Parameter, asked: bool) -> None:
+        if asked and not context.resilient_parsing:
+            from importlib.metadata import PackageNotFoundError, version
+
+            try:
+                found = version("crossllm-mamba")
+            except PackageNotFoundError:
+                found = "of a checkout that is not installed"
+            click.echo(f"{context.command_path} {found}")
+            context.exit()
+
+    return click.option(
+        "--version", is_flag=True, expose_value=False, is_eager=True, callback=show, help="Print the version and leave."
+    )(command)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import ByteSize, CachePath, PathName, followed_store_options, on_bad_option, read_options
+from crossllm.cache.cli_flags import ByteSize, CachePath, PathName, followed_store_options, on_bad_option, read_options, version_option
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable
@@ -57,6 +57,7 @@ def _one_list(_ctx: click.Context, _param: click.Parameter, given: tuple[tuple[i
 
 
 @click.group("embed")
+@version_option
 def embed() -> None:
     """Run frozen encoders once over every distinct sequence, into a cache."""
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossllm.cache.cli import cache as store_commands
-from crossllm.cache.cli_flags import (
-    PathName,
-    cache_option,
-    json_option,
-    on_bad_option,
-    quiet_option,
-    read_options,
-    store_options,
-)
+from crossllm.cache.cli_flags import PathName, cache_folder, cache_option, json_option, on_bad_option, quiet_option, read_options, store_options
 from crossllm.cache.console.messages import say
+from crossllm.cache.errors import printable
 from crossllm.cache.records.modality import MODALITIES
 
 if TYPE_CHECKING:
@@ -32,6 +26,19 @@ _modality_option = click.option(
 )
 
 
+class Strip(click.ParamType[tuple[int, int]]):
+    """N,M: rows of special tokens at the start and at the end."""
+
+    name = "n,m"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Both numbers, or a usage error."""
+        found = re.fullmatch(r"([0-9]{1,4}),([0-9]{1,4})", str(value))
+        if found is None:
+            self.fail(f"'{printable(str(value))}' is not N,M; write e.g. 1,1 for one row at either end.", param, ctx)
+        return int(found[1]), int(found[2])
+
+
 @click.command("import")
 @_modality_option
 @click.option(
@@ -44,7 +51,7 @@ _modality_option = click.option(
     required=True,
     help="The sequences, by the same ids: FASTA, or SMILES, CSV or SDF for molecules.",
 )
-@cache_option
+@cache_folder
 @click.option("--source", default=None, help="Name of the recipe. Default: from the name of the input.")
 @click.option(
     "--dtype",
@@ -53,15 +60,25 @@ _modality_option = click.option(
     help="Storage type. Default: as the cache has it, float16 for a new recipe.",
 )
 @click.option("--layer", default=None, help="Which layer of fair-esm .pt files that hold several.")
+@click.option(
+    "--strip",
+    type=Strip(),
+    default="0,0",
+    metavar="N,M",
+    help="Cut N rows from the start and M from the end of every array: 1,1 for BOS and EOS.",
+)
+@click.option("--pooled", is_flag=True, help="The arrays are one vector a sequence; each is stored as its only row.")
 @on_bad_option("Bad records and arrays: stop and list them, or leave them out, listed and counted.")
 @read_options
 @store_options
 @quiet_option
 @json_option
 def import_command(as_json: bool, **asked: Any) -> None:
-    """Import per-residue embeddings made elsewhere, as a recipe that names its source."""
+    """Import embeddings made elsewhere, by residue or pooled, as a recipe that names its source."""
     from crossllm.embed.foreign.importing import ImportOptions, import_embeddings
 
+    if asked["pooled"] and any(asked["strip"]):
+        raise click.UsageError("--strip cuts rows, and --pooled says that there is one vector; give one of them.")
     done = import_embeddings(ImportOptions(**asked))
     say(json.dumps(done._asdict()) if as_json else _imported(done))
 
@@ -76,7 +93,7 @@ def _imported(done: ImportSummary) -> str:
 
 
 @click.command("export")
-@cache_option
+@cache_folder
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
 @click.option("--format", "layout", type=click.Choice(FORMATS), required=True, help="csv and npz hold pooled vectors.")

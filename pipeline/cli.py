@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from crossllm.cache.cli_flags import version_option
 from crossllm.cache.console.runner import run as run_program
 
 COMMANDS = {
@@ -40,6 +41,7 @@ class LazyGroup(click.Group):
 
 
 @click.group("crossllm", cls=LazyGroup)
+@version_option
 def crossllm() -> None:
     """Cross-Mamba interaction models on cached embeddings of biological language models."""
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option
+from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option, version_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.runner import run as run_program
@@ -49,6 +49,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("train")
+@version_option
 @cache_option
 @click.option(
     "--recipe",

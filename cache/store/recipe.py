@@ -27,6 +27,8 @@ _MAX_JSON = 1 << 20
 
 IMPORTED = "imported"
 """The tokenizer of a recipe whose rows were made elsewhere."""
+POOLED = "pooled"
+"""The option `rows` of a recipe that has one vector a sequence: its `long` is truncate:1, which every reader knows."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Recipe:
     def folder(self, cache_dir: Path) -> Path:
         """Where this recipe's segments and commits live in a cache."""
         return cache_dir / "embeddings" / self.modality / self.folder_name
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the one row of a record is a vector of the whole sequence."""
+        return self.options.get("rows") == POOLED and self.long == "truncate:1"
 
     def rows_of(self, length: int) -> int:
         """Rows of a sequence of so many residues, nucleotides or atoms: as many, or at most N under truncate:N."""

@@ -86,7 +86,8 @@ def shape_of(entry: Entry) -> tuple[int, int]:
         )
     shape = entry.shape[1:] if len(entry.shape) == 3 and entry.shape[0] == 1 else entry.shape
     if len(shape) == 1:
-        raise BadEntry(f"one vector of {shape[0]} where rows (L, D) are expected; export it per residue, not pooled")
+        what = f"one vector of {shape[0]} where rows (L, D) are expected"
+        raise BadEntry(f"{what}; export it per residue, or take pooled vectors with --pooled")
     if len(shape) != 2 or min(shape) < 1:
         raise BadEntry(f"shape {entry.shape} where (L, D) or (1, L, D) is expected; save one array a sequence")
     size = math.prod(shape) * ITEM_BYTES[entry.dtype]

@@ -28,8 +28,9 @@ from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.layout import Compressor, StorageType, Store
 from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import IMPORTED, Recipe, refuse_other, similar_recipes
+from crossllm.cache.store.recipe import IMPORTED, POOLED, Recipe, refuse_other, similar_recipes
 from crossllm.cache.store.writer import CacheWriter, refuse_compressed_h5, sync_what_others_wrote
+from crossllm.embed.foreign.adapting import Adapted, Adaption
 from crossllm.embed.foreign.entry import BadEntry, Entry, Source, read_rows, sha256_of
 from crossllm.embed.foreign.layouts import Found, find_files, open_source
 from crossllm.embed.foreign.matching import Matched, mapping_path, match, read_mapping
@@ -53,6 +54,10 @@ class ImportOptions:
     """None: as the cache's recipe has it, float16 for a new one."""
     layer: str | None = None
     """Of fair-esm `.pt` files with several."""
+    strip: tuple[int, int] = (0, 0)
+    """Rows to cut from the start and the end of every array: those of BOS and EOS."""
+    pooled: bool = False
+    """The arrays are one vector a sequence."""
     on_bad: OnBad = "error"
     reading: ReadOptions = ReadOptions()
     """How the FASTA is read where it does not say so itself."""
@@ -96,7 +101,9 @@ def import_embeddings(options: ImportOptions) -> ImportSummary:
     records = read_records(options.fasta, options.modality, options.on_bad, options.reading)
     say_notes(options.fasta, records.notes, records.skipped, "records")
     found = find_files(options.input)
-    source = open_source(options.input, found, options.layer)
+    source: Source = open_source(options.input, found, options.layer)
+    if options.pooled or any(options.strip):
+        source = Adapted(source, Adaption(options.strip, options.pooled))
     try:
         return _import(options, records, found, source)
     finally:
@@ -110,7 +117,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
     problems = matched.problems
     if not matched.by_key and not problems:
         raise InputError(_nothing_fits(options, matched, records))
-    sound = check_shapes(source, matched, records.records, entries, problems)
+    sound = check_shapes(source, matched, records.records, entries, problems, options.pooled)
     _stop_at(options, problems, len(sound.entries))
     recipe = resolve_recipe(options, found, source, sound)
     missing = CacheReader(options.cache_dir, recipe).missing(sound.entries)
@@ -167,6 +174,10 @@ def resolve_recipe(options: ImportOptions, found: Found, source: Source, sound: 
     described = {"source": printable(options.input.resolve().name, _LONGEST_NAME), "layout": found.layout}
     if (table := mapping_path(options.input)).exists():  # it decides which rows are whose
         described["mapping"] = sha256_of(table, [table])
+    if any(options.strip):
+        described["strip"] = ",".join(map(str, options.strip))
+    if options.pooled:
+        described["rows"] = POOLED
     asked = Recipe(
         modality=options.modality,
         encoder=_recipe_name(options),
@@ -175,6 +186,7 @@ def resolve_recipe(options: ImportOptions, found: Found, source: Source, sound: 
         layer=source.layer,
         compute=sound.compute,
         tokenizer=IMPORTED,
+        long="truncate:1" if options.pooled else "whole",
         options=described | {"sha256": sha256_of(options.input, found.files)},
     )
     held = similar_recipes(options.cache_dir, asked, "layer")
@@ -218,7 +230,7 @@ def _say(
     say_notes(options.input, +notes, problems, "arrays")
     if found.ignored:
         note(f"note: {options.input}: {found.ignored} other files there, not read (hidden ones, links to folders)")
-    if options.modality == "molecule":
+    if options.modality == "molecule" and not options.pooled:
         note(f"note: {options.input}: row i is taken as atom i of the canonical SMILES, as RDKit writes it")
 
 

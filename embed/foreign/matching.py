@@ -228,8 +228,11 @@ def check_length(entry: Entry, length: int, record: Record) -> None:
         return
     what = f"{length} rows where its sequence has {record.length}"
     if length in (record.length + 1, record.length + 2):
-        extra = "one row" if length == record.length + 1 else "two rows"
-        raise BadEntry(f"{what}; {extra} of BOS or EOS kept? strip the special tokens")
+        one = length == record.length + 1
+        extra, cut = ("one row", "1,0 or 0,1") if one else ("two rows", "1,1")
+        raise BadEntry(f"{what}; {extra} of BOS or EOS kept? strip the special tokens: --strip {cut}")
     if length < record.length:
+        if length == 1:
+            raise BadEntry(f"{what}; is it one pooled vector a sequence? say so with --pooled")
         raise BadEntry(f"{what}; was the model's input cut? embed the whole sequence or leave it out")
     raise BadEntry(f"{what}; is this the FASTA it was made from?")

@@ -45,7 +45,12 @@ class Values(NamedTuple):
 
 
 def check_shapes(
-    source: Source, matched: Matched, records: Sequence[Record], order: Sequence[Entry], problems: list[Problem]
+    source: Source,
+    matched: Matched,
+    records: Sequence[Record],
+    order: Sequence[Entry],
+    problems: list[Problem],
+    pooled: bool = False,
 ) -> Sound:
     """The arrays with one row a residue and the common width; what is wrong with the others goes to `problems`.
 
@@ -55,6 +60,7 @@ def check_shapes(
         records: of the FASTA.
         order: the arrays as the source lists them.
         problems: is added to.
+        pooled: one row a sequence is right, whatever its length.
     """
     shapes: dict[bytes, tuple[int, int]] = {}
     entries: dict[bytes, Entry] = {}
@@ -66,7 +72,8 @@ def check_shapes(
         found = matched.by_key.pop(record.key)
         try:
             shapes[record.key] = shape_of(found[0])
-            check_length(found[0], shapes[record.key][0], record)
+            if not pooled:
+                check_length(found[0], shapes[record.key][0], record)
             for other in found[1:]:
                 _check_same(digests, found[0], other, record)
         except BadEntry as bad:

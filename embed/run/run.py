@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,8 +102,10 @@ def run(options: RunOptions) -> RunSummary:
     _look_for_space(options, plan, len(records.records))
     announce(options, info, plan, len(records.records))
     encoder = _load(options, info, plan) if plan.wanted else None
-    publish_table(options.cache_dir, options.modality, records.records)
-    write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
+    with _nothing_lost(options, plan, "the table of ids stays as it is"):
+        publish_table(options.cache_dir, options.modality, records.records)
+    with _nothing_lost(options, plan, "the list of what was left out is not written"):
+        write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
     outcome = Outcome(plan)
     begun = time.perf_counter()
     try:
@@ -112,9 +117,13 @@ def run(options: RunOptions) -> RunSummary:
             if part.failures:
                 list_failures(_failed_list(options, part), records, part.failures)
     for part in outcome.parts:
-        if not part.failures:
-            fsio.remove_file(_failed_list(options, part))  # an earlier run's, now made good; a run cut off leaves it
-        sync_what_others_wrote(options.cache_dir, part.target.recipe)
+        if not part.failures and _failed_list(options, part).exists():
+            with _nothing_lost(options, plan, "the list of an earlier run's failures stays"):
+                fsio.remove_file(
+                    _failed_list(options, part)
+                )  # an earlier run's, now made good; a run cut off leaves it
+        with _nothing_lost(options, plan, "it is taken as it is"):
+            sync_what_others_wrote(options.cache_dir, part.target.recipe)
     return RunSummary(
         cache=str(options.cache_dir),
         recipes=tuple(_summary(options, plan, part) for part in outcome.parts),
@@ -132,6 +141,17 @@ def run(options: RunOptions) -> RunSummary:
         residues_embedded=outcome.residues,
         seconds=round(time.perf_counter() - begun, 3),
     )
+
+
+@contextmanager
+def _nothing_lost(options: RunOptions, plan: Plan, what: str) -> Iterator[None]:
+    """Where nothing is to be embedded, a cache that cannot be written is no error: what is asked for is all there."""
+    try:
+        yield
+    except OSError as error:
+        if plan.wanted or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        note(f"note: {options.cache_dir}: cannot be written, {what}")
 
 
 def _summary(options: RunOptions, plan: Plan, part: Part) -> RecipeSummary:

@@ -166,7 +166,9 @@ def _check_rows(cache_dir: Path, reader: CacheReader, keys: set[bytes]) -> None:
             f"{unit} and the recipe's long is {recipe.long}; whatever wrote it is wrong: embed into another --cache"
             for key in wrong
         )
-    if cut := sum(recipe.rows_of(lengths[key]) < lengths[key] for key in keys):
+    if recipe.pooled:
+        note(f"note: {recipe.folder_name}: one vector a sequence, pooled where it was made")
+    elif cut := sum(recipe.rows_of(lengths[key]) < lengths[key] for key in keys):
         note(f"note: {recipe.folder_name}: {cut} of {len(keys)} sequences are cut, {recipe.long}")
 
 
