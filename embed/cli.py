@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import ByteSize, CachePath, PathName, followed_store_options, on_bad_option, read_options, version_option
+from crossllm.cache.cli_flags import (
+    ByteSize,
+    CachePath,
+    PathName,
+    followed_store_options,
+    on_bad_option,
+    read_options,
+    version_option,
+)
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossllm.cache.cli import cache as store_commands
-from crossllm.cache.cli_flags import PathName, cache_folder, cache_option, json_option, on_bad_option, quiet_option, read_options, store_options
+from crossllm.cache.cli_flags import (
+    PathName,
+    cache_folder,
+    json_option,
+    on_bad_option,
+    quiet_option,
+    read_options,
+    store_options,
+)
 from crossllm.cache.console.messages import say
 from crossllm.cache.errors import printable
 from crossllm.cache.records.modality import MODALITIES

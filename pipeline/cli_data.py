@@ -52,6 +52,11 @@ def data() -> None:
 @click.option(
     "--missing", multiple=True, metavar="LABEL", help="A label that means 'not measured': such rows are left out."
 )
+@click.option(
+    "--update",
+    is_flag=True,
+    help="The folder's dataset has grown: write it anew. Embeddings and runs stay; no sequence may change.",
+)
 @on_bad_option("Bad records and rows: stop and list them, or leave them out, listed and counted.")
 @read_options
 def import_command(
@@ -67,6 +72,7 @@ def import_command(
     positive: tuple[str, ...],
     negative: tuple[str, ...],
     missing: tuple[str, ...],
+    update: bool,
     on_bad: OnBad,
     reading: ReadOptions,
 ) -> None:
@@ -92,6 +98,7 @@ def import_command(
         LabelNames(positive, negative, missing),
         on_bad,
         reading,
+        update,
     )
     say(import_dataset(options))
 

@@ -22,8 +22,11 @@ from crossllm.cache.records.modality import INPUT_NAMES, MODALITIES, OnBad
 from crossllm.cache.records.record import Record, check_id
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.data.pairs import Pair, Pairs, read_pairs
+from crossllm.pipeline.data.updating import changes, refuse_removed
 
 FORMAT = 1
+_KEPT = ("embeddings",)
+"""Keys of dataset.toml that its owner writes, and that an import leaves as they are."""
 _MAX_TOML = 1 << 20
 _LINES = {"rna": ">{0.id}\n{0.sequence}\n", "protein": ">{0.id}\n{0.sequence}\n", "molecule": "{0.id}\t{0.sequence}\n"}
 """Modality → a record in its file of the dataset."""
@@ -104,17 +107,23 @@ def write_dataset(
     pairs: Sequence[Pair],
     extra_columns: tuple[str, ...],
     source: dict[str, Any],
-) -> None:
+    update: bool = False,
+) -> list[str] | None:
     """Write a dataset into a cache folder; `dataset.toml` comes last, so that a folder with one is complete.
 
     Args:
         sides: modalities of a and b.
         records: modality → its records.
         source: where the data comes from, for people: kept as written under `[source]`.
+        update: the folder may hold a dataset that this one takes the place of.  Killed in the middle, the same again
+            makes it whole.
+
+    Returns:
+        What an update changed, in words; None where there was nothing to update.
 
     Raises:
         InputError: an id could not be read back.
-        Conflict: the folder holds another dataset.
+        Conflict: the folder holds another dataset, or the update lacks or changes a sequence of it.
     """
     for id_ in {id_ for pair in pairs for id_ in pair[:2]} | {r.id for found in records.values() for r in found}:
         check_id(id_)
@@ -127,7 +136,7 @@ def write_dataset(
         for modality, found in records.items()
     }
     files["pairs.tsv"] = table.getvalue().encode()
-    head = {
+    head: dict[str, Any] = {
         "format": FORMAT,
         "name": name,
         "task": task,
@@ -136,13 +145,21 @@ def write_dataset(
         "source": source,
         "sha256": {path: hashlib.sha256(data).hexdigest() for path, data in files.items()},
     }
-    files["dataset.toml"] = tomli_w.dumps(head).encode()
+    changed: list[str] | None = None
     if (cache_dir / "dataset.toml").exists():
         held = _read_toml(cache_dir / "dataset.toml")
-        if held.get("sha256") != head["sha256"] or (held["task"], held["a"], held["b"]) != (task, head["a"], head["b"]):
-            raise Conflict(f"{cache_dir}: already holds another dataset; use another --cache or remove that folder")
+        other = (held["task"], held["a"], held["b"]) != (task, head["a"], head["b"])
+        if other or (held.get("sha256") != head["sha256"] and not update):
+            ways = "use another --cache" if other else "add to it with --update, or use another --cache"
+            raise Conflict(f"{cache_dir}: already holds another dataset; {ways}")
+        head = {name: held[name] for name in _KEPT if name in held} | head | {"name": held["name"]}
+        if update:
+            refuse_removed(cache_dir, records)
+            texts = {p.label: _label_text(p.label, task) for p in pairs}
+            changed = changes(cache_dir, records, pairs, extra_columns, texts)
     else:
         _refuse_foreign_files(cache_dir, files)
+    files["dataset.toml"] = tomli_w.dumps(head).encode()
     for modality, found in records.items():
         new_rows(cache_dir, modality, found)  # a conflict on either side, before anything is written
     fsio.make_dirs(cache_dir)
@@ -150,6 +167,7 @@ def write_dataset(
         publish_table(cache_dir, modality, found)
     for path, data in files.items():
         fsio.replace(cache_dir / path, data)
+    return changed
 
 
 def _label_text(label: float, task: Task) -> str:

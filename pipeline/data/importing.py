@@ -18,6 +18,7 @@ from crossllm.cache.records.record_list import Records
 from crossllm.pipeline.data.dataset import dataset_name, write_dataset
 from crossllm.pipeline.data.labels import LabelNames, Task, check_names
 from crossllm.pipeline.data.pairs import Columns, Where, read_pairs
+from crossllm.pipeline.data.updating import held_ids
 
 
 class Side(NamedTuple):
@@ -44,6 +45,8 @@ class ImportOptions:
     on_bad: OnBad = "error"
     reading: ReadOptions = ReadOptions()
     """How the partners' files are read where they do not say so themselves."""
+    update: bool = False
+    """Write over the dataset that the folder holds: what it was and more."""
 
 
 def parse_side(text: str) -> Side:
@@ -89,6 +92,9 @@ def import_dataset(options: ImportOptions) -> str:
     merged = _merge_sides(options, records_a, records_b)
     used = {options.a.modality: {p.a_id for p in found.pairs}}
     used.setdefault(options.b.modality, set()).update(p.b_id for p in found.pairs)
+    if options.update:  # what has been embedded stays in the dataset, in a pair or not
+        for modality in merged:
+            used[modality] |= held_ids(options.cache_dir, modality)
     kept = {modality: [r for r in merged[modality] if r.id in used[modality]] for modality in merged}
     for modality, records in merged.items():
         if unused := len(records) - len(kept[modality]):
@@ -101,7 +107,11 @@ def import_dataset(options: ImportOptions) -> str:
     } | {what: list(labels) for what, labels in options.names._asdict().items() if labels}
     name = dataset_name(options.cache_dir)
     sides = options.a.modality, options.b.modality
-    write_dataset(options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source)
+    changed = write_dataset(
+        options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source, options.update
+    )
+    if changed is not None:
+        note(f"note: update: {'; '.join(changed) or 'nothing has changed'}")
     write_skipped(options.cache_dir, "data-import", [p for side in read.values() for p in side.skipped] + found.skipped)
     positive = sum(p.label == 1 for p in found.pairs)
     labels = f" ({positive} positive)" if found.task == "classification" else ""
