@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from made_runs import QUICK, embedded_demo
+from zygote import ENTRY, TIMEOUT, Zygote
 
 from crossllm.cache import CacheWriter, Recipe, key_of
 from crossllm.pipeline.training.inputs import TrainOptions
@@ -63,20 +64,41 @@ def memory() -> Iterator[Path]:
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+@pytest.fixture(scope="session")
+def _programs() -> Iterator[Zygote]:
+    with Zygote("programs") as found:
+        yield found
+
+
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """Runs `embed …`, `train …` or `crossllm …` as a process in `tmp_path`."""
-    entry = {
-        "embed": "from crossllm.pipeline.main import embed; embed()",
-        "train": "from crossllm.pipeline.main import train; train()",
-        "crossllm": "from crossllm.pipeline.main import main; main()",
-    }
+def program(tmp_path: Path, _programs: Zygote) -> Program:
+    """Runs `embed …`, `train …` or `crossllm …` as a process in `tmp_path`, warnings as errors.
+
+    Its modules are imported before; where that is not the same, there is `fresh_program`.
+    """
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-c", entry[name], *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return _programs.program(name, [str(argument) for argument in arguments], tmp_path, os.environ)
 
     return run
+
+
+@pytest.fixture
+def fresh_program(tmp_path: Path) -> Program:
+    """As `program`, in a Python started anew, as a user's: for what imports, or what the environment says to them."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", "-c", ENTRY[name], *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """Forks a child for an operation that is to be killed."""
+    with Zygote("operations") as found:
+        yield found
 
 
 @pytest.fixture

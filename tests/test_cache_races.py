@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,6 @@ from crossllm.cache.store.segment import ROWS
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 ROUNDS = 50 if CHAOS else 10
 PAIRS = 100 if CHAOS else 12
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    with Zygote() as found:
-        yield found
 
 
 def test_nothing_is_lost_when_eight_writers_race(zygote: Zygote, memory: Path) -> None:

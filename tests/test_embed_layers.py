@@ -325,7 +325,9 @@ def test_what_one_layer_refuses_is_stored_in_the_others(layered: Callable[..., R
     assert (again.already, again.embedded, failed_lists(tmp_path / "c")) == (3, 2, {})
 
 
-def test_a_partly_done_run_names_every_list(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_done_run_names_every_list(
+    fresh_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_file(random_tensors(rnabert_shapes(), np.random.default_rng(1)), tmp_path / "w.safetensors")
     (tmp_path / "sitecustomize.py").write_text(
         "from crossllm.embed.encoders.language_model import LanguageModel\n"
@@ -337,7 +339,7 @@ def test_a_partly_done_run_names_every_list(program: Program, tmp_path: Path, mo
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
     flags = ("--modality", "rna", "--input", "in.fasta", "--encoder", "rnabert", "--weights", "w.safetensors")
-    done = program("embed", "run", *flags, "--cache", "c", "--layer", "1,6", "--quiet")
+    done = fresh_program("embed", "run", *flags, "--cache", "c", "--layer", "1,6", "--quiet")
     assert done.returncode == 6
     said = "failed.tsv: lists 1 sequences that could not be stored; the rest is done"
     assert [line.rpartition("/")[2] for line in done.stderr.splitlines()] == [said, said]

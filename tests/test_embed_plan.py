@@ -307,7 +307,7 @@ def test_too_little_space_stops_a_run_before_it_writes(tmp_path: Path, monkeypat
 
 
 def test_a_run_without_space_ends_in_one_line(
-    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import shutil\nshutil.disk_usage = lambda _: shutil._ntuple_diskusage(10, 9, 1)\n"
@@ -315,11 +315,11 @@ def test_a_run_without_space_ends_in_one_line(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     write_fasta(tmp_path / "in.fasta", {"a": "ACGU"})
     flags = ("embed", "run", "--modality", "rna", "--input", "in.fasta", "--encoder", "profile", "--cache", "c")
-    done = program(*flags)
+    done = fresh_program(*flags)
     assert (done.returncode, len(done.stderr.splitlines())) == (4, 1), done.stderr
     assert "bytes are needed and 1 are free" in done.stderr
     assert not (tmp_path / "c").exists()
-    told = program(*flags, "--dry-run")
+    told = fresh_program(*flags, "--dry-run")
     assert told.returncode == 0
     assert "bytes are needed and 1 are free" in told.stderr
 
@@ -414,7 +414,7 @@ def test_what_an_encoder_cannot_do_is_listed_and_later_made_good(
     assert not verify(tmp_path / "c", data=True).damage
 
 
-def test_a_failure_is_exit_code_6(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_exit_code_6(fresh_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from crossllm.embed.encoders.profile import ProfileEncoder\nfrom crossllm.embed.encoder import NotEncoded\n"
         "encode = ProfileEncoder.encode\n"
@@ -424,7 +424,7 @@ def test_a_failure_is_exit_code_6(program: Program, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
     write_fasta(tmp_path / "in.fasta", {"a": "ACGU", "b": "GG"})
     flags = ("--modality", "rna", "--input", "in.fasta", "--encoder", "profile", "--cache", "c")
-    done = program("embed", "run", *flags)
+    done = fresh_program("embed", "run", *flags)
     assert done.returncode == 6
     assert "failed.tsv: lists 1 sequences that could not be stored; the rest is done" in done.stderr
     assert "embedded 1" in done.stdout

@@ -1,14 +1,23 @@
-"""A small process that has everything imported and forks one child for each operation that is to be killed.
+"""A process that has everything imported and forks one child for each program or operation that a test asks for.
 
-A pytest worker has threads, and forking it is not safe; starting Python anew costs a second a kill.
+Starting Python anew costs a test one to three seconds, nearly all of them imports; a pytest worker has threads, and
+forking it is not safe.  A child is a process as any other: a working folder, an environment, standard files, a process
+id and an exit status of its own, and nothing of it is left for the next.
+
+What it cannot show is what happens while Python starts and modules load, nor what the environment says to a module
+when it is imported: for that there is the fixture `fresh_program`.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
+import importlib
 import json
 import mmap
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -16,12 +25,24 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+ENTRY = {
+    name: f"from crossllm.pipeline.main import {function}; {function}()"
+    for name, function in (("embed", "embed"), ("train", "train"), ("crossllm", "main"))
+}
+"""Program → what `python -c` runs for it."""
+TIMEOUT = 300
+"""Seconds that a program may take."""
+_LATE = ("torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "matplotlib.figure")
+"""What a training run imports on its way."""
+_TESTS = str(Path(__file__).resolve().parent)
 _PROGRESS = struct.Struct("<qqq")
 _LONGEST = 120
+"""Seconds that an operation may take."""
 
 
 class Done(NamedTuple):
@@ -38,20 +59,47 @@ class Done(NamedTuple):
 
 
 class Zygote:
-    """The pytest side: `with Zygote() as zygote: zygote.run("run", cache, kill=(7, False))`."""
+    """The pytest side: `with Zygote("programs") as zygote: zygote.program("embed", "run", …, cwd=folder)`.
+
+    One of "programs" runs the programs; one of "operations" is small, for the thousands of operations to be killed.
+    """
+
+    def __init__(self, of: str) -> None:
+        self._of = of
 
     def __enter__(self) -> Self:
+        self._files, theirs = socket.socketpair()
+        code = f"import sys; sys.path.append({_TESTS!r}); import zygote; zygote.serve()()"
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, "-W", "error", "-c", code, self._of, str(theirs.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        theirs.close()
         return self
 
     def __exit__(self, _k: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         self._process.communicate()
+        self._files.close()
+
+    def program(
+        self, name: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `embed …`, `train …` or `crossllm …` in a child, warnings as errors, and what it wrote."""
+        asked = {"program": name, "arguments": arguments, "cwd": str(cwd), "env": dict(env)}
+        # Files, not pipes: whatever is written fits, and a grandchild that lives on holds up nothing.
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
+            code = self._ask(asked, [nothing.fileno(), out.fileno(), err.fileno()])[0]
+            texts = []
+            for file in (out, err):
+                file.seek(0)
+                texts.append(file.read().decode())
+        if code == -signal.SIGALRM:
+            raise subprocess.TimeoutExpired([name, *arguments], TIMEOUT, *texts)
+        return subprocess.CompletedProcess([name, *arguments], code, *texts)
 
     def run(
         self,
@@ -70,14 +118,109 @@ class Zygote:
         """
         asked = {"work": work, "cache": str(cache), "kill": kill, "kill_near": kill_near, "arguments": arguments}
         asked |= {"acks": None if acks is None else str(acks), "pause": pause}
+        return Done(*self._ask(asked))
+
+    def _ask(self, asked: Mapping[str, Any], files: Sequence[int] = ()) -> list[Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        return Done(*json.loads(self._process.stdout.readline()))
+        if files:
+            socket.send_fds(self._files, [b"."], list(files))
+        line = self._process.stdout.readline()
+        assert line, f"the zygote of {self._of} ended with {self._process.wait()}; what it said is on standard error"
+        answer: list[Any] = json.loads(line)
+        return answer
 
 
-def _serve() -> None:
+def serve() -> Callable[[], object]:
+    """The zygote: answer until standard input ends.  In a child that is to run a program, return how."""
+    of, files = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
+    sys.argv[1:] = []
+    with files:
+        if of == "operations":
+            _serve_operations()
+            return sys.exit
+        _import_programs()
+        sys.path.remove(_TESTS)  # what a program finds is what it finds without the tests
+        return _serve_programs(files)
+
+
+def _import_programs() -> None:
+    """All of ours, and what they import late."""
+    import numba
+
+    import crossllm.cache
+
+    root = Path(crossllm.cache.__file__).parent.parent
+    folders = [root / name for name in ("cache", "embed", "model", "pipeline")]
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        # The programs come last, and the kernels that need a GPU or an interpreter not at all.
+        if not any(part in name for part in ("__", "pipeline.crossllm", "triton", "mamba_ssm")):
+            importlib.import_module(f"crossllm.{name}")
+    for name in _LATE:
+        importlib.import_module(name)
+    numba.njit("void()")(lambda: None)  # Numba imports most of itself when it compiles or loads the first function
+
+
+def _assert_single() -> None:
+    tasks = Path("/proc/self/task")
+    count = len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
+    assert count == 1, "a process with threads must not be forked"
+
+
+def _serve_programs(files: socket.socket) -> Callable[[], object]:
+    gc.collect()
+    gc.freeze()  # a child's collector leaves alone what it shares
+    for line in sys.stdin:
+        _assert_single()
+        asked = json.loads(line)
+        _, given, _, _ = socket.recv_fds(files, 1, 3)
+        child = os.fork()
+        if child == 0:
+            return _become(asked, given)
+        for file in given:
+            os.close(file)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]), flush=True)
+    return sys.exit
+
+
+def _become(asked: Mapping[str, Any], files: Sequence[int]) -> Callable[[], None]:
+    """In the child: be what `python -W error -c ENTRY` is after its imports; what is left to run."""
+    signal.alarm(TIMEOUT)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115  (for as long as the process lives)
+    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["env"])
+    sys.argv[1:] = asked["arguments"]
+    return lambda: _run_program(ENTRY[asked["program"]])
+
+
+def _run_program(code: str) -> None:
+    """Run it and end the process: as Python does, but for taking down the modules, which takes longer than most."""
+    try:
+        exec(code, {"__name__": "__main__"})
+    except SystemExit as done:
+        if not isinstance(done.code, int):
+            raise
+        status = done.code
+    else:
+        return
+    gc.collect()  # what was left open says so
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+def _serve_operations() -> None:
     import cache_races
     import fault_operations
     import faultio
@@ -90,7 +233,7 @@ def _serve() -> None:
         with tempfile.TemporaryDirectory() as folder:
             operation.start(Path(folder) / "cache")
             operation.work(Path(folder) / "cache", None)
-    assert threading.active_count() == 1, "a process with threads must not be forked"
+    _assert_single()
     page = mmap.mmap(-1, mmap.PAGESIZE)
     for line in sys.stdin:
         asked = json.loads(line)
@@ -141,7 +284,3 @@ def _child(asked: dict, works: dict, page: mmap.mmap) -> int:  # type: ignore[ty
         traceback.print_exc()
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    _serve()
