@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # a test compares one with two
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from made_runs import QUICK, embedded_demo
 from zygote import ENTRY, TIMEOUT, Zygote
 
 from crossllm.cache import CacheWriter, Recipe, key_of
+from crossllm.pipeline.train import train
 from crossllm.pipeline.training.inputs import TrainOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +128,27 @@ def made_cache(tmp_path: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray
     return folder
 
 
+@pytest.fixture(scope="session")
+def _demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, and only ever copied."""
+    return embedded_demo(tmp_path_factory.mktemp("made") / "demo", entities=30, pairs=160)
+
+
+@pytest.fixture(scope="session")
+def _trained(_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "demo"
+    shutil.copytree(_demo, folder)
+    train(TrainOptions(folder, QUICK, quiet=True))
+    return folder
+
+
 @pytest.fixture
-def small(tmp_path: Path) -> TrainOptions:
+def small(tmp_path: Path, _demo: Path) -> TrainOptions:
     """A small embedded demo, to be trained on quickly."""
-    return TrainOptions(embedded_demo(tmp_path / "demo", entities=30, pairs=160), QUICK, quiet=True)
+    return TrainOptions(shutil.copytree(_demo, tmp_path / "demo"), QUICK, quiet=True)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, _trained: Path) -> TrainOptions:
+    """As `small`, and the run of it is finished, in its own folder `runs/demo`."""
+    return TrainOptions(shutil.copytree(_trained, tmp_path / "demo"), QUICK, quiet=True)

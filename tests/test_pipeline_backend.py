@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_runs import QUICK, embedded_demo, rows
+from made_runs import QUICK, rows
 
 from crossllm.cache import Conflict, InputError
 from crossllm.cache.console import runner
@@ -127,10 +127,10 @@ def test_another_backend_is_refused_by_a_resumed_run_only_where_it_is_asked_for(
 
 
 def test_a_run_that_chose_by_itself_takes_the_name_of_what_it_chose(
-    small: TrainOptions, monkeypatch: pytest.MonkeyPatch
+    trained: TrainOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train(small)
-    again = dataclasses.replace(small, resume=True)
+    again = dataclasses.replace(trained, resume=True)
+    run = train(again)
     assert train(asked(again, scan="numba")).metrics == run.metrics
     with pytest.raises(Conflict, match=r"train\.scan \(reference, there auto\)"):
         train(asked(again, scan="reference"))
@@ -138,11 +138,11 @@ def test_a_run_that_chose_by_itself_takes_the_name_of_what_it_chose(
     assert train(again).metrics == run.metrics, "what auto chooses now is no part of what a run is"
 
 
-def test_a_run_from_before_a_setting_had_its_default(small: TrainOptions) -> None:
-    run = train(small)
+def test_a_run_from_before_a_setting_had_its_default(trained: TrainOptions) -> None:
+    again = dataclasses.replace(trained, resume=True)
+    run = train(again)
     config = run.folder / "config.toml"
     config.write_text(config.read_text().replace('scan = "auto"\n', "").replace('compute = "float32"\n', ""))
-    again = dataclasses.replace(small, resume=True)
     assert train(again).metrics == run.metrics
     with pytest.raises(Conflict, match=r"train\.compute \(bfloat16, there float32\)"):
         train(asked(again, compute="bfloat16"))
@@ -174,9 +174,9 @@ def test_a_backend_that_cannot_be_had_is_one_line_before_anything_is_read(
 
 
 def test_flags_through_the_program(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
+    folder = small.cache_dir
     quick = [f"--{name.replace('_', '-')}={getattr(QUICK, name)}" for name in ("folds", "epochs")]
     flags = ["--cache", str(folder), "--d-model", "8", "--d-state", "4", "--quiet", *quick]
     monkeypatch.setattr(module, "has_bfloat16", lambda _device: True)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import Program
-from made_runs import QUICK, embedded_demo, rows
+from made_runs import QUICK, rows
 
 from crossllm.cache import CacheCorrupt, CacheWriter, Conflict, InputError, Recipe, key_of, list_recipes
 from crossllm.embed.run.run import RunOptions, run
+from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.fold import Epoch, FoldResult, Target, fit_fold
@@ -50,20 +51,21 @@ def test_a_run_cut_off_between_folds_continues_to_the_same_result(
     assert train(halved).metrics == whole.metrics, "a finished run is shown, not fitted again"
 
 
-def test_a_run_folder_is_never_overwritten(small: TrainOptions, tmp_path: Path) -> None:
-    train(small)
+def test_a_run_folder_is_never_overwritten(trained: TrainOptions, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="already holds a run"):
-        train(small)
+        train(trained)
     with pytest.raises(Conflict, match=r"train\.lr \(0\.5, there 0\.002\)"):
-        train(dataclasses.replace(small, resume=True, config=dataclasses.replace(QUICK, lr=0.5)))
+        train(dataclasses.replace(trained, resume=True, config=dataclasses.replace(QUICK, lr=0.5)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(Conflict, match="is not empty"):
-        train(dataclasses.replace(small, out=tmp_path / "mine"))
+        train(dataclasses.replace(trained, out=tmp_path / "mine"))
 
 
-def test_resume_takes_the_settings_and_recipes_of_the_run(program: Program, tmp_path: Path) -> None:
-    folder = embedded_demo(tmp_path / "cache" / "demo", entities=30, pairs=160)
+def test_resume_takes_the_settings_and_recipes_of_the_run(
+    small: TrainOptions, program: Program, tmp_path: Path
+) -> None:
+    folder = small.cache_dir
     flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--set", "dropout=0.3", "--cache", folder]
     first = program("train", *flags)
     assert first.returncode == 0, first.stderr
@@ -79,14 +81,14 @@ def test_resume_takes_the_settings_and_recipes_of_the_run(program: Program, tmp_
     assert program("train", "--cache", folder, "--out", tmp_path / "new").returncode == 2
 
 
-def test_a_finished_run_keeps_its_groups(small: TrainOptions) -> None:
-    inputs = open_inputs(small)
+def test_a_finished_run_keeps_its_groups(trained: TrainOptions) -> None:
+    inputs = open_inputs(trained)
     assert inputs.dataset.extra == {}
-    folder = train(small).folder
+    folder = default_run(trained.cache_dir)
     metrics = json.loads((folder / "metrics.json").read_text())
     metrics["by"] = {"column": "kind", "groups": {}}
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert train(dataclasses.replace(small, resume=True)).metrics == metrics
+    assert train(dataclasses.replace(trained, resume=True)).metrics == metrics
     assert json.loads((folder / "metrics.json").read_text()) == metrics
 
 
@@ -106,34 +108,34 @@ def test_a_finished_run_keeps_its_groups(small: TrainOptions) -> None:
         ("threshold", "high"),
     ],
 )
-def test_a_checkpoint_edited_in_one_field_is_damage(small: TrainOptions, field: str, value: Any) -> None:
-    folder = train(small).folder
+def test_a_checkpoint_edited_in_one_field_is_damage(trained: TrainOptions, field: str, value: Any) -> None:
+    folder = default_run(trained.cache_dir)
     (folder / "metrics.json").unlink()
     path = folder / "checkpoints" / "fold-0.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(CacheCorrupt, match=r"fold-0\.json"):
-        train(dataclasses.replace(small, resume=True))
+        train(dataclasses.replace(trained, resume=True))
 
 
 @pytest.mark.parametrize(
     "body", ["{}", '{"score": 5}', '{"score": [7.5]}', '{"score": [null]}', "[", '{"score": [1e999]}']
 )
-def test_an_edited_checkpoint_is_damage_not_a_result(small: TrainOptions, body: str) -> None:
-    folder = train(small).folder
+def test_an_edited_checkpoint_is_damage_not_a_result(trained: TrainOptions, body: str) -> None:
+    folder = default_run(trained.cache_dir)
     (folder / "metrics.json").unlink()
     (folder / "checkpoints" / "fold-0.json").write_text(body)
     with pytest.raises(CacheCorrupt, match=r"fold-0\.json"):
-        train(dataclasses.replace(small, resume=True))
+        train(dataclasses.replace(trained, resume=True))
 
 
-def test_edited_metrics_are_damage(small: TrainOptions) -> None:
-    path = train(small).folder / "metrics.json"
+def test_edited_metrics_are_damage(trained: TrainOptions) -> None:
+    path = default_run(trained.cache_dir) / "metrics.json"
     huge = json.loads(path.read_text())
     huge["model"]["mcc"]["mean"] = 10**400
     for text in ('{"model": 1}', json.dumps(huge)):
         path.write_text(text)
         with pytest.raises(CacheCorrupt, match=r"metrics\.json"):
-            train(dataclasses.replace(small, resume=True))
+            train(dataclasses.replace(trained, resume=True))
 
 
 def test_a_fold_named_like_a_path_stays_in_the_run_folder(small: TrainOptions) -> None:

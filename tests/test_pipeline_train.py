@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from sklearn import metrics as sk
 from crossllm.cache import InputError
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.data.splits import cut_parts
 from crossllm.pipeline.train import train
@@ -24,6 +26,9 @@ from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, fit_fold, fold_seed, predict
 from crossllm.pipeline.training.inputs import TrainOptions, _in_the_split, open_inputs
+
+CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
+"""`make chaos`: all epochs of the demo."""
 
 
 def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(small: TrainOptions) -> None:
@@ -55,16 +60,16 @@ def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(sma
             assert found[metric]["std"] == pytest.approx(np.std(values, ddof=1))
 
 
-def test_checkpoints_hold_the_weights_that_made_the_predictions(small: TrainOptions) -> None:
-    done = train(small)
-    inputs = open_inputs(small)
+def test_checkpoints_hold_the_weights_that_made_the_predictions(trained: TrainOptions) -> None:
+    folder = default_run(trained.cache_dir)
+    inputs = open_inputs(trained)
     a, b = inputs.readers
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     model = InteractionModel(a.recipe.dim, b.recipe.dim, QUICK.model)
-    model.load_state_dict(load_file(done.folder / "checkpoints" / "fold-0.safetensors"))
+    model.load_state_dict(load_file(folder / "checkpoints" / "fold-0.safetensors"))
     test = np.flatnonzero(inputs.folds.of_pair == 0)
     score = predict(model, batches, test, QUICK, torch.device("cpu")).sigmoid().numpy()
-    saved = [float(r["score"]) for r in rows(done.folder / "predictions.tsv") if r["fold"] == "0"]
+    saved = [float(r["score"]) for r in rows(folder / "predictions.tsv") if r["fold"] == "0"]
     np.testing.assert_array_equal(score, np.array(saved, np.float32))
 
 
@@ -97,8 +102,8 @@ def test_a_pair_without_an_embedding_is_an_error_or_left_out(tmp_path: Path) -> 
     assert not set(kept.b_ids) & {f"protein{n:04d}" for n in range(25, 30)}
 
 
-def test_train_through_the_program(program: Program, tmp_path: Path) -> None:
-    folder = embedded_demo(tmp_path / "cache" / "demo", entities=30, pairs=160)
+def test_train_through_the_program(program: Program, small: TrainOptions) -> None:
+    folder = small.cache_dir
     flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--tokens", "window:2", "--cache", folder]
     done = program("train", *flags)
     assert done.returncode == 0, done.stderr
@@ -114,8 +119,11 @@ def test_train_through_the_program(program: Program, tmp_path: Path) -> None:
 
 
 def test_the_demo_is_learnt(tmp_path: Path) -> None:
-    """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on."""
-    config = TrainConfig(folds=3, epochs=12, lr=3e-3, model=ModelConfig(standardise=False))
+    """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on.
+
+    The first epochs, which are the same whatever their number, are enough: 0.87 after 6, 0.94 after all 12.
+    """
+    config = TrainConfig(folds=3, epochs=12 if CHAOS else 7, lr=3e-3, model=ModelConfig(standardise=False))
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
