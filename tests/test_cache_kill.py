@@ -30,6 +30,10 @@ PAIRS = 500 if CHAOS else 60
 KILLS = 1000 if CHAOS else 200
 
 
+UNSEEN = ("fsync", "fsync dir", "close")
+"""Kinds of operations after which a killed process leaves what it leaves before them."""
+
+
 class Scene(NamedTuple):
     """A folder in memory with an operation's start, and what the cache holds before and after it."""
 
@@ -105,9 +109,13 @@ def finish(scene: Scene, cache: Path) -> int:
 
 @every_operation
 def test_killed_at_every_operation(zygote: Zygote, scene: Scene) -> None:
-    """P1b: before each operation, which is also after the one before, and with half of each write written."""
+    """P1b: before each operation, which is also after the one before, and with half of each write written.
+
+    After an operation that changes nothing that is seen, the folder is as it was before it, and so is what it takes to
+    go on from there: outside `make chaos` that is not done again.
+    """
     kinds: Counter[str] = Counter()
-    n = 1
+    n, again = 1, 0
     while True:
         for midway in (False, True):
             cache = copy_start(scene.start, scene.room / "cut")
@@ -115,7 +123,9 @@ def test_killed_at_every_operation(zygote: Zygote, scene: Scene) -> None:
             if done.code == 0:
                 break
             kinds[done.kind + (" midway" if midway else "")] += 1
-            again = finish(scene, cache)
+            # Where a thread writes too, another run's operations may come in another order.
+            if CHAOS or midway or done.before not in UNSEEN or OPERATIONS[scene.name].together:
+                again = finish(scene, cache)
             assert done.encoded + again <= len(SEQUENCES) + OPERATIONS[scene.name].in_flight, (
                 "more than what was in flight"
             )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,25 @@ from rdkit import Chem
 
 from crossllm.cache import InputError, canonical_smiles, key_of
 from crossllm.cache.records.molecules import MAX_ATOMS, MAX_SMILES, read_molecules
-from crossllm.cache.records.rdkit_child import canonical
+from crossllm.cache.records.rdkit_child import RdkitChild, canonical
 from crossllm.cache.records.record import length_of
 from crossllm.cache.records.record_list import Records
 
 ETHANOL = Chem.MolToMolBlock(Chem.MolFromSmiles("CCO")).split("\n", 1)[1]
 """A mol block without its title line."""
 V3000 = Chem.MolToV3KMolBlock(Chem.MolFromSmiles("CCO")).split("\n", 1)[1]
+
+
+@pytest.fixture(scope="module")
+def _rdkit() -> Iterator[RdkitChild]:
+    with RdkitChild() as child:
+        yield child
+
+
+@pytest.fixture(autouse=True)
+def _one_child_for_all(_rdkit: RdkitChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files read in this process are read by one child, started once; those of the programs start their own."""
+    monkeypatch.setattr("crossllm.cache.records.molecules.RdkitChild", lambda: nullcontext(_rdkit))
 
 
 def read(tmp_path: Path, text: str | bytes, on_bad: str = "error") -> Records:

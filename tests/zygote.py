@@ -40,7 +40,7 @@ TIMEOUT = 300
 _LATE = ("torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "matplotlib.figure")
 """What a training run imports on its way."""
 _TESTS = str(Path(__file__).resolve().parent)
-_PROGRESS = struct.Struct("<qqq")
+_PROGRESS = struct.Struct("<qqqq")
 _LONGEST = 120
 """Seconds that an operation may take."""
 
@@ -54,6 +54,8 @@ class Done(NamedTuple):
     """Operations begun, the one that it was killed at included."""
     kind: str
     """Of the last of them; empty before the first."""
+    before: str
+    """Of the one before that."""
     encoded: int
     """Records that its encoder computed."""
 
@@ -234,17 +236,20 @@ def _serve_operations() -> None:
             operation.start(Path(folder) / "cache")
             operation.work(Path(folder) / "cache", None)
     _assert_single()
+    gc.collect()
+    gc.freeze()
+    kinds = ("", *faultio.CHANGES)
     page = mmap.mmap(-1, mmap.PAGESIZE)
     for line in sys.stdin:
         asked = json.loads(line)
-        _PROGRESS.pack_into(page, 0, 0, 0, 0)
+        _PROGRESS.pack_into(page, 0, 0, 0, 0, 0)
         child = os.fork()
         if child == 0:
             os._exit(_child(asked, works, page))
         status = _killed_near(child, page, *asked["kill_near"]) if asked["kill_near"] else os.waitpid(child, 0)[1]
         status = os.waitstatus_to_exitcode(status)
-        ops, kind, encoded = _PROGRESS.unpack_from(page)
-        print(json.dumps([status, ops, ("", *faultio.CHANGES)[kind], encoded]), flush=True)
+        ops, kind, before, encoded = _PROGRESS.unpack_from(page)
+        print(json.dumps([status, ops, kinds[kind], kinds[before], encoded]), flush=True)
 
 
 def _killed_near(child: int, page: mmap.mmap, n: int, seconds: float) -> int:
@@ -272,14 +277,14 @@ def _child(asked: dict, works: dict, page: mmap.mmap) -> int:  # type: ignore[ty
         with counting() as count, installed(shim):
 
             def note(n: int, op: Op) -> None:
-                _PROGRESS.pack_into(page, 0, n, 1 + CHANGES.index(op.kind), count[0])  # type: ignore[arg-type]
+                before = _PROGRESS.unpack_from(page)[1]
+                _PROGRESS.pack_into(page, 0, n, 1 + CHANGES.index(op.kind), before, count[0])  # type: ignore[arg-type]
                 if asked["pause"]:
                     time.sleep(asked["pause"])
 
             shim.on_op = note
             works[asked["work"]](Path(asked["cache"]), acks, *asked["arguments"])
-            ops, kind, _ = _PROGRESS.unpack_from(page)
-            _PROGRESS.pack_into(page, 0, ops, kind, count[0])
+            _PROGRESS.pack_into(page, 0, *_PROGRESS.unpack_from(page)[:3], count[0])
     except BaseException:
         traceback.print_exc()
         return 1
