@@ -134,8 +134,13 @@ def record(memory: Path, name: str, n: int) -> History:
     return found
 
 
-def violations(history: History, log: Sequence[Op], count: int, room: Path, rng: np.random.Generator) -> Counter[str]:
-    """Draw states of a log and check each; how many broke a promise, by what was wrong, and `states`, `distinct`."""
+def violations(
+    history: History, log: Sequence[Op], count: int, room: Path, rng: np.random.Generator, *, one: bool = False
+) -> Counter[str]:
+    """Draw states of a log and check each; how many broke a promise, by what was wrong, and `states`, `distinct`.
+
+    With `one`, no more are drawn once one broke a promise.
+    """
     found: Counter[str] = Counter()
     promised_at = promises(history, log)
     known: dict[tuple[int, int, bool], str] = {}
@@ -147,6 +152,8 @@ def violations(history: History, log: Sequence[Op], count: int, room: Path, rng:
         found["states"] += 1
         if known[key]:
             found[re.sub(r"[0-9a-f]{16,}|/dev/shm\S*/cache|/tmp\S*/cache|\d+", "…", known[key])] += 1
+            if one:
+                break
     found["distinct"] = len(known)
     return found
 

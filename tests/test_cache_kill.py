@@ -27,7 +27,7 @@ from zygote import Done, Zygote
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 """`make chaos`: the long ones."""
 PAIRS = 500 if CHAOS else 60
-KILLS = 1000 if CHAOS else 200
+KILLS = 1000 if CHAOS else 100
 
 
 UNSEEN = ("fsync", "fsync dir", "close")

@@ -29,7 +29,8 @@ CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 STATES = 20_000 if CHAOS else 3_000
 """Of the protocol as it is, over all histories."""
 MUTANT_STATES = 1_000 if CHAOS else 200
-"""Of each protocol with a step left out or changed; twice that where writers are interrupted at several places."""
+"""Of each protocol with a step left out or changed; twice that where writers are interrupted at several places.
+Outside `make chaos` the first that breaks a promise is enough."""
 
 
 @pytest.mark.parametrize("name", HISTORIES)
@@ -96,9 +97,10 @@ def test_a_missing_fsync_is_found(memory: Path, rng: np.random.Generator, where:
     root = history.log[:2]
     kept = [op for op in history.log[2:] if not (op.kind.startswith("fsync") and site(op) == where)]
     assert len(kept) < len(history.log) - 2
-    found = violations(history, root + kept, MUTANT_STATES, memory, rng)
-    caught = found.total() - found.pop("states") - found.pop("distinct")
-    print(f"without the fsync of {where}: {caught} of {MUTANT_STATES} states broken: {found.most_common(2)}")
+    found = violations(history, root + kept, MUTANT_STATES, memory, rng, one=not CHAOS)
+    drawn, _ = found.pop("states"), found.pop("distinct")
+    caught = found.total()
+    print(f"without the fsync of {where}: {caught} of {drawn} states broken: {found.most_common(2)}")
     assert caught
 
 
@@ -201,8 +203,10 @@ def test_a_wrong_protocol_is_found(memory: Path, rng: np.random.Generator, name:
         for n in interrupted:
             history = record(memory, mutant.history, n)
             count = (2 * MUTANT_STATES) // len(interrupted)
-            found += violations(history, mutant.edit(history.log), count, memory, rng)
+            found += violations(history, mutant.edit(history.log), count, memory, rng, one=not CHAOS)
             shutil.rmtree(history.root)
+            if not CHAOS and len(found) > 2:  # beside `states` and `distinct`
+                break
     drawn, _ = found.pop("states"), found.pop("distinct")
     print(f"{name}: {found.total()} of {drawn} states broken: {found.most_common(2)}")
     assert found.total()
