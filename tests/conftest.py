@@ -67,20 +67,21 @@ Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
-def _programs() -> Iterator[Zygote]:
+def programs() -> Iterator[Zygote]:
+    """Forks a child for a program, which has its modules imported."""
     with Zygote("programs") as found:
         yield found
 
 
 @pytest.fixture
-def program(tmp_path: Path, _programs: Zygote) -> Program:
+def program(tmp_path: Path, programs: Zygote) -> Program:
     """Runs `embed …`, `train …` or `crossllm …` as a process in `tmp_path`, warnings as errors.
 
     Its modules are imported before; where that is not the same, there is `fresh_program`.
     """
 
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return _programs.program(name, [str(argument) for argument in arguments], tmp_path, os.environ)
+        return programs.program(name, [str(argument) for argument in arguments], tmp_path)
 
     return run
 

@@ -32,7 +32,8 @@ from crossllm.embed.cli import embed
 
 SHORT = 0
 ERRORS = {"ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT, "EIO": errno.EIO, "EMFILE": errno.EMFILE, "short": SHORT}
-SIZES = range(1 << 20, 7 << 20, (6 << 20) // (30 if os.environ.get("CROSSLLM_CHAOS") else 8))
+CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
+SIZES = range(1 << 20, 7 << 20, (6 << 20) // (30 if CHAOS else 8))
 
 
 class Ran(NamedTuple):
@@ -94,8 +95,16 @@ def leftover_bytes(cache: Path) -> int:
     return sum(p.stat().st_size for p in {*segments, *(p for p in files if p.name.startswith(".tmp-"))})
 
 
-@pytest.mark.parametrize("sticky", [False, True], ids=["once", "sticky"])
-@pytest.mark.parametrize("name", ERRORS)
+# A quota that stays used up is a disk that stays full; outside `make chaos` the disk is enough.
+@pytest.mark.parametrize(
+    ("name", "sticky"),
+    [
+        pytest.param(name, sticky, id=f"{name}-{'sticky' if sticky else 'once'}")
+        for name in ERRORS
+        for sticky in (False, True)
+        if CHAOS or (name, sticky) != ("EDQUOT", True)
+    ],
+)
 def test_every_operation_may_fail(
     start: Path, memory: Path, capsys: pytest.CaptureFixture[str], name: str, sticky: bool
 ) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import pytest
 from made_weights import design_tensors
 from safetensors.torch import save_file
 from tolerances import ROWS
+from zygote import Child, Zygote
 
 from crossllm.cache import CacheReader, choose_recipe
 from crossllm.cache.maintenance.compact import compact
@@ -62,19 +61,16 @@ def weights(tmp_path: Path, rng: np.random.Generator) -> Path:
     return path
 
 
-def started(proteins: Path, weights: Path, cache: Path, batch_tokens: int, output: Path) -> subprocess.Popen[bytes]:
-    """`embed run` as a user starts it; its summary goes to a file, what it says to another."""
+def started(programs: Zygote, proteins: Path, weights: Path, cache: Path, batch_tokens: int, output: Path) -> Child:
+    """`embed run`; its summary goes to a file, what it says to another."""
     named = {"modality": "protein", "input": proteins, "cache": cache, "encoder": "esm2-8m", "weights": weights}
     named |= {"dtype": "float32", "batch-tokens": batch_tokens, "segment-bytes": SEGMENT}
     flags = [str(part) for name, value in named.items() for part in (f"--{name}", value)]
-    command = [sys.executable, "-c", "from crossllm.embed.cli import main; main()", "run", "--json", "--quiet", *flags]
-    # One thread: those of two processes spin while they wait for a core.
-    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    with output.open("wb") as out, output.with_suffix(".err").open("wb") as err:
-        return subprocess.Popen(command, stdout=out, stderr=err, env=os.environ | threads)
+    with open(os.devnull, "rb") as nothing, output.open("wb") as out, output.with_suffix(".err").open("wb") as err:
+        return programs.start("embed", ["run", "--json", "--quiet", *flags], (nothing, out, err), seconds=DEADLINE)
 
 
-def stopped(child: subprocess.Popen[bytes], number: signal.Signals, commits: Path, new: int, delay: float) -> int:
+def stopped(child: Child, number: signal.Signals, commits: Path, new: int, delay: float) -> int:
     """Send a signal so many seconds after a folder got so many new commit records; the exit code."""
     before, deadline = len(list(commits.glob("*.json"))), time.monotonic() + DEADLINE
     while child.poll() is None and len(list(commits.glob("*.json"))) < before + new:
@@ -124,7 +120,7 @@ def held(cache: Path) -> set[bytes]:
 
 
 def test_killed_twice_stopped_once_and_resumed_is_the_same_cache(
-    proteins: Path, weights: Path, tmp_path: Path, rng: np.random.Generator
+    programs: Zygote, proteins: Path, weights: Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     whole = uninterrupted(proteins, weights, tmp_path / "whole", MANY)
     cache = tmp_path / "cut"
@@ -134,24 +130,26 @@ def test_killed_twice_stopped_once_and_resumed_is_the_same_cache(
         # SIGTERM after a commit: before that, Python may not have come to the program at all.
         new = int(rng.integers(number == signal.SIGTERM, len(whole.segments) // 5 + 1))
         delay, output = float(rng.uniform(0, 0.05)), tmp_path / f"{turn}.json"
-        code = stopped(started(proteins, weights, cache, MANY, output), number, commits, new, delay)
+        code = stopped(started(programs, proteins, weights, cache, MANY, output), number, commits, new, delay)
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number), said(output)
         now = held(cache)
         assert kept <= now < set(whole), "what was committed stays, and there is more to do"
         print(f"{number.name} {delay:.2f} s after {new} new commits: {len(now)} of {len(whole)} are kept")
         kept = now
     output = tmp_path / "last.json"
-    assert started(proteins, weights, cache, MANY, output).wait(DEADLINE) == 0, said(output)
+    assert started(programs, proteins, weights, cache, MANY, output).wait(DEADLINE) == 0, said(output)
     summary = json.loads(output.read_text())
     assert (summary["already"], summary["embedded"]) == (len(kept), len(whole) - len(kept)), "nothing computed twice"
     assert held(cache) == set(whole)
     assert_same(cache, whole, MANY)
 
 
-def test_two_processes_at_once_make_the_same_cache(proteins: Path, weights: Path, tmp_path: Path) -> None:
+def test_two_processes_at_once_make_the_same_cache(
+    programs: Zygote, proteins: Path, weights: Path, tmp_path: Path
+) -> None:
     whole = uninterrupted(proteins, weights, tmp_path / "whole", ONE)
     cache, outputs = tmp_path / "shared", [tmp_path / "one.json", tmp_path / "two.json"]
-    children = [started(proteins, weights, cache, ONE, output) for output in outputs]
+    children = [started(programs, proteins, weights, cache, ONE, output) for output in outputs]
     for child, output in zip(children, outputs, strict=True):
         assert child.wait(DEADLINE) == 0, said(output)
     made = [json.loads(output.read_text())["embedded"] for output in outputs]

@@ -119,7 +119,7 @@ def test_scaling_sees_the_training_part_alone() -> None:
 
 
 def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> None:
-    config = TrainConfig(folds=3, epochs=40, lr=1e-2, tokens="pooled", model=ModelConfig(d_model=16, d_state=4))
+    config = TrainConfig(folds=3, epochs=12, lr=1e-2, tokens="pooled", model=ModelConfig(d_model=16, d_state=4))
     done = train(TrainOptions(affinities, config, by="kind", quiet=True))
     assert done.metrics["task"] == "regression"
     assert done.metrics["tokens"] == "pooled"

@@ -56,6 +56,7 @@ def test_auto_computes_in_what_the_device_is_made_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(module, "has_bfloat16", lambda _device: bfloat16)
+    small = asked(small, epochs=1)
     auto = asked(dataclasses.replace(small, out=tmp_path / "auto"), compute="auto")
     run = train(auto)
     assert f"note: --compute auto: {chosen}, {why}" in capsys.readouterr().err.splitlines()

@@ -185,10 +185,12 @@ def test_train_loads_no_encoder_and_no_foreign_library(small: TrainOptions) -> N
     code = f"""
 import sys
 from pathlib import Path
+from crossllm.model.interaction import ModelConfig
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.inputs import TrainOptions
 from crossllm.pipeline.train import train
-train(TrainOptions(Path({str(small.cache_dir)!r}), TrainConfig(folds=2, epochs=1), quiet=True))
+config = TrainConfig(folds=2, epochs=1, model=ModelConfig(d_model=8, d_state=4))
+train(TrainOptions(Path({str(small.cache_dir)!r}), config, quiet=True))
 print("LOADED", *sorted(set(sys.modules) & set("embed transformers rdkit dask zarr esm".split())))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

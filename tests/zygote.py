@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 ENTRY = {
     name: f"from crossllm.pipeline.main import {function}; {function}()"
@@ -60,6 +60,32 @@ class Done(NamedTuple):
     """Records that its encoder computed."""
 
 
+class Child:
+    """A program that runs, as `subprocess.Popen` has it."""
+
+    def __init__(self, zygote: Zygote, pid: int) -> None:
+        self._zygote, self.pid = zygote, pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit code, or minus the signal that ended it; None while it runs."""
+        if self._code is None:
+            self._code = self._zygote._ask({"wait": self.pid, "block": False})[0]
+        return self._code
+
+    def wait(self, seconds: float) -> int:
+        """The same, once it has ended."""
+        until = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """It is no one else's process id: a child stays until it is waited for."""
+        os.kill(self.pid, number)
+
+
 class Zygote:
     """The pytest side: `with Zygote("programs") as zygote: zygote.program("embed", "run", …, cwd=folder)`.
 
@@ -87,14 +113,27 @@ class Zygote:
         self._process.communicate()
         self._files.close()
 
-    def program(
-        self, name: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        """Run `embed …`, `train …` or `crossllm …` in a child, warnings as errors, and what it wrote."""
-        asked = {"program": name, "arguments": arguments, "cwd": str(cwd), "env": dict(env)}
+    def start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        files: Sequence[IO[bytes]],
+        *,
+        cwd: Path | None = None,
+        seconds: int = TIMEOUT,
+    ) -> Child:
+        """Start `embed …`, `train …` or `crossllm …` in a child, warnings as errors.
+
+        `files` are its standard input, output and error; its environment is that of this process.
+        """
+        asked = {"program": name, "arguments": arguments, "cwd": str(cwd or Path.cwd()), "env": dict(os.environ)}
+        return Child(self, self._ask({**asked, "seconds": seconds}, [file.fileno() for file in files])[0])
+
+    def program(self, name: str, arguments: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Run it to its end; what it wrote."""
         # Files, not pipes: whatever is written fits, and a grandchild that lives on holds up nothing.
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, open(os.devnull, "rb") as nothing:
-            code = self._ask(asked, [nothing.fileno(), out.fileno(), err.fileno()])[0]
+            code = self._ask({"wait": self.start(name, arguments, (nothing, out, err), cwd=cwd).pid, "block": True})[0]
             texts = []
             for file in (out, err):
                 file.seek(0)
@@ -178,19 +217,23 @@ def _serve_programs(files: socket.socket) -> Callable[[], object]:
     for line in sys.stdin:
         _assert_single()
         asked = json.loads(line)
+        if "wait" in asked:
+            ended, status = os.waitpid(asked["wait"], 0 if asked["block"] else os.WNOHANG)
+            print(json.dumps([os.waitstatus_to_exitcode(status) if ended else None]), flush=True)
+            continue
         _, given, _, _ = socket.recv_fds(files, 1, 3)
         child = os.fork()
         if child == 0:
             return _become(asked, given)
         for file in given:
             os.close(file)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]), flush=True)
+        print(json.dumps([child]), flush=True)
     return sys.exit
 
 
 def _become(asked: Mapping[str, Any], files: Sequence[int]) -> Callable[[], None]:
     """In the child: be what `python -W error -c ENTRY` is after its imports; what is left to run."""
-    signal.alarm(TIMEOUT)
+    signal.alarm(asked["seconds"])
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
