@@ -30,7 +30,14 @@ def data() -> None:
 @data.command("import")
 @click.option("--a", "a", required=True, metavar="MODALITY=FILE", help="First partner's file, e.g. rna=rna.fasta.")
 @click.option("--b", "b", required=True, metavar="MODALITY=FILE", help="Second partner's, e.g. protein=protein.fasta.")
-@click.option("--pairs", type=PathName(), required=True, help="TSV or CSV (also by ';' or '|') with a header line.")
+@click.option("--pairs", type=PathName(), default=None, help="TSV or CSV (also by ';' or '|') with a header line.")
+@click.option(
+    "--table",
+    type=PathName(),
+    default=None,
+    help="One table of sequences and labels in place of all files: --a rna=COLUMN --b molecule=COLUMN name its "
+    "columns; ids are made of the sequences.",
+)
 @_cache_option
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
@@ -62,7 +69,8 @@ def data() -> None:
 def import_command(
     a: str,
     b: str,
-    pairs: Path,
+    pairs: Path | None,
+    table: Path | None,
     cache_dir: Path,
     a_column: str,
     b_column: str,
@@ -81,6 +89,9 @@ def import_command(
     from crossllm.pipeline.data.labels import LabelNames
     from crossllm.pipeline.data.pairs import Columns, Where
 
+    if (pairs is None) == (table is None):
+        both = "leave one of the two out" if pairs is not None else "give one of the two"
+        raise InputError(f"--pairs: is the table of ids, --table one that holds the sequences itself; {both}")
     wheres = []
     for text in where:
         column, equals, value = as_text(text).partition("=")
@@ -97,6 +108,7 @@ def import_command(
         task,
         LabelNames(positive, negative, missing),
         on_bad,
+        table,
         reading,
         update,
     )

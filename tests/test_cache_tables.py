@@ -109,6 +109,9 @@ def test_spreadsheets_leave_empty_columns_and_row_numbers(tmp_path: Path) -> Non
     found = read_pairs(write(tmp_path / "q.csv", ",a_id,b_id,label\n0,r0,p0,1\n1,r1,p1,0\n"))
     assert found.extra_columns == ()
     assert found.notes == {"a column without a name (a row number?), left out": 2}
+    found = read_pairs(write(tmp_path / "q.csv", HEADER + "r0,p0,1,x\n,,,\nr1,p1,0,y\n , ,,\n"))
+    assert [p.line for p in found.pairs] == [2, 4]
+    assert found.notes == {"without a value in any column, passed over": 2}
     found = read_pairs(write(tmp_path / "q.csv", HEADER + "r0,p0,1,x\n" + HEADER + "r1,p1,0,y\n"), on_bad="skip")
     assert [(p.line, p.what) for p in found.skipped] == [
         (3, "the header once more; were two files joined? remove the line")

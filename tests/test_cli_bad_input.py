@@ -173,7 +173,12 @@ BAD_PAIRS: dict[str, tuple[str, int, str]] = {
     "label is nan": (HEADER + "r1\tp1\tnan\n", 1, "label 'nan' is no finite number"),
     "label is infinite": (HEADER + "r1\tp1\t1e400\n", 1, "is no finite number"),
     "label with an underscore": (HEADER + "r1\tp1\t1_0\n", 1, "label '1_0' is no finite number"),
-    "row of tabs": (HEADER + "r1\tp1\t1\n\t\t\n", 1, "label '' is no finite number"),
+    "empty label": (
+        HEADER + "r1\tp1\t1\nr1\tp1\t\n",
+        1,
+        "label '' is no finite number; fill it in, or leave such rows",
+    ),
+    "printed minus": (HEADER + "r1\tp1\t\u22127.5\n", 1, "a minus sign as it is printed (0x2212)? write -7.5"),
     "open quote": (HEADER + 'r1\t"p1\t1\n', 1, "quote is not closed"),
     "column twice": ("a_id\tb_id\tlabel\tlabel\nr1\tp1\t1\t1\n", 1, "stands twice"),
     "nul": (HEADER + "r1\tp1\x00\t1\n", 1, "control character"),

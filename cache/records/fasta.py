@@ -54,11 +54,18 @@ def read_fasta(path: Path, modality: str, on_bad: OnBad = "error", asked: ReadOp
 
     records = validated_records(path, modality, found(), notes, problems, on_bad)
     if not asked.allow_nucleotides:
-        _refuse_nucleotides(path, records)
+        refuse_nucleotides(path, records)
     return records
 
 
-def _refuse_nucleotides(path: Path, records: Records) -> None:
+def sequence_of(modality: str, text: str, notes: Counter[str]) -> tuple[str, str | None]:
+    """The normalised sequence of one cell or line, and what is wrong with it; what was changed goes to `notes`."""
+    problems: list[Problem] = []
+    record = _to_record(Path(), modality, _Raw(0, "x", text, False), notes, problems)
+    return ("", problems[0].what) if record is None else (record.sequence, None)
+
+
+def refuse_nucleotides(path: Path, records: Records) -> None:
     """RNA given as protein is embedded without a fault, and every number after that is wrong: ask."""
     alike = records.notes[_NUCLEOTIDES_ONLY]
     if 2 * alike <= len(records.records):

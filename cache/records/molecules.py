@@ -126,6 +126,14 @@ def canonical_smiles(smiles: str) -> str:
     return answer.smiles
 
 
+def smiles_of(smiles: str, ask: Callable[[str], Answer], notes: Counter[str]) -> tuple[str, str | None]:
+    """The normal form of one SMILES as `ask` (a child's `canonical`) gives it, and what is wrong with it."""
+    answer = _canonical(smiles, ask)
+    notes.update(answer.notes)
+    problem = answer.problem
+    return answer.smiles, None if problem is None else problem + _hint(_Raw(0, "", smiles), problem)
+
+
 def _canonical(structure: str, ask: Callable[[str], Answer]) -> Answer:
     """RDKit's answer on a structure that it can be asked about, held to the bounds on its atoms."""
     problem = _problem_before(structure)

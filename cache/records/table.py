@@ -137,6 +137,9 @@ def _rows(path: Path, feed: _Feed, reader: Iterator[list[str]], names: list[str]
             if feed.problem is not None:
                 yield Row(feed.start, [], feed.problem)
             continue
+        if not any(cells) and feed.problem is None:  # as spreadsheets write rows that were cleared
+            notes["without a value in any column, passed over"] += 1
+            continue
         rows += 1
         one_more += len(cells) == len(names) + 1 and bool(cells[-1])
         while len(cells) > len(names) and not cells[-1]:  # as spreadsheets write empty columns

@@ -193,6 +193,8 @@ def _same(text: str) -> float | str:
 def _cure(text: str) -> str:
     if _COMMA.fullmatch(text):
         return f"a decimal comma? write {text.replace(',', '.')}"
+    if text.startswith(("\u2212", "\u2013", "\u2014")) and not math.isnan(number(text[1:])):
+        return f"a minus sign as it is printed (0x{ord(text[0]):04x})? write -{text[1:]}"
     if not text or text.casefold() in ("na", "nan", "none", "null", "n/a", "-", "?"):
         return f"fill it in, or leave such rows out by --missing {_word(text)}"
     return "give 0 or 1, or an affinity, or name classes by --positive and --negative"

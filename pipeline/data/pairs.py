@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +50,10 @@ class Pairs(NamedTuple):
     """Bad rows, left out under `--on-bad skip`."""
 
 
+Named = Callable[[str], tuple[str, str | None]]
+"""A cell → the id it stands for, and what is wrong with it; called once a distinct cell."""
+
+
 class Where(NamedTuple):
     """Keep the rows whose column has this value."""
 
@@ -65,6 +70,7 @@ def read_pairs(
     where: tuple[Where, ...] = (),
     task: Task | None = None,
     names: LabelNames = LabelNames(),
+    named: tuple[Named, Named] | None = None,
     on_bad: OnBad = "error",
 ) -> Pairs:
     """Read a pairs table, all of its errors reported together with line numbers.
@@ -76,6 +82,7 @@ def read_pairs(
         where: keep only rows that fit all of these.
         task: None: classification if every label is 0 or 1, regression if they are clearly numbers.
         names: labels of the two classes, and of what was not measured.
+        named: where the two columns hold sequences instead of ids, what makes an id of one.
         on_bad: `error` raises, `skip` leaves bad rows out, listed.
 
     The same pair with the same label is kept once; with contradictory classes it is bad, both rows; repeated
@@ -118,6 +125,10 @@ def read_pairs(
             notes["label not measured (--missing), left out"] += 1
             continue
         value, what = labels.read(label, line)
+        if named is not None:
+            (a_id, bad_a), (b_id, bad_b) = named[0](a_id), named[1](b_id)
+            for name, problem in ((columns.a, bad_a), (columns.b, bad_b)):
+                what = f"{name}: {problem}" if what is None and problem is not None else what
         for name, id_ in ((columns.a, a_id), (columns.b, b_id)):
             if what is None and (problem := id_problem(id_)) is not None:
                 what = f"{name}: {problem}"
