@@ -126,7 +126,9 @@ def test_other_files_in_place_of_molecules_weights_and_embeddings(tmp_path: Path
     ("modality", "text"),
     [
         ("molecule", "data_1\tC\n"), ("molecule", "#1\tC\n"), ("molecule", "[13CH3]\tC\n"), ("molecule", "@x\tC\n"),
-        ("molecule", "<a>\tC\n"), ("rna", ">x\nACGU\n>y\nACGUACGU\n"), ("rna", "\ufeff>x <b>\nACGU\n"),
+        ("molecule", "<a>\tC\n"), ("molecule", ">\tC\n"),
+        ("molecule", ">a\tC\n>b\tCC\n"), ("rna", ">x\nAC\n>.\nAC\n"),
+        ("rna", ">x\nACGU\n>y\nACGUACGU\n"), ("rna", "\ufeff>x <b>\nACGU\n"),
         ("protein", ">.()\nMKV\n"),
     ],
 )  # fmt: skip

@@ -117,6 +117,12 @@ def _structure_line(lines: list[str]) -> str | None:
     """The first line of a dot-bracket file that is a structure: below a sequence of its own length."""
     for before, text in pairwise(lines):
         bare = text.split(" ")[0]
-        if len(bare) == len(before) and _DOTS.fullmatch(text) and ("(" in bare or "." in bare) and "-" not in bare:
+        if (
+            text[0] != ">"
+            and len(bare) == len(before)
+            and _DOTS.fullmatch(text)
+            and ("(" in bare or "." in bare)
+            and "-" not in bare
+        ):
             return text
     return None

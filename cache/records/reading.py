@@ -33,8 +33,9 @@ def read_records(path: Path, modality: str, on_bad: OnBad = "error", asked: Read
 
 def _other_records(modality: str, head: bytes) -> str | None:
     """Sequences given as molecules, or the other way round."""
-    first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if modality == "molecule" and first == b">":
+    lines = [line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n")[:40] if line.strip()]
+    first = lines[0].lstrip()[:1] if lines else b""
+    if modality == "molecule" and first == b">" and len(lines) > 1 and b"\t" not in lines[1]:  # an id may begin so
         return "is FASTA; molecules are SMILES, CSV or SDF: use --modality rna or protein for sequences"
     if modality != "molecule" and first != b">" and b"$$$$" in head and b"M  END" in head:
         return f"is an SD file of molecules; {modality} is FASTA: use --modality molecule"
