@@ -205,20 +205,37 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
 @cache.command("merge")
 @cache_option
 @click.argument("sources", nargs=-1, required=True, type=CachePath())
+@click.option(
+    "--rows-only", is_flag=True, help="Leave the ids where they are: those of two datasets may clash, rows never do."
+)
+@click.option(
+    "--only-needed", is_flag=True, help="Take the rows of the sequences that --cache lists alone, and no ids."
+)
 @_segment_bytes_option
 @quiet_option
 @json_option
-def merge_command(cache_dir: Path, sources: tuple[Path, ...], segment_bytes: int, quiet: bool, as_json: bool) -> None:
+def merge_command(
+    cache_dir: Path,
+    sources: tuple[Path, ...],
+    rows_only: bool,
+    only_needed: bool,
+    segment_bytes: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Copy into --cache what the caches SOURCES hold and it does not; the sources stay as they are."""
     from crossllm.cache.maintenance.merge import merge
 
-    done = merge(cache_dir, sources, segment_bytes=segment_bytes, quiet=quiet)
+    done = merge(
+        cache_dir, sources, segment_bytes=segment_bytes, quiet=quiet, rows_only=rows_only, only_needed=only_needed
+    )
     if as_json:
         click.echo(json.dumps(done._asdict(), indent=1))
     else:
+        linked = f"; {done.linked} segments linked, not copied" if done.linked else ""
         say(
             f"copied {done.records} records, {done.bytes / 2**20:.1f} MiB, and {done.ids} ids → {cache_dir}; "
-            f"{done.already} records were there"
+            f"{done.already} records were there{linked}"
         )
     if done.left_out:
         note(f"not merged, records and embeddings only are: {', '.join(done.left_out)}")

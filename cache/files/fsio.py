@@ -255,6 +255,11 @@ class Lock:
             self.close()
 
 
+def link_file(source: Path, target: Path) -> None:
+    """A second name of a file's bytes; the caller syncs the folder."""
+    os.link(source, target, follow_symlinks=False)
+
+
 def remove_file(path: Path) -> None:
     """Unlink a file if it is there; whoever has it mapped or open keeps it."""
     with suppress(FileNotFoundError):

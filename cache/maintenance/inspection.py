@@ -17,6 +17,7 @@ from crossllm.cache.records.modality import MODALITIES
 from crossllm.cache.store.commit import HEX32, commit_paths, live_commits
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
+from crossllm.cache.store.store_folder import embeddings_folder
 
 
 class RecipeInfo(NamedTuple):
@@ -112,7 +113,7 @@ def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: 
         try:
             folders += recipe_folders(cache_dir, modality)
         except CacheCorrupt as error:
-            damage.append(Damage("recipe", cache_dir / "embeddings" / modality, str(error)))
+            damage.append(Damage("recipe", embeddings_folder(cache_dir) / modality, str(error)))
     live = []
     for folder in folders:
         try:

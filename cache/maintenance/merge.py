@@ -14,14 +14,16 @@ from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
 from crossllm.cache.maintenance.compact import require_space
 from crossllm.cache.maintenance.damage import read_commits
 from crossllm.cache.maintenance.inspection import require_cache
-from crossllm.cache.maintenance.integrity import Seen, copy_into, laid_down_like
+from crossllm.cache.maintenance.integrity import Seen, copy_into, copy_record, laid_down_like
 from crossllm.cache.records.id_table import publish_table, read_table
 from crossllm.cache.records.modality import MODALITIES
 from crossllm.cache.records.record import Record
 from crossllm.cache.store.commit import is_committed, live_commits
+from crossllm.cache.store.linking import link_segment
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import Recipe, list_recipes
 from crossllm.cache.store.segment import Segment
+from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import SEGMENT_BYTES, CacheWriter, sync_what_others_wrote
 
 _NOT_MERGED = ("dataset.toml", "pairs.tsv")
@@ -42,6 +44,8 @@ class Merged(NamedTuple):
     """`dataset.toml` and `pairs.tsv` of the sources: they are not merged."""
     damage: list[str]
     """Records that no source holds undamaged."""
+    linked: int = 0
+    """Segments taken whole, by hard links: they use no space of their own."""
 
 
 class _Plan(NamedTuple):
@@ -52,15 +56,36 @@ class _Plan(NamedTuple):
     """What `into` holds of it."""
     segments: list[Segment]
     """Of the sources, open."""
+    needed: set[bytes] | None
+    """Keys that are to be taken; None: all."""
     bytes: int
     """Of the rows that `into` lacks."""
+    space: int
+    """Of them, what linking cannot spare."""
 
 
-def merge(into: Path, sources: Sequence[Path], *, segment_bytes: int = SEGMENT_BYTES, quiet: bool = True) -> Merged:
+def merge(
+    into: Path,
+    sources: Sequence[Path],
+    *,
+    segment_bytes: int = SEGMENT_BYTES,
+    quiet: bool = True,
+    rows_only: bool = False,
+    only_needed: bool = False,
+) -> Merged:
     """Copy into a cache the records and ids that other caches hold and it does not; `into` need not exist.
 
     Every record is checked while it is copied.  Killed at any instant, what was committed stays, and the next run
-    goes on from there.
+    goes on from there.  A segment that is wanted whole is linked where the file system can.  Rows are keyed by
+    sequence, so where a key is in two caches one record is kept, and the other is not looked at.
+
+    Args:
+        into: the cache to write.
+        sources: those to take from.
+        segment_bytes: rows after which a segment is committed.
+        quiet: no bar.
+        rows_only: the ids stay where they are: those of two datasets may clash.
+        only_needed: the rows of the sequences that `into` lists alone; no ids.
 
     Raises:
         InputError: a source is no cache, is named twice, or is `into`.
@@ -69,22 +94,28 @@ def merge(into: Path, sources: Sequence[Path], *, segment_bytes: int = SEGMENT_B
         OSError: the disk has not the space; nothing was written.
     """
     _check_sources(into, sources)
-    ids = {modality: _new_ids(into, sources, modality) for modality in MODALITIES}
+    ids: dict[str, tuple[list[Record], list[str]]] = {}
+    if not (rows_only or only_needed):
+        ids = {modality: _new_ids(into, sources, modality) for modality in MODALITIES}
     if conflicts := [line for _, lines in ids.values() for line in lines]:
         raise Conflict(conflicts)
-    plans = [_plan(into, sources, recipe) for recipe in _recipes(sources)]
+    needed = _listed(into) if only_needed else None
+    plans = [_plan(into, sources, recipe, needed) for recipe in _recipes(sources)]
     size = sum(plan.bytes for plan in plans)
-    require_space(next(path for path in (into, *into.absolute().parents) if path.exists()), size)
+    home = store_folder(into)
+    require_space(
+        next(path for path in (home, *home.absolute().parents) if path.exists()), sum(plan.space for plan in plans)
+    )
     for modality, (records, _) in ids.items():
         publish_table(into, modality, records)
-    copied = already = 0
+    copied = already = linked = 0
     damage: list[str] = []
     with byte_progress(size, "merge", quiet) as seen:
         for plan in plans:
-            written, there = _copy_recipe(into, plan, segment_bytes, damage, seen)
-            copied, already = copied + written, already + there
+            written, there, whole = _copy_recipe(into, plan, segment_bytes, damage, seen)
+            copied, already, linked = copied + written, already + there, linked + whole
     left_out = [str(path) for s in sources for name in _NOT_MERGED if (path := s / name).exists()]
-    return Merged(copied, already, sum(len(records) for records, _ in ids.values()), size, left_out, damage)
+    return Merged(copied, already, sum(len(records) for records, _ in ids.values()), size, left_out, damage, linked)
 
 
 def _check_sources(into: Path, sources: Sequence[Path]) -> None:
@@ -111,7 +142,7 @@ def _new_ids(into: Path, sources: Sequence[Path], modality: str) -> tuple[list[R
                 other = first[id_][0]
                 conflicts.append(
                     f"{source}: {modality} id '{printable(id_)}' stands for another sequence in {other}; nothing was "
-                    "merged, rename the record in one of them"
+                    "merged, rename the record in one of them, or merge the rows alone with --rows-only"
                 )
     return new, conflicts
 
@@ -122,19 +153,37 @@ def _recipes(sources: Sequence[Path]) -> list[Recipe]:
     return list(held.values())
 
 
-def _plan(into: Path, sources: Sequence[Path], recipe: Recipe) -> _Plan:
+def _listed(into: Path) -> set[bytes]:
+    """The keys of the sequences that a cache lists, of all modalities.
+
+    Raises:
+        InputError: it lists none.
+    """
+    found = {entry.key for modality in MODALITIES for entry in read_table(into, modality).values()}
+    if not found:
+        raise InputError(f"{into}: lists no sequences, so none are needed; import the dataset there first")
+    return found
+
+
+def _plan(into: Path, sources: Sequence[Path], recipe: Recipe, needed: set[bytes] | None) -> _Plan:
     """The segments of one recipe in all sources, and how much of them `into` lacks; all of them open."""
-    plan = _Plan(recipe, CacheReader(into, recipe), [], 0)
+    plan = _Plan(recipe, CacheReader(into, recipe), [], needed, 0, 0)
     wanted: set[bytes] = set()
-    size = 0
+    size = space = 0
+    home = next(path for path in (store_folder(into), *store_folder(into).absolute().parents) if path.exists())
     for folder in (recipe.folder(source) for source in sources):
         for segment in _sources(folder, recipe):
             plan.segments.append(segment)
+            before, records = size, len(wanted)
             for key, length in zip(map(bytes, segment.digest), np.diff(segment.offsets).tolist(), strict=True):
-                if key not in wanted and key not in plan.held:
+                if key not in wanted and key not in plan.held and (needed is None or key in needed):
                     wanted.add(key)
                     size += length
-    return plan._replace(bytes=size * recipe.dim * np.dtype(recipe.dtype).itemsize)
+            whole = len(wanted) - records == segment.commit.records
+            if not whole or segment.path.stat().st_dev != home.stat().st_dev:
+                space += size - before
+    row = recipe.dim * np.dtype(recipe.dtype).itemsize
+    return plan._replace(bytes=size * row, space=space * row)
 
 
 def _sources(folder: Path, recipe: Recipe) -> list[Segment]:
@@ -151,11 +200,14 @@ def _sources(folder: Path, recipe: Recipe) -> list[Segment]:
                 raise
 
 
-def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str], seen: Seen) -> tuple[int, int]:
-    """Copy what `into` lacks of one recipe: records copied, and records that were there already."""
+def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str], seen: Seen) -> tuple[int, int, int]:
+    """Copy what `into` lacks of one recipe: records taken, records that were there, segments that were linked."""
     stored: set[bytes] = set()
     failed: dict[bytes, str] = {}
-    already = 0
+    already = linked = 0
+    if not plan.bytes:  # no recipe is made that holds nothing
+        keys = [key for segment in plan.segments for key in map(bytes, segment.digest)]
+        return 0, sum(plan.needed is None or key in plan.needed for key in keys), 0
     store, compressor = laid_down_like([segment.stored_as for segment in plan.segments])
     with (
         stop_between_records() as stopping,
@@ -163,9 +215,16 @@ def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str],
     ):
         while plan.segments:
             segment = plan.segments.pop(0)  # closed when it is done with
+            whole = _taken_whole(into, plan, segment, stored, seen)
+            if whole:
+                linked += 1
+                stored |= whole
+                continue
             for index, key in enumerate(map(bytes, segment.digest)):
                 if stopping():
-                    return len(stored), already
+                    return len(stored), already, linked
+                if plan.needed is not None and key not in plan.needed:
+                    continue
                 if key in stored or key in plan.held:
                     already += 1
                     continue
@@ -176,4 +235,21 @@ def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str],
                     failed[key] = str(error)
     sync_what_others_wrote(into, plan.recipe)
     damage += [line for key, line in failed.items() if key not in stored]
-    return len(stored), already
+    return len(stored), already, linked
+
+
+def _taken_whole(into: Path, plan: _Plan, segment: Segment, stored: set[bytes], seen: Seen) -> set[bytes]:
+    """The keys of a segment that was linked; none where it was not: a record is not wanted, or is damaged."""
+    keys = [*map(bytes, segment.digest)]
+    fresh = len({*keys}) == len(keys) and not any(key in stored or key in plan.held for key in keys)
+    if not fresh or (plan.needed is not None and not plan.needed.issuperset(keys)):
+        return set()
+    try:
+        for index in range(len(keys)):
+            copy_record(segment, index, plan.recipe)
+    except CacheCorrupt:
+        return set()
+    if not link_segment(into, plan.recipe, segment):
+        return set()
+    seen(segment.commit.rows * plan.recipe.dim * np.dtype(plan.recipe.dtype).itemsize)
+    return {*keys}

@@ -12,6 +12,7 @@ import numpy as np
 from crossllm.cache.console.messages import say_notes
 from crossllm.cache.records.reading import read_records
 from crossllm.cache.store.recipe import Recipe, similar_recipes
+from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS, find_encoder
@@ -152,4 +153,4 @@ def _recipes(options: RunOptions, info: EncoderInfo, at_hand: bool) -> tuple[tup
 
 def free_bytes(options: RunOptions) -> int:
     """On the cache's file system."""
-    return shutil.disk_usage(existing_folder(options.cache_dir)).free
+    return shutil.disk_usage(existing_folder(store_folder(options.cache_dir))).free

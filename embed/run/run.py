@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import note, say_notes, write_skipped
+from crossllm.cache.errors import Conflict
 from crossllm.cache.files import fsio
 from crossllm.cache.maintenance.compact import require_space
-from crossllm.cache.records.id_table import publish_table
+from crossllm.cache.records.id_table import publish_table, read_table
 from crossllm.cache.records.modality import KINDS
 from crossllm.cache.records.reading import read_records
+from crossllm.cache.records.record_list import Records
+from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5, sync_what_others_wrote
 from crossllm.embed.encoder import Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.registry import find_encoder
@@ -100,10 +103,12 @@ def run(options: RunOptions) -> RunSummary:
     if cut.sequences:
         note(f"note: {options.input}: {cut_note(plan.recipe, cut)}")
     _look_for_space(options, plan, len(records.records))
+    if (elsewhere := store_folder(options.cache_dir)) != options.cache_dir:
+        note(f"note: {options.cache_dir / 'dataset.toml'}: the rows are kept in {elsewhere}")
     announce(options, info, plan, len(records.records))
     encoder = _load(options, info, plan) if plan.wanted else None
     with _nothing_lost(options, plan, "the table of ids stays as it is"):
-        publish_table(options.cache_dir, options.modality, records.records)
+        _publish_ids(options, records)
     with _nothing_lost(options, plan, "the list of what was left out is not written"):
         write_skipped(options.cache_dir, f"embed-{options.modality}", records.skipped)
     outcome = Outcome(plan)
@@ -169,10 +174,31 @@ def _failed_list(options: RunOptions, part: Part) -> Path:
     return part.target.recipe.folder(options.cache_dir) / "failed.tsv"
 
 
+def _publish_ids(options: RunOptions, records: Records) -> None:
+    """Add the ids to the cache's table; of a dataset elsewhere, which has a table of its own, those that do not clash.
+
+    Raises:
+        Conflict: an id stands for another sequence in the cache.
+    """
+    home = options.input.parent
+    try:
+        publish_table(options.cache_dir, options.modality, records.records)
+    except Conflict as clash:
+        if not (home / "dataset.toml").exists() or home.resolve() == options.cache_dir.resolve():
+            raise
+        known = read_table(options.cache_dir, options.modality)
+        apart = [record for record in records.records if record.id not in known or known[record.id].key == record.key]
+        publish_table(options.cache_dir, options.modality, apart)
+        note(
+            f"note: {options.cache_dir}: {len(clash.lines)} ids stand for other sequences there; rows are kept by "
+            f"sequence, and {home} keeps its own ids"
+        )
+
+
 def _look_for_space(options: RunOptions, plan: Plan, records: int) -> None:
     """Stop before anything is written where the disk cannot hold the rows; say it where compression may help."""
     try:
-        require_space(existing_folder(options.cache_dir), plan.bytes(options.segment_bytes, records))
+        require_space(existing_folder(store_folder(options.cache_dir)), plan.bytes(options.segment_bytes, records))
     except OSError as error:
         if any(target.layout.compressor is None for target in plan.wanted):
             raise
