@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from fault_operations import (
     OPERATIONS,
-    SEQUENCES,
     Contents,
     broken_promises,
     contents,
