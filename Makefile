@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := cache/demo
 
-.PHONY: help setup demo test chaos parity check types bench clean
+.PHONY: help setup demo test test-fast chaos parity check types bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv and install the project into it, versions pinned by constraints.txt
 
@@ -37,7 +37,11 @@ demo: $(STAMP)  ## Embed, cache, train and evaluate on a generated set (some two
 	$(BIN)/train --cache $(DEMO) --folds 3 --epochs 12 --lr 3e-3 --set standardise=false --out $(DEMO)/runs/demo --resume
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
+
+# What needs no other process and no second of its own, of all four packages: most tests, in well under a minute.
+test-fast: $(STAMP)  ## Run the quick tests alone, while editing
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not network'
 
 chaos: $(STAMP)  ## Run the long tests of durability, and print their figures (kills, power losses, full disks, races)
 	CROSSLLM_CHAOS=1 $(BIN)/pytest -s tests/test_cache_kill.py tests/test_cache_faults.py \

@@ -40,6 +40,14 @@ torch.set_num_threads(1)
 numba.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs programs, kills them or has a made dataset to train on is slow, whether its test says so or not."""
+    slow = {"fresh_program", "programs", "zygote", "_demo", "affinities"}
+    for item in items:
+        if slow & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The public datasets beside the checkout; a test that needs them is skipped where they are absent."""

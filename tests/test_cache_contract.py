@@ -190,6 +190,7 @@ class Failing:
         return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 def test_an_error_of_the_disk_is_said_and_leaves_the_cache_sound(
     tmp_path: Path, recipe: Recipe, code: int, kind: Kind, monkeypatch: pytest.MonkeyPatch
@@ -250,6 +251,7 @@ def test_a_flipped_byte_of_each_small_array(
     assert not verify(filled, data=True).damage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS[::2], ids=lambda kind: kind.name)  # `verify` reads in a way of its own
 def test_every_bit_flip_of_every_file_is_found_by_verify(
     filled: Path, recipe: Recipe, rng: np.random.Generator, kind: Kind

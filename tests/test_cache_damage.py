@@ -22,6 +22,8 @@ from crossllm.cache.store.segment import CHUNK, ROWS, Segment
 from crossllm.embed.run.plan import RunOptions
 from crossllm.embed.run.run import run
 
+pytestmark = pytest.mark.slow
+
 SEQUENCES = 24
 
 

@@ -30,6 +30,8 @@ from faultio import MAY_RAISE, Fail, FaultyOs, Op, installed
 from crossllm.cache.console import runner
 from crossllm.embed.cli import embed
 
+pytestmark = pytest.mark.slow
+
 SHORT = 0
 ERRORS = {"ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT, "EIO": errno.EIO, "EMFILE": errno.EMFILE, "short": SHORT}
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))

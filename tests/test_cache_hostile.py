@@ -389,6 +389,7 @@ print(json.dumps(grown))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures by /proc")
 def test_a_hostile_cache_takes_little_memory(sound: dict[str, Path], tmp_path: Path) -> None:
     """Every case in one child under RLIMIT_AS: at most twice the largest file and 64 MiB over what was there."""

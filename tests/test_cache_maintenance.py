@@ -213,6 +213,7 @@ def start_writing(cache_dir: Path, recipe: Recipe) -> SegmentWriter:
     return writer
 
 
+@pytest.mark.slow
 def test_gc_takes_what_a_dead_process_of_this_host_left_and_not_what_a_live_one_writes(
     made_cache: Path, recipe: Recipe
 ) -> None:

@@ -33,6 +33,8 @@ from crossllm.cache.store.commit import H5, Commit, live_commits
 from crossllm.cache.store.segment import CHUNK, ROWS, Segment
 from crossllm.cache.store.writer_marker import marker_path
 
+pytestmark = pytest.mark.slow
+
 STORES: dict[str, dict[str, Any]] = {"zarr": {}, "h5": {"store": "h5"}}
 """Store → what `CacheWriter` is given for it.  Compressed ones are left out: a byte there belongs to many records."""
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))

@@ -232,6 +232,7 @@ def test_whatever_is_typed_gives_an_answer_and_a_canonical_form_is_its_own(text:
         assert answer.problem is None or "\n" not in answer.problem
 
 
+@pytest.mark.slow
 def test_every_molecule_of_rsim_is_read_or_listed(real_data: Path) -> None:
     found = read_molecules(real_data / "rsim" / "molecules.smi", "skip")
     assert (len(found.records), len(found.skipped)) == (782, 10)

@@ -25,6 +25,8 @@ from crossllm.cache.files import fsio
 from crossllm.cache.maintenance import garbage_collection
 from crossllm.embed.run import run as run_module
 
+pytestmark = pytest.mark.slow
+
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 STATES = 20_000 if CHAOS else 3_000
 """Of the protocol as it is, over all histories."""

@@ -14,6 +14,8 @@ import pytest
 from crossllm.cache.records.molecules import read_molecules
 from crossllm.cache.records.rdkit_child import Answer, RdkitChild
 
+pytestmark = pytest.mark.slow
+
 # Of RDKit's issue 1360: once two hours and 200 GB in the search for rings.
 HIGHLY_CYCLIC = (
     "COC1=CC=C(C=C1)C2C3=C(C=CC4=CC=CC=C43)OC5=CC6=C(C=C5)C7=NC8=C9C=CC1=CC9=C(N8)N=C3C4=C5C=CC(=C4)OC4=C(C(C8=C(C=CC9="

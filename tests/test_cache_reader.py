@@ -212,6 +212,7 @@ class Rows(Dataset[torch.Tensor]):
         return torch.from_numpy(rows.astype(np.float64).sum(0))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threaded")
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_dataloader_workers_read_the_same(

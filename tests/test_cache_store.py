@@ -52,6 +52,7 @@ def test_what_is_not_committed_does_not_exist(made_cache: Path, recipe: Recipe) 
     assert report.leftovers == [gone.path]
 
 
+@pytest.mark.slow
 def test_a_cache_killed_while_writing_is_clean_and_loses_no_committed_record(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -219,6 +219,7 @@ BAD: dict[str, tuple[Callable[[Path, Rows], Path], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_bad_embeddings(
     name: str,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 FLOORS: dict[str, tuple[str, ...]] = {
     "cache": ("cli", "cli_flags", "maintenance", "store", "records", "console", "files", "errors"),
     "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Sends the signal from inside an import, and swallows what is raised there, as NumPy and others do.
 STAND_IN = """
 import os, time

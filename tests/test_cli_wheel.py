@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
+
 OWN_NAMES = ("cache", "embed", "model", "pipeline", "train", "data")
 CODE = ("cache", "embed", "model", "pipeline")
 

@@ -37,6 +37,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @each_page
 def test_blocks_run_as_printed(page: Path, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {}

@@ -154,6 +154,7 @@ def test_a_kernel_is_taken_only_if_it_gives_the_numbers() -> None:
         assert first_that_agrees(iter(kernels), HERE, compute, 3, 16) is PADDED
 
 
+@pytest.mark.slow
 def test_the_varlen_kernel_of_this_torch_takes_what_it_is_given() -> None:
     """On `meta`, where it computes nothing but checks its arguments."""
     meta = torch.device("meta")
@@ -216,6 +217,7 @@ def hold(ways: elementwise.Elementwise, rng: np.random.Generator, compute: torch
             assert_close(one, other, name)
 
 
+@pytest.mark.slow
 def test_traced_passes_are_the_plain_ones(rng: np.random.Generator) -> None:
     """As the compiler reads them, without its code generator; no length and no gate of its own is compiled for."""
     torch._dynamo.reset()
@@ -223,6 +225,7 @@ def test_traced_passes_are_the_plain_ones(rng: np.random.Generator) -> None:
         hold(elementwise.compiled(partial(torch.compile, backend="aot_eager")), rng, torch.bfloat16)
 
 
+@pytest.mark.slow
 def test_a_compiled_pass_is_the_plain_one(rng: np.random.Generator) -> None:
     """By the code generator for CPUs, the one pass that works in place; for CUDA it is the same compiler."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:

@@ -117,6 +117,7 @@ def test_the_published_weights_give_a_plain_loops_rows(published: Path) -> None:
         assert np.abs(rows - expected).max() < 5e-5 * scale
 
 
+@pytest.mark.slow
 def test_activations_have_the_statistics_that_the_weights_recorded(
     published: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,6 +217,7 @@ def published_names(name: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
+@pytest.mark.slow
 @every_network
 def test_the_published_names_are_all_read_and_no_other(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
     shapes, path = published_names(name), tmp_path / "made.pth"

@@ -269,6 +269,7 @@ REAL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL)
 def test_published_embeddings(name: str, real_data: Path, tmp_path: Path) -> None:
     modality, fasta, count, short = REAL[name]

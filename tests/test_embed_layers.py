@@ -512,6 +512,7 @@ def test_the_bar_and_the_memory_are_those_of_one_pass(
     assert shares == [1000] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Stop, lambda n: Fail(n, errno.ENOSPC, sticky=True)], ids=["killed", "disk full"])
 def test_cut_off_anywhere_and_run_again_it_is_the_same_cache(
     options: RunOptions, tmp_path: Path, rng: np.random.Generator, fault: Callable[[int], Stop | Fail]

@@ -170,6 +170,7 @@ print(own() - before)
 """
 
 
+@pytest.mark.slow
 @linux
 def test_reading_a_large_file_takes_no_memory_of_its_size(tmp_path: Path) -> None:
     tensors = {f"t{n}": torch.full((24 << 20,), float(n), dtype=torch.float16) for n in range(2)}

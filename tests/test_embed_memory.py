@@ -26,6 +26,8 @@ from crossllm.embed.engine import device
 from crossllm.embed.engine.device import is_out_of_memory
 from crossllm.embed.engine.transformer import Transformer
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["M" * 290, *("MK" * n for n in range(1, 60)), "LAGV" * 30]
 
 

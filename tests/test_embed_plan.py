@@ -255,6 +255,7 @@ def test_every_language_model_has_the_design_that_the_table_says() -> None:
         assert (design.width, design.layers) == (info.dim, info.layers), info.name
 
 
+@pytest.mark.slow
 def test_an_estimate_grows_with_the_work_and_keeps_its_time(tmp_path: Path) -> None:
     import time
 
@@ -506,6 +507,7 @@ print(peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_ten_times_the_records_take_little_more_memory(memory: Path) -> None:
     """Peak memory of whole runs of 20,000 and 200,000 records: where each were a `Record`, 450 bytes more of each."""
     peak = {}

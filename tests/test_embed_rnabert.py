@@ -114,6 +114,7 @@ def test_every_published_spelling_of_the_names_gives_the_same_bits(form: str, we
     assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_stitched_rows_come_from_the_windows(weights: Path, rng: np.random.Generator) -> None:
     sequence = "".join(rng.choice(list("ACGU"), 1000))
     encoder = load("rna", "rnabert", weights, long="window:440:220")

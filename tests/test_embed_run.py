@@ -226,6 +226,7 @@ def test_embed_run_makes_a_cache_in_an_empty_folder_and_tells_as_json(program: P
     assert recipe.keys() == expected.keys() | further
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_commits_what_is_done_and_the_next_run_continues(tmp_path: Path, number: int, code: int) -> None:
     fasta = write_fasta(tmp_path / "long.fasta", {f"x{n}": "ACGU" * (5000 + n) for n in range(150)})

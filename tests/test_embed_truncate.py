@@ -218,6 +218,7 @@ def cut_set(
     return TrainOptions(cache, QUICK, quiet=True)
 
 
+@pytest.mark.slow
 def test_training_takes_a_truncated_cache_and_says_so(
     cut_set: TrainOptions, capsys: pytest.CaptureFixture[str]
 ) -> None:

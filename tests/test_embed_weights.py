@@ -102,6 +102,7 @@ def test_a_hostile_file_runs_nothing(name: str, tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_the_hostile_files_are_hostile(tmp_path: Path) -> None:
     """The control: opened without protection, each of them does run its command."""
     files = {name: tmp_path / f"{n}.pth" for n, name in enumerate(HOSTILE)}

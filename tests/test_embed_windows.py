@@ -8,6 +8,7 @@ from crossllm.cache import record_of
 from crossllm.embed.encoders.windows import by_budget, windows
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 2000), st.sampled_from([(440, 220), (10, 9), (10, 0), (7, 3), (1022, 511)]))
 def test_windows_cover_every_row_once_from_where_it_stands_furthest_inside(length: int, sizes: tuple[int, int]) -> None:

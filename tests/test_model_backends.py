@@ -156,6 +156,7 @@ def test_chunks_hold_every_token_once_in_the_order_of_the_scan(rng: np.random.Ge
     assert len(chunks.first) == int(chunks.ends[-1])
 
 
+@pytest.mark.slow
 def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path: Path) -> None:
     """Run by Triton's interpreter, so on the CPU: forward and all gradients, both directions, seams of chunks."""
     if find_spec("triton") is None:
@@ -216,6 +217,7 @@ def test_triton_equals_the_float64_reference(rng: np.random.Generator, tmp_path:
         assert_close(found, expected[name], f"case {name}")
 
 
+@pytest.mark.slow
 def test_triton_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     if find_spec("triton") is None:
         pytest.skip("triton is not installed (the extra `dev` has it on Linux)")

@@ -57,6 +57,7 @@ def test_sharing_entities_gives_the_gradients_of_encoding_every_pair_alone(
         assert_close(found, reference, name, looser=10)  # sums of 12 pairs in float32: measured 5e-6
 
 
+@pytest.mark.slow
 def test_sixteen_pairs_are_learnt_by_heart(rng: np.random.Generator) -> None:
     torch.manual_seed(1)
     model = InteractionModel(7, 5, ModelConfig(d_model=16, d_state=4))
@@ -192,6 +193,7 @@ def _ddp_gradients(rank: int, where: str, config: ModelConfig) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_average_the_gradients_of_one(tmp_path: Path) -> None:
     config = ModelConfig(d_model=16, d_state=4, dropout=0.0, noise=0.0)
     torch.multiprocessing.spawn(_ddp_gradients, (str(tmp_path), config), nprocs=2)

@@ -132,6 +132,7 @@ def test_auto_warns_once_of_a_slow_scan_on_cuda(monkeypatch: pytest.MonkeyPatch)
     assert len(caught) == 1
 
 
+@pytest.mark.slow
 def test_triton_kernels_run_on_the_device_of_their_tensors() -> None:
     """A stand-in for `torch.cuda.device_of` sees that each of the launches lies inside it, on the first tensor."""
     if find_spec("triton") is None:

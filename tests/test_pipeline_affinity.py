@@ -118,6 +118,7 @@ def test_scaling_sees_the_training_part_alone() -> None:
     assert len(set(scaled.tolist())) == 50
 
 
+@pytest.mark.slow
 def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> None:
     config = TrainConfig(folds=3, epochs=12, lr=1e-2, tokens="pooled", model=ModelConfig(d_model=16, d_state=4))
     done = train(TrainOptions(affinities, config, by="kind", quiet=True))
@@ -145,6 +146,7 @@ def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> N
     assert all(event.stat().st_size > 1000 for event in events)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_and_its_scaling_give_the_predictions_again(affinities: Path) -> None:
     options = TrainOptions(affinities, QUICK, quiet=True)
     done = train(options)
@@ -159,6 +161,7 @@ def test_a_checkpoint_and_its_scaling_give_the_predictions_again(affinities: Pat
     np.testing.assert_allclose(output * body["target"]["std"] + body["target"]["mean"], saved, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_scored_by_another_column_without_training(
     affinities: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ from crossllm.pipeline.cli_train import train as command
 from crossllm.pipeline.train import Run, train
 from crossllm.pipeline.training.inputs import TrainOptions
 
+pytestmark = pytest.mark.slow
+
 
 def asked(options: TrainOptions, **settings: Any) -> TrainOptions:
     return dataclasses.replace(options, config=dataclasses.replace(options.config, **settings))

@@ -54,6 +54,7 @@ def test_one_class_leaves_metrics_undefined() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_threshold_maximises_mcc(rng: np.random.Generator) -> None:
     label = rng.integers(0, 2, 60)
     score = np.clip(rng.normal(0.2 + 0.1 * label, 0.05), 0, 1)
@@ -73,6 +74,7 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_pairs(rng: np.random.
     assert width(2000) < 0.5 * width(100)
 
 
+@pytest.mark.slow
 def test_the_demo_gives_nothing_away_to_one_side(tmp_path: Path) -> None:
     """|ID-only| ≤ 0.1 and a k-mer forest on either partner alone ≤ 0.15: the label needs both sequences."""
     write_demo(tmp_path / "demo")

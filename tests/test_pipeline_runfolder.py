@@ -22,6 +22,7 @@ from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
 from crossllm.pipeline.training.run_folder import RunFolder
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_between_folds_continues_to_the_same_result(
     small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

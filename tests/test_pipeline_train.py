@@ -27,6 +27,8 @@ from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, fit_fold, fold_seed, predict
 from crossllm.pipeline.training.inputs import TrainOptions, _in_the_split, open_inputs
 
+pytestmark = pytest.mark.slow
+
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 """`make chaos`: all epochs of the demo."""
 
