@@ -67,6 +67,7 @@ def test_what_takes_long_is_announced(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err == "note: long\n"
 
 
+@pytest.mark.slow
 def test_train_tells_fold_epoch_losses_and_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
