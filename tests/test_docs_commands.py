@@ -110,7 +110,7 @@ def _check_make(block: Block) -> None:
         "embed run --modality dna --input rna.fasta",
         "embed run --input rna.fasta",
         "crossllm cache verify --cache cache/mine --data-subset half",
-        "crossllm cache info",
+        "crossllm cache info --data",
         "train --cache cache/mine --resume yes",
         "trian --cache cache/mine",
     ],

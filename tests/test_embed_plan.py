@@ -113,7 +113,7 @@ def test_a_dry_run_plans_without_weights(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV" * 100, "b": "GAVLI" * 300})
     options = RunOptions("protein", fasta, tmp_path / "c", "esm2-8m")
     found = dry_run(options)
-    assert (found.local_weights, found.recipes, found.already, found.pending) == (
+    assert (found.weights_at_hand, found.recipes, found.already, found.pending) == (
         False,
         ((None, None, None),),
         None,
@@ -136,7 +136,7 @@ def test_a_dry_run_without_weights_goes_by_the_only_recipe_held(real_data: Path,
     run(RunOptions("rna", write_fasta(tmp_path / "half.fasta", {"a": "ACGU"}), tmp_path / "c", "rnabert", weights))
     held = choose_recipe(tmp_path / "c", "rna").folder_name
     found = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert"))
-    assert (found.local_weights, found.recipes, found.already, found.pending) == (False, ((held, None, 1),), 1, 1)
+    assert (found.weights_at_hand, found.recipes, found.already, found.pending) == (False, ((held, None, 1),), 1, 1)
     at_hand = dry_run(RunOptions("rna", fasta, tmp_path / "c", "rnabert", weights))
     assert at_hand.already == 1
     assert in_lines(at_hand, "rna").splitlines()[-1] == f"weights     {weights}, digested but not opened"

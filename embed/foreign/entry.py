@@ -21,6 +21,8 @@ SUFFIXES = {
 """Ending → the layout it promises; a file that breaks the promise is reported, not passed over."""
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """The types rows may have, and the bytes of one value."""
+_RAW = {"void16": "bfloat16 of ml_dtypes or JAX", "void8": "float8 of ml_dtypes or JAX"}
+"""Types of numpy that stand for none of its own → what was saved so (seen with ml_dtypes 0.6, numpy 2.4)."""
 MAX_ROWS, MAX_DIM = 10**7, 1 << 16
 MAX_BYTES = 2 << 30
 """Bytes of one sequence's rows: one array at a time is in memory."""
@@ -80,6 +82,11 @@ def shape_of(entry: Entry) -> tuple[int, int]:
     Raises:
         BadEntry: it has another shape, another type, or is beyond the bounds.
     """
+    if entry.dtype in _RAW:
+        raise BadEntry(
+            f"type {entry.dtype}: raw values, as numpy and h5py save {_RAW[entry.dtype]}, without saying which it was; "
+            "convert before saving: array.astype('float32'), or tensor.float().numpy()"
+        )
     if entry.dtype not in ITEM_BYTES:
         raise BadEntry(
             f"type {printable(entry.dtype)} where {', '.join(ITEM_BYTES)} are taken; save it as one of these"

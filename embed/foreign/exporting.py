@@ -19,12 +19,15 @@ from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import progress
 from crossllm.cache.errors import Conflict, InputError
 from crossllm.cache.files import fsio
+from crossllm.cache.files.text_file import read_lines
 from crossllm.cache.records.id_table import read_table
+from crossllm.cache.records.modality import INPUT_NAMES
+from crossllm.cache.records.record import key_of
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import choose_recipe
 from crossllm.embed.encoders.windows import cut_note, left_out
 from crossllm.embed.foreign.export_layouts import FOLDERS, POOLED, WRITERS, Item
-from crossllm.embed.foreign.matching import MAPPING_HEADER
+from crossllm.embed.foreign.matching import MAPPING_HEADER, MOLECULES_HEADER
 
 _SAFE_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -86,7 +89,7 @@ def export_embeddings(options: ExportOptions) -> ExportSummary:
     reader = CacheReader(options.cache_dir, recipe)
     ids = _ids_by_key(options, reader)
     named = name_keys(ids, options.layout)
-    table = _mapping_table(ids, named)
+    table = _mapping_table(ids, named, _smiles(options), recipe.tokenizer)
     items = _items(options, reader, named)
     fsio.make_dirs(options.output.absolute().parent)
     temporary = options.output.with_name(f".tmp-{fsio.new_name()}")
@@ -174,13 +177,27 @@ def _is_safe(id_: str, layout: str) -> bool:
     return _SAFE_FILE.fullmatch(id_) is not None
 
 
-def _mapping_table(ids: dict[bytes, list[str]], named: list[Named]) -> bytes:
-    """`mapping.tsv`: a line for each id, with the name it has in the output."""
+def _smiles(options: ExportOptions) -> dict[bytes, str] | None:
+    """Key → canonical SMILES, as far as the cache's own file of molecules has it; None for sequences."""
+    if options.modality != "molecule":
+        return None
+    own = options.cache_dir / INPUT_NAMES["molecule"]
+    if not own.is_file():  # only `data import` keeps one
+        return {}
+    lines = (line.text.split("\t") for line in read_lines(own) if line.problem is None)
+    return {key_of("molecule", cells[1]): cells[1] for cells in lines if len(cells) > 1 and cells[1].isascii()}
+
+
+def _mapping_table(
+    ids: dict[bytes, list[str]], named: list[Named], smiles: dict[bytes, str] | None, rdkit: str
+) -> bytes:
+    """`mapping.tsv`: a line for each id, with the name it has in the output; of a molecule its SMILES and RDKit too."""
     by_id = {(n.key, n.id): n.name for n in named}
     first = {n.key: n.name for n in reversed(named)}
-    lines = [MAPPING_HEADER]
+    lines = [MAPPING_HEADER if smiles is None else MOLECULES_HEADER]
     for key, all_ids in ids.items():
-        lines += [f"{by_id.get((key, id_), first[key])}\t{id_}\t{key.hex()}" for id_ in all_ids]
+        more = "" if smiles is None else f"\t{smiles.get(key, '')}\t{rdkit}"
+        lines += [f"{by_id.get((key, id_), first[key])}\t{id_}\t{key.hex()}{more}" for id_ in all_ids]
     return ("\n".join(lines) + "\n").encode()
 
 

@@ -17,7 +17,19 @@ from crossllm.cache.records.record_list import Records
 from crossllm.embed.foreign.entry import BadEntry, Entry
 
 MAPPING_HEADER = "name\tid\tkey"
+MOLECULES_HEADER = f"{MAPPING_HEADER}\tsmiles\trdkit"
+"""Of molecules: the key is that of RDKit's canonical SMILES, which another version may write otherwise."""
 _HASH = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+
+
+class Mapped(NamedTuple):
+    """A line of a `mapping.tsv`."""
+
+    key: bytes
+    id: str
+    smiles: str = ""
+    rdkit: str = ""
+    """`rdkit-2026.9.1`, which wrote the SMILES that the key is made of."""
 
 
 class Matched(NamedTuple):
@@ -30,7 +42,7 @@ class Matched(NamedTuple):
     problems: list[Problem]
 
 
-def match(entries: Iterable[Entry], records: Records, fasta: Path, mapping: dict[str, bytes]) -> Matched:
+def match(entries: Iterable[Entry], records: Records, fasta: Path, mapping: dict[str, Mapped]) -> Matched:
     """Tie stored arrays to sequences.
 
     Args:
@@ -47,7 +59,7 @@ def match(entries: Iterable[Entry], records: Records, fasta: Path, mapping: dict
             matched.problems.append(Problem(entry.file, 0, entry.problem, entry.name))
             continue
         try:
-            record = names.by_key.get(mapping[entry.name]) if entry.name in mapping else names.find(entry)
+            record = names.mapped(mapping[entry.name]) if entry.name in mapping else names.find(entry)
         except BadEntry as bad:
             matched.problems.append(Problem(entry.file, 0, str(bad), entry.name))
             continue
@@ -84,6 +96,25 @@ class _Names:
         self._modality, self._fasta = records.modality, fasta
         self.by_id = {record.id: record for record in records.records}
         self.by_key = records.distinct()
+
+    def mapped(self, line: Mapped) -> Record | None:
+        """The record of a line of `mapping.tsv`, by its key; None if the FASTA does not hold it.
+
+        Raises:
+            BadEntry: the molecule of that id has another key here, as another RDKit writes its SMILES otherwise, and so
+                orders the atoms, of which the rows are.
+        """
+        if (record := self.by_key.get(line.key)) is not None:
+            return record
+        here = self.by_id.get(line.id)
+        if here is None or self._modality != "molecule":
+            return None
+        theirs, ours = printable(line.smiles or "another SMILES", 60), printable(here.sequence, 60)
+        raise BadEntry(
+            f"its key is that of '{theirs}', written by {line.rdkit or 'another RDKit'}; id '{printable(line.id)}' is "
+            f"'{ours}' here, and the order of the atoms may be another; embed the molecules anew, or import with the "
+            "RDKit that exported them"
+        )
 
     def find(self, entry: Entry) -> Record | None:
         """The record of an entry, None if the FASTA does not hold it."""
@@ -203,20 +234,25 @@ def mapping_path(path: Path) -> Path:
     return path / "mapping.tsv" if path.is_dir() else path.with_name(path.name + ".mapping.tsv")
 
 
-def read_mapping(path: Path) -> dict[str, bytes]:
-    """Name → key, from the `mapping.tsv` of `crossllm cache export`, in a folder or beside a file; {} without one."""
+def read_mapping(path: Path) -> dict[str, Mapped]:
+    """Name → line, from the `mapping.tsv` of `crossllm cache export`, in a folder or beside a file; {} without one."""
     table = mapping_path(path)
     if not table.exists():
         return {}
-    found: dict[str, bytes] = {}
+    found: dict[str, Mapped] = {}
+    width = len(MAPPING_HEADER.split("\t"))
     for number, text, problem in read_lines(table):
         cells = text.split("\t")
-        if number == 1 and text != MAPPING_HEADER:
-            problem = f"header '{printable(text)}' where '{printable(MAPPING_HEADER)}' is expected; delete the file"
-        elif number > 1 and (len(cells) != 3 or not re.fullmatch(r"[0-9a-f]{64}", cells[2])):
+        if number == 1:
+            width = len(cells)
+            if text not in (MAPPING_HEADER, MOLECULES_HEADER):
+                problem = f"header '{printable(text)}' where '{printable(MAPPING_HEADER)}' is expected; delete the file"
+        elif len(cells) != width or not re.fullmatch(r"[0-9a-f]{64}", cells[2]):
             problem = "name, id and a key of 64 hex digits are expected; make it again or delete it"
-        elif number > 1 and found.setdefault(cells[0], bytes.fromhex(cells[2])).hex() != cells[2]:
-            problem = f"'{printable(cells[0])}' has another key further up; make it again or delete it"
+        else:
+            line = Mapped(bytes.fromhex(cells[2]), cells[1], *cells[3:])
+            if found.setdefault(cells[0], line).key != line.key:
+                problem = f"'{printable(cells[0])}' has another key further up; make it again or delete it"
         if problem is not None:
             raise InputError(f"{table}:{number}: {problem}")
     return found
