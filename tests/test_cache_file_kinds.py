@@ -40,6 +40,7 @@ ANYWHERE: dict[str, tuple[bytes, str]] = {
 TEXT: dict[str, tuple[bytes, str]] = {
     "json": (b'{"records": []}\n', "is a JSON file"),
     "json list": (b'[\n {"id": 1}]\n', "is a JSON file"),
+    "json table": (b"[\n [1, 2]]\n", "is a JSON file"),
     "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(99), "is an HDF5 file"),
     "zip": (b"PK\x03\x04rest", "is a zip archive"),
     "xz": (b"\xfd7zXZ\x00rest", "is an xz file"),
@@ -126,7 +127,7 @@ def test_other_files_in_place_of_molecules_weights_and_embeddings(tmp_path: Path
     ("modality", "text"),
     [
         ("molecule", "data_1\tC\n"), ("molecule", "#1\tC\n"), ("molecule", "[13CH3]\tC\n"), ("molecule", "@x\tC\n"),
-        ("molecule", "<a>\tC\n"), ("molecule", ">\tC\n"),
+        ("molecule", "<a>\tC\n"), ("molecule", ">\tC\n"), ("molecule", '{"\tC\n'),
         ("molecule", ">a\tC\n>b\tCC\n"), ("rna", ">x\nAC\n>.\nAC\n"),
         ("rna", ">x\nACGU\n>y\nACGUACGU\n"), ("rna", "\ufeff>x <b>\nACGU\n"),
         ("protein", ">.()\nMKV\n"),

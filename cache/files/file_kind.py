@@ -29,6 +29,7 @@ _MAGIC = {
 _ZIP = b"PK\x03\x04"
 _LFS = b"version https://git-lfs"
 _POINTER = ("a pointer of Git LFS, not the file", "`git lfs pull` fetches it")
+_JSON = re.compile(rb'\{\s*["}]|\[\s*(\{|\[\s*["0-9-])')
 _DOTS = re.compile(r"[.()\[\]{}<>&+-]{2,}( *\(? *-?[0-9.]+\)?)?")
 """A secondary structure, perhaps with its energy."""
 
@@ -77,7 +78,8 @@ def wrong_text(head: bytes) -> FileKind | None:
         return FileKind("UTF-16 text", "save it as UTF-8")
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 40:
         return FileKind("a safetensors file", "give a text file")
-    if re.match(rb'\s*(\{\s*["}]|\[\s*[\[{"\]])', head.removeprefix(b"\xef\xbb\xbf")):
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if _JSON.match(text) and b"\t" not in text.partition(b"\n")[0]:  # an id may begin so
         return FileKind("a JSON file", "give the records in one of the formats of `--help`")
     return None
 
