@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossllm.cache import CacheReader, CacheWriter, InputError, Recipe, read_records
@@ -19,6 +21,7 @@ from crossllm.cache.records.fasta import read_fasta
 from crossllm.cache.records.id_table import publish_table, read_table
 from crossllm.cache.records.molecules import read_molecules
 from crossllm.cache.records.options import ReadOptions
+from crossllm.cache.records.rdkit_child import RdkitChild
 from crossllm.cache.records.record import id_problem, record_of
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.records.table import open_table
@@ -31,6 +34,18 @@ from crossllm.pipeline.data.pairs import Pair, read_pairs
 HEADER = "a_id,b_id,label,note\n"
 LONG = "|".join(f"made-up name {n}" for n in range(12000))
 """Longer than Python's own bound on a cell."""
+
+
+@pytest.fixture(scope="module")
+def _rdkit() -> Iterator[RdkitChild]:
+    with RdkitChild() as child:
+        yield child
+
+
+@pytest.fixture(autouse=True)
+def _one_child_for_all(_rdkit: RdkitChild, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RDKit is started once, not for every file."""
+    monkeypatch.setattr("crossllm.cache.records.molecules.RdkitChild", lambda: nullcontext(_rdkit))
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -125,24 +140,23 @@ def test_cells_are_stripped_once_and_for_all(tmp_path: Path) -> None:
     assert load_dataset(tmp_path / "c")[0].extra == {"kind": ["kind", "kind"]}
 
 
-def lines_of(text: str) -> Iterator[tuple[int, list[str], str | None]]:
-    path = Path("/dev/shm" if Path("/dev/shm").is_dir() else "/tmp") / "crossllm-table-test.csv"
-    path.write_text(text)
-    table = open_table(path, read_lines(path), Counter())
-    path.unlink()
-    assert table is not None
-    return ((row.line, row.cells, row.problem) for row in table.rows)
+def rows_of(text: str) -> list[tuple[int, list[str], str | None]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "t.csv", text)
+        table = open_table(path, read_lines(path), Counter())
+        assert table is not None
+        return [(row.line, row.cells, row.problem) for row in table.rows]
 
 
 CELL = st.text(st.sampled_from('ab, \t;|"\n0'), max_size=8).map(str.strip)
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.just("x"), CELL, CELL), max_size=8), st.sampled_from(",\t;|"))
 def test_whatever_a_csv_writer_wrote_is_read_back(rows: list[tuple[str, str, str]], delimiter: str) -> None:
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows([("k", "v", "w"), *rows])
-    found = list(lines_of(text.getvalue()))
+    found = rows_of(text.getvalue())
     assert [cells for _, cells, _ in found] == [list(row) for row in rows]
     assert all(problem is None for *_, problem in found)
 
@@ -185,7 +199,7 @@ ODD = ('"', '"a"', "#a", ">a", "a,b", "a;b|c", "é", "id", "=1", "$$$$", "sep=,"
 ID = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(ID, st.sampled_from(ODD)), min_size=4, max_size=12, unique=True))
 def test_any_id_that_a_reader_accepts_is_read_back_equal(
     tmp_path_factory: pytest.TempPathFactory, ids: list[str]
@@ -223,9 +237,9 @@ def test_any_id_that_a_reader_accepts_is_read_back_equal(
             stored = cache / ("rna.fasta" if side.modality == "rna" else "molecules.smi")
             assert {r.id for r in records} <= {r.id for r in read_records(stored, side.modality).records}
     cache, recipe = folder / "c0", Recipe("rna", "profile", 1, 2, tokenizer="letters")
-    with CacheWriter(cache, recipe) as rows_of:
+    with CacheWriter(cache, recipe) as written:
         for entry in set(read_table(cache, "rna").values()):
-            rows_of.add(entry.key, np.ones((entry.length, 2), np.float16))
+            written.add(entry.key, np.ones((entry.length, 2), np.float16))
     assert len(CacheReader(cache, recipe))
     export_embeddings(ExportOptions(cache, "rna", "npy", folder / "out", quiet=True))
     listed = [line.text.split("\t")[1] for line in read_lines(folder / "out" / "mapping.tsv")][1:]
