@@ -244,7 +244,9 @@ def test_any_id_that_a_reader_accepts_is_read_back_equal(
     export_embeddings(ExportOptions(cache, "rna", "npy", folder / "out", quiet=True))
     listed = [line.text.split("\t")[1] for line in read_lines(folder / "out" / "mapping.tsv")][1:]
     assert sorted(listed) == sorted(read_table(cache, "rna"))
-    assert set(read_mapping(folder / "out").values()) == {e.key for e in read_table(cache, "rna").values()}
+    assert {line.key for line in read_mapping(folder / "out").values()} == {
+        e.key for e in read_table(cache, "rna").values()
+    }
 
 
 # FASTA: what is lost is counted and named.

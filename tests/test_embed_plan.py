@@ -222,14 +222,17 @@ def test_what_stops_the_run_is_left_out_of_the_estimate(
     """It was timed all the same, and where positions are learned the layer has none beyond the limit."""
     limit = ENCODERS[modality, name].limit
     assert limit is not None
-    fasta = write_fasta(tmp_path / "in.fasta", {"a": "G" * 300, "b": "A" * (limit + 1), "c": "C" * 3 * limit})
+    letter = "A" if modality == "rna" else "L"
+    fasta = write_fasta(
+        tmp_path / "in.fasta", {n: letter * k for n, k in zip("abc", (300, limit + 1, 3 * limit), strict=True)}
+    )
     found = dry_run(RunOptions(modality, fasta, tmp_path / "c", name))
     assert (found.pending, found.beyond_limit, found.long) == (3, 2, "error")
     assert set(timed) == {300}
     assert re.search(
         r"time +\S.*, if the machine does nothing else, without what is too long$", in_lines(found, modality), re.M
     )
-    alone = write_fasta(tmp_path / "long.fasta", {"b": "A" * (limit + 1)})
+    alone = write_fasta(tmp_path / "long.fasta", {"b": letter * (limit + 1)})
     nothing = dry_run(RunOptions(modality, alone, tmp_path / "c", name))
     assert (nothing.seconds, nothing.not_estimated) == (None, "all that is to be embedded is too long")
 
