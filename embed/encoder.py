@@ -115,16 +115,19 @@ class EncoderInfo:
         named = None if layer in (None, self.layers) else str(layer)
         return Recipe(self.modality, self.name, self.version, self.dim, weights, named, tokenizer=tokenizer)
 
-    def compute(self, asked: str | None, held: Sequence[Recipe], device: str) -> str:
+    def compute(
+        self, asked: str | None, held: Sequence[Recipe], device: str, fastest: Callable[[], str] | None = None
+    ) -> str:
         """The recipe's `compute`: as asked for, else as the cache has it, else the encoder's default.
 
-        `auto` is bfloat16 where the device has it in hardware, but it too follows the cache: the same command on
+        `auto` is what the device is fastest in, but it too follows the cache: the same command on
         another machine must not start another recipe.
 
         Args:
             asked: the flag.
             held: recipes of the cache, one of which may be followed.
             device: where the encoder will run.
+            fastest: measures the type it is fastest in; None: bfloat16 where the device has it in hardware.
 
         Raises:
             InputError: the encoder does not compute in that type, or there is no such device.
@@ -139,17 +142,17 @@ class EncoderInfo:
         elif found:
             chosen = next(iter(found))
         else:
-            chosen = BFLOAT16 if asked == AUTO and self._is_bfloat16_fast(device) else self.computes[0]
+            chosen = self.computes[0]
+            if asked == AUTO and BFLOAT16 in self.computes:
+                chosen = self._by_hardware(device) if fastest is None else fastest()
         if chosen not in self.computes:
             raise InputError(f"--compute {chosen}: {self.name} computes in {' or '.join(self.computes)}; name that")
         return chosen
 
-    def _is_bfloat16_fast(self, device: str) -> bool:
-        if BFLOAT16 not in self.computes:
-            return False
+    def _by_hardware(self, device: str) -> str:
         from crossllm.embed.engine.device import device_of, has_bfloat16
 
-        return has_bfloat16(device_of(device))
+        return BFLOAT16 if has_bfloat16(device_of(device)) else self.computes[0]
 
     def policies(self) -> tuple[str, ...]:
         """Values of a recipe's `long` that this encoder can follow."""

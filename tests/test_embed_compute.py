@@ -17,7 +17,8 @@ from test_embed_transformer import _fair_names, tiny
 from crossllm.cache import Conflict, InputError, list_recipes
 from crossllm.embed.encoders import esm2
 from crossllm.embed.encoders.registry import ENCODERS
-from crossllm.embed.engine import device
+from crossllm.embed.engine import choosing, device
+from crossllm.embed.run import recipes
 from crossllm.embed.run.plan import RunOptions
 from crossllm.embed.run.run import run
 from crossllm.model import device as model_device
@@ -26,7 +27,12 @@ CPU = torch.device("cpu")
 
 
 def fast(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) -> None:
+    """The device has bfloat16, and is faster or slower in it."""
+    monkeypatch.setattr(choosing, "has_bfloat16", lambda _device: True)
     monkeypatch.setattr(device, "has_bfloat16", lambda _device: bfloat16)
+    taken = {"float32": 1.0, "bfloat16": 0.5 if bfloat16 else 2.0}
+    monkeypatch.setattr(choosing, "times", lambda _design, _device: taken)
+    recipes._measured.cache_clear()
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])
@@ -128,3 +134,30 @@ def test_cuda_is_asked_for_hardware(
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported or including_emulation)
     assert has_bfloat16(torch.device("cuda", 1)) is supported
+
+
+def test_auto_is_decided_by_the_products_of_the_model_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A processor with the flag alone was measured half as fast in bfloat16."""
+    recipe = ENCODERS["protein", "esm2-8m"].recipe("0" * 64)
+    for faster, chosen in ((False, "float32"), (True, "bfloat16")):
+        fast(monkeypatch, faster)
+        assert recipes._fastest(recipe, "cpu") == chosen
+        assert recipes._fastest(recipe, "cpu") == chosen, "once a process"
+        (line,) = capsys.readouterr().err.splitlines()
+        ratio = "2 ×" if faster else "0.5 ×"
+        assert line.startswith(
+            f"note: --compute auto: {chosen} for esm2-8m: in bfloat16 a layer's products of 256 tokens"
+        )
+        assert line.endswith(f"{ratio} as fast")
+    monkeypatch.setattr(choosing, "has_bfloat16", lambda _device: False)
+    recipes._measured.cache_clear()
+    assert recipes._fastest(recipe, "cpu") == "float32"
+    assert "cpu has no bfloat16 of its own" in capsys.readouterr().err
+
+
+def test_the_products_measured_are_those_of_a_layer() -> None:
+    found = choosing.times(esm2.published(320, 1, 20).design, CPU)
+    assert found.keys() == {"float32", "bfloat16"}
+    assert all(0 < seconds < 10 for seconds in found.values())

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from crossllm.cache.console.machine import prepare_machine
+from crossllm.cache.console.messages import note
 from crossllm.cache.errors import Conflict, InputError, printable
 from crossllm.cache.records.modality import UNITS
 from crossllm.cache.store.recipe import Recipe, refuse_other, similar_recipes
 from crossllm.embed.encoder import EncoderInfo
+from crossllm.embed.run.estimate import design_of
 from crossllm.embed.run.plan import Plan, RunOptions
 from crossllm.embed.weights.checkpoint import weights_digest
+
+if TYPE_CHECKING:
+    from crossllm.embed.engine.transformer import Design
 
 PASS = ("compute", "long", "options")
 """Fields of a recipe that change what the model computes, and that a cache may hold otherwise of each layer."""
@@ -54,12 +62,13 @@ def _resolved(
     """One layer's recipe; `held` is what the cache holds of the layer, `beside` the recipe of another layer, if any."""
     same = held if options.new_recipe else _of_policy(options, info, held)
     own = same[0] if len(same) == 1 else asked
+    fastest = partial(_fastest, asked, options.device)
     base = own if same or not beside else beside[0]
     long = base.long if base.long in info.policies() else asked.long
     if options.new_recipe:
-        compute = info.compute(options.compute or base.compute, (), options.device)
+        compute = info.compute(options.compute or base.compute, (), options.device, fastest)
     else:
-        compute = info.compute(options.compute, same or beside, options.device)
+        compute = info.compute(options.compute, same or beside, options.device, fastest)
     asked = dataclasses.replace(
         asked,
         dtype=options.dtype or own.dtype,
@@ -77,6 +86,22 @@ def _resolved(
             fix = f"leave the flag out to follow it, or {fix}"
         refuse_other(options.cache_dir, asked, same, "run", fix)
     return asked
+
+
+def _fastest(recipe: Recipe, device: str) -> str:
+    """The type in which the products of a recipe's model are faster on the device, measured, and said."""
+    prepare_machine()
+    return _measured(design_of(recipe)[0], recipe.encoder, device)
+
+
+@cache
+def _measured(design: Design, encoder: str, device: str) -> str:
+    """Once a process: all layers are made by one pass, and two measurements may differ."""
+    from crossllm.embed.engine.choosing import choose_compute
+
+    found = choose_compute(design, device)
+    note(f"note: --compute auto: {found.compute} for {encoder}: {found.why}")
+    return found.compute
 
 
 def _of_policy(options: RunOptions, info: EncoderInfo, held: list[Recipe]) -> list[Recipe]:
