@@ -13,7 +13,7 @@ from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import Lines, announced, hidden
 from crossllm.cache.errors import InputError
 from crossllm.model.bimamba import BiMamba
-from crossllm.model.device import has_bfloat16
+from crossllm.model.device import choose_compute
 from crossllm.model.scan.backends import choose_backend, default_backend
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run
@@ -92,10 +92,8 @@ def _resolved_config(options: TrainOptions) -> TrainConfig:
         return config
     if held is not None:
         chosen, why = held.compute, "as this run began"
-    elif has_bfloat16(device):
-        chosen, why = "bfloat16", f"{device} computes in it"
     else:
-        chosen, why = "float32", f"{device} does not compute in bfloat16"
+        chosen, why = choose_compute(config.model.d_model, device)
     note(f"note: --compute auto: {chosen}, {why}")
     return dataclasses.replace(config, compute=chosen)
 

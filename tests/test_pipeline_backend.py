@@ -14,6 +14,7 @@ from made_runs import QUICK, rows
 
 from crossllm.cache import Conflict, InputError
 from crossllm.cache.console import runner
+from crossllm.model import device
 from crossllm.model.scan import selective_scan as scan
 from crossllm.pipeline import train as module
 from crossllm.pipeline.cli_train import train as command
@@ -51,13 +52,13 @@ def cut_off(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("bfloat16", "chosen", "why"),
-    [(True, "bfloat16", "cpu computes in it"), (False, "float32", "cpu does not compute in bfloat16")],
+    [(True, "bfloat16", "it is faster here"), (False, "float32", "it is slower here")],
 )
 def test_auto_computes_in_what_the_device_is_made_for(
     bfloat16: bool, chosen: str, why: str, small: TrainOptions, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(module, "has_bfloat16", lambda _device: bfloat16)
+    monkeypatch.setattr(module, "choose_compute", lambda *_: (chosen, why))
     small = asked(small, epochs=1)
     auto = asked(dataclasses.replace(small, out=tmp_path / "auto"), compute="auto")
     run = train(auto)
@@ -75,9 +76,9 @@ def test_a_resumed_run_computes_as_it_began(
     small: TrainOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     auto = asked(dataclasses.replace(small, resume=True), compute="auto")
-    monkeypatch.setattr(module, "has_bfloat16", lambda _device: True)
+    monkeypatch.setattr(module, "choose_compute", lambda *_: ("bfloat16", "faster"))
     cut_off(auto, monkeypatch)
-    monkeypatch.setattr(module, "has_bfloat16", lambda _device: False)
+    monkeypatch.setattr(module, "choose_compute", lambda *_: ("float32", "slower"))
     capsys.readouterr()
     run = train(auto)
     assert "note: --compute auto: bfloat16, as this run began" in capsys.readouterr().err.splitlines()
@@ -182,10 +183,10 @@ def test_flags_through_the_program(
     folder = small.cache_dir
     quick = [f"--{name.replace('_', '-')}={getattr(QUICK, name)}" for name in ("folds", "epochs")]
     flags = ["--cache", str(folder), "--d-model", "8", "--d-state", "4", "--quiet", *quick]
-    monkeypatch.setattr(module, "has_bfloat16", lambda _device: True)
+    monkeypatch.setattr(module, "choose_compute", lambda *_: ("bfloat16", "faster"))
     assert runner._run(command, [*flags, "--compute", "auto", "--scan", "numba"]) == 0
     assert saved(folder / "runs" / "demo") == {"compute": "bfloat16", "scan": "numba"}
-    monkeypatch.setattr(module, "has_bfloat16", lambda _device: False)
+    monkeypatch.setattr(module, "choose_compute", lambda *_: ("float32", "slower"))
     resumed = ["--cache", str(folder), "--quiet", "--resume"]
     for more in ([], ["--compute", "auto", "--scan", "auto"], ["--scan", "numba"]):
         assert runner._run(command, [*resumed, *more]) == 0
@@ -194,3 +195,19 @@ def test_flags_through_the_program(
     assert "train.scan (reference, there numba)" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"^--scan: scan backend numba takes float32 on the CPU"):
         train(asked(TrainOptions(folder, QUICK, device="meta"), scan="numba"))
+
+
+@pytest.mark.parametrize(("ratio", "chosen"), [(2.0, "bfloat16"), (1.05, "float32"), (0.5, "float32")])
+def test_the_faster_type_is_taken_and_why_is_said(ratio: float, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "has_bfloat16", lambda _device: True)
+    monkeypatch.setattr(device, "_seconds", lambda _w, kind, _d: ratio if kind is torch.float32 else 1.0)
+    found, why = device.choose_compute(64, torch.device("cpu"))
+    assert found == chosen
+    assert why == f"products of width 64 are {ratio:.2g} × as fast in bfloat16 on cpu"
+    monkeypatch.setattr(device, "has_bfloat16", lambda _device: False)
+    assert device.choose_compute(64, torch.device("cpu"))[0] == "float32"
+
+
+def test_both_types_are_timed() -> None:
+    for kind in (torch.float32, torch.bfloat16):
+        assert 0 < device._seconds(16, kind, torch.device("cpu")) < 10
