@@ -41,6 +41,8 @@ def write_inputs(folder: Path) -> None:
     affinities = [(a, b, round(rng.uniform(2, 9), 3), "Aptamers" if n % 2 else "miRNA")
                   for n, (a, b) in enumerate((a, b) for a in rna for b in molecules)]  # fmt: skip
     _table(folder / "affinities.tsv", "\t", ("a_id", "b_id", "label", "subtype"), affinities)
+    measured = [(rna[a], molecules[b], value) for a, b, value, _ in affinities[:20]]
+    _table(folder / "table.csv", ",", ("rna_sequence", "smiles", "pKd"), measured)
     _hdf5(folder / "rnafm.h5", rna)
 
 
