@@ -1,7 +1,11 @@
-"""Each command in a Python started anew: it imports what it needs by itself, and nothing on the way warns."""
+"""Each command in a Python started anew: it imports what it needs by itself, and nothing on the way warns.
+
+Other tests run commands in forks of a process that has all modules imported (`zygote`), which is to make no difference.
+"""
 
 from __future__ import annotations
 
+import pytest
 from conftest import Program
 
 from crossllm.pipeline.training.inputs import TrainOptions
@@ -32,3 +36,11 @@ def test_every_command_starts_anew(small: TrainOptions, fresh_program: Program) 
         done = fresh_program(*command)
         assert done.returncode == 0, (command, done.stderr)
         assert done.stdout, command
+
+
+@pytest.mark.parametrize(
+    "command", ["crossllm --help", "crossllm nothing", "embed models --json", "train --cache none"]
+)
+def test_a_forked_program_ends_as_one_started_anew(command: str, program: Program, fresh_program: Program) -> None:
+    forked, anew = (run(*command.split()) for run in (program, fresh_program))
+    assert (forked.returncode, forked.stdout, forked.stderr) == (anew.returncode, anew.stdout, anew.stderr)
