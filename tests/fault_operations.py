@@ -40,6 +40,8 @@ SEGMENT_BYTES = 2000
 SEQUENCES = ["GGAUC" * 4, "ACGU", "CCCAUU" * 3, "AUGGCUUA" * 3]
 """At `SEGMENT_BYTES` they make `SEGMENTS` segments of at most `IN_A_SEGMENT` records."""
 SEGMENTS, IN_A_SEGMENT = 3, 2
+KILLED = len(SEQUENCES) if CHAOS else 3
+"""How many of them are in what is killed at every operation: outside `make chaos` two segments."""
 Contents = dict[str, str]
 """`<recipe> <key in hex>` → SHA-256 of its rows."""
 
@@ -77,7 +79,7 @@ def embed_run(cache: Path, ack_fd: int | None = None) -> None:
 def run_half(cache: Path) -> None:
     write_input(cache, 2)
     embed_run(cache)
-    write_input(cache)
+    write_input(cache, KILLED)
 
 
 def run_whole(cache: Path) -> None:
@@ -131,16 +133,17 @@ def in_store(store: Store, compressor: Compressor | None = None, ahead: int = 0)
 
 
 def input_only(cache: Path) -> None:
-    write_input(cache)
+    write_input(cache, KILLED)
 
 
 def input_of_one_segment(cache: Path) -> None:
-    write_input(cache, IN_A_SEGMENT)
+    write_input(cache, 1)
 
 
 def run_doubled(cache: Path) -> None:
     """Every record twice, in small segments: two writers at once."""
-    run_whole(cache)
+    input_only(cache)
+    embed_run(cache)
     (recipe,) = list_recipes(cache, "rna")
     reader = CacheReader(cache, recipe)
     for key in reader:
@@ -158,9 +161,10 @@ def run_compacted(cache: Path) -> None:
 
 
 def run_beside_another(cache: Path) -> None:
-    """Half of the records here, and all of them in another cache."""
+    """Some of the records here, and all of them in another cache."""
     run_half(cache)
-    run_whole(cache.parent / "other")
+    input_only(cache.parent / "other")
+    embed_run(cache.parent / "other")
 
 
 def run_damaged(cache: Path) -> None:
@@ -197,9 +201,7 @@ def nothing_superseded(cache: Path) -> None:
 
 OPERATIONS: dict[str, Operation] = {
     "run": Operation(input_only, embed_run),
-    "run ahead": Operation(
-        input_only, in_store("zarr", ahead=WRITE_AHEAD), in_flight=len(SEQUENCES), together=len(SEQUENCES) - 1
-    ),
+    "run ahead": Operation(input_only, in_store("zarr", ahead=WRITE_AHEAD), in_flight=KILLED, together=KILLED - 1),
     "run h5": Operation(input_only, in_store("h5")),
     # Its file operations are those of "run": outside `make chaos` those of one segment are enough.
     "run zstd": Operation(input_only if CHAOS else input_of_one_segment, in_store("zarr", "zstd")),
