@@ -18,6 +18,7 @@ from crossllm.cache.cli_flags import (
     quiet_option,
 )
 from crossllm.cache.console.messages import note, say
+from crossllm.cache.console.once import Group
 from crossllm.cache.errors import CacheCorrupt, InputError, printable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class SubsetType(click.ParamType["Subset"]):
         return Subset(int(part), int(parts))
 
 
-@click.group("cache")
+@click.group("cache", cls=Group)
 def cache() -> None:
     """Look into a cache of embeddings, check it, repair it and tidy it up."""
 

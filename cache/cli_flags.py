@@ -50,6 +50,9 @@ class PathName(click.Path):
 class CachePath(PathName):
     """The folder of a cache; a folder of code beside it, as `cache/store` is in a checkout, is refused."""
 
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, or a usage error."""
         path = super().convert(value, param, ctx)

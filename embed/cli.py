@@ -20,6 +20,7 @@ from crossllm.cache.cli_flags import (
     version_option,
 )
 from crossllm.cache.console.messages import say
+from crossllm.cache.console.once import Group
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable
 from crossllm.cache.records.modality import KINDS, MODALITIES, UNITS
@@ -64,7 +65,7 @@ def _one_list(_ctx: click.Context, _param: click.Parameter, given: tuple[tuple[i
     return given[0] if given else ()
 
 
-@click.group("embed")
+@click.group("embed", cls=Group)
 @version_option
 def embed() -> None:
     """Run frozen encoders once over every distinct sequence, into a cache."""

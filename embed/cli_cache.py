@@ -19,6 +19,7 @@ from crossllm.cache.cli_flags import (
     store_options,
 )
 from crossllm.cache.console.messages import say
+from crossllm.cache.console.once import Command
 from crossllm.cache.errors import printable
 from crossllm.cache.records.modality import MODALITIES
 
@@ -47,7 +48,7 @@ class Strip(click.ParamType[tuple[int, int]]):
         return int(found[1]), int(found[2])
 
 
-@click.command("import")
+@click.command("import", cls=Command)
 @_modality_option
 @click.option(
     "--input", "-i", type=PathName(), required=True,
@@ -100,7 +101,7 @@ def _imported(done: ImportSummary) -> str:
     return f"{read}: nothing to import, {done.already} are in {where}"
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @cache_folder
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")

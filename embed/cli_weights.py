@@ -11,6 +11,7 @@ import click
 
 from crossllm.cache.cli_flags import PathName, json_option, quiet_option
 from crossllm.cache.console.messages import note, say, size_in_words
+from crossllm.cache.console.once import Command
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.records.modality import UNITS
 
@@ -30,7 +31,7 @@ class Sha256(click.ParamType[str]):
         return str(value).lower()
 
 
-@click.command("models")
+@click.command("models", cls=Command)
 @json_option
 def models_command(as_json: bool) -> None:
     """List the encoders: size, width, limit, licence, and whether their weights are at hand."""
@@ -104,7 +105,7 @@ def _weights(row: dict[str, Any]) -> str:
     return row["weights"] or "needs weights"
 
 
-@click.command("pull")
+@click.command("pull", cls=Command)
 @click.argument("name")
 @click.option(
     "--to",

@@ -9,6 +9,7 @@ import click
 
 from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, read_options
 from crossllm.cache.console.messages import say
+from crossllm.cache.console.once import Group
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.paths import as_text
 from crossllm.cache.records.modality import OnBad
@@ -22,7 +23,7 @@ _cache_option = click.option(
 )
 
 
-@click.group("data")
+@click.group("data", cls=Group)
 def data() -> None:
     """Make datasets: a cache folder with records and pairs."""
 

@@ -13,6 +13,7 @@ import click
 from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option, version_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
+from crossllm.cache.console.once import Command
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.cache.files.paths import as_text
@@ -48,7 +49,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command("train")
+@click.command("train", cls=Command)
 @version_option
 @cache_option
 @click.option(

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from crossllm.cache.console.messages import note
-from crossllm.cache.console.progress import Lines, announced, hidden
+from crossllm.cache.console.progress import Lines, announced, bar_class, hidden
 from crossllm.cache.errors import InputError
 from crossllm.model.bimamba import BiMamba
 from crossllm.model.device import choose_compute
@@ -134,7 +133,7 @@ def _fit_folds(
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")
     results = []
-    bar = tqdm(total=len(parts) * config.epochs, unit="epoch", disable=hidden(options.quiet))
+    bar = bar_class()(total=len(parts) * config.epochs, unit="epoch", disable=hidden(options.quiet))
     lines = Lines(options.quiet)
     _warm_up(config, scan, torch.device(options.device), options.quiet)
     for number, part in enumerate(parts):

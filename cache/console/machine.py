@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from crossllm.cache.console.messages import size_in_words
+from crossllm.cache.console.progress import bar_class
 from crossllm.cache.errors import InputError
 from crossllm.folders import settle
 from crossllm.kernels import thread_problem
@@ -22,6 +25,8 @@ def prepare_machine() -> None:
         raise InputError(problem)
     if (most := address_space()) is not None and most < LEAST:
         raise MemoryError
+    if any(name.startswith("TQDM_") for name in os.environ):
+        bar_class()  # which leaves out what tqdm cannot read, before torch imports it
     settle()
 
 

@@ -5,12 +5,13 @@ A batch job's log shows that the work goes on, and how long it still takes; a sh
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Timer
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crossllm.cache.console.messages import note, size_in_words
 from crossllm.cache.errors import printable
@@ -28,6 +29,21 @@ def progress(items: Iterable[T], total: int, what: str, quiet: bool) -> Iterable
         for item in items:
             yield item
             update(1)
+
+
+def bar_class() -> Any:
+    """tqdm's; it reads `TQDM_…` variables while it loads, and falls over one that is no number."""
+    try:
+        from tqdm import tqdm
+    except (ValueError, TypeError):
+        named = [name for name in os.environ if name.startswith("TQDM_")]
+        for name in named:
+            del os.environ[name]
+        for module in [name for name in sys.modules if name.split(".")[0] == "tqdm"]:
+            del sys.modules[module]
+        note(f"note: {', '.join(sorted(named))}: not taken, tqdm cannot read one of them")
+        from tqdm import tqdm
+    return tqdm
 
 
 def hidden(quiet: bool) -> bool | None:
@@ -92,8 +108,7 @@ def duration(seconds: float) -> str:
 def _shown(
     total: int, what: str, quiet: bool, unit: str, bar_options: dict[str, object]
 ) -> Iterator[Callable[[int], object]]:
-    from tqdm import tqdm
-
+    tqdm = bar_class()
     lines, start, done = Lines(quiet), time.monotonic(), 0
 
     with tqdm(total=total, desc=printable(what), disable=hidden(quiet), **bar_options) as bar:

@@ -20,6 +20,8 @@ from typing import Any
 from crossllm.folders import can_be_written, temporary, user_cache
 
 THREADS = "NUMBA_NUM_THREADS"
+LAYERS = ("default", "workqueue", "omp", "safe", "threadsafe", "forksafe")
+"""Of Numba's threads; tbb is not among them, as its library is seldom there."""
 
 
 class KernelsNotKept(UserWarning):
@@ -27,11 +29,19 @@ class KernelsNotKept(UserWarning):
 
 
 def thread_problem() -> str | None:
-    """What is wrong with `NUMBA_NUM_THREADS`, at which Numba would fall over while it loads; None where it is well."""
+    """What is wrong with a variable at which Numba, or a kernel, would fall over; None where all is well."""
     text = os.environ.get(THREADS, "1").strip() or "1"
-    if text.isascii() and text.isdigit() and int(text) >= 1:
-        return None
-    return f"{THREADS}={text[:60]!r}: a number of threads, 1 or more, is expected; correct the variable or unset it"
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        return f"{THREADS}={text[:60]!r}: a number of threads, 1 or more, is expected; correct the variable or unset it"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0").strip() not in ("", "0"):
+        return "NUMBA_DISABLE_JIT: the kernels of this program are compiled code and cannot run without; unset it"
+    layer = os.environ.get("NUMBA_THREADING_LAYER", "default").strip() or "default"
+    if layer not in LAYERS:
+        return f"NUMBA_THREADING_LAYER={layer[:60]!r}: one of {', '.join(LAYERS)} is expected; correct it or unset it"
+    order = os.environ.get("NUMBA_THREADING_LAYER_PRIORITY", "").split()
+    if order and not {"omp", "workqueue"} & set(order):
+        return "NUMBA_THREADING_LAYER_PRIORITY: names neither omp nor workqueue; add one of them or unset it"
+    return None
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Any]:

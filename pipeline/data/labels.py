@@ -19,12 +19,18 @@ MAX_LABEL = 1e30
 """No affinity in any unit is larger."""
 FEW = 10
 """Distinct values up to which whole numbers are rather classes than affinities."""
-MOSTLY = 0.9
+MOSTLY = 0.5
 """Share of 0 and 1 from which the rest looks like a slip or a mark, whatever numbers it is."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _MARKS = frozenset(-(10.0**count - 1) for count in range(2, 7))
 """-99 to -999999: what stands for "not measured" beside affinities."""
+_FAR = 10.0
+"""Times the largest other affinity from which 999, 9999, … looks like a mark too."""
+_NEGATIVE = re.compile(
+    r"(no|not|non|neg|negative|false|f|n|inactive|absent|decoy|unbound|random)([ _-].*)?|non[a-z]+", re.IGNORECASE
+)
+"""Words that say 0: only they tell which of two words is the positive class."""
 
 
 class LabelNames(NamedTuple):
@@ -106,8 +112,9 @@ class Labels:
         if self._asked == "regression" or not odd:
             return self._asked or "classification", False
         rows, odd_rows = sum(self._seen[label] for label in numbers), sum(self._seen[label] for label in odd)
-        whole = len(numbers) <= FEW and all(value.is_integer() for value in numbers.values())
-        mostly = len(numbers) - len(odd) == 2 and rows - odd_rows >= MOSTLY * rows
+        both = len(numbers) - len(odd) == 2
+        whole = len(numbers) <= FEW and (both or all(value.is_integer() for value in numbers.values()))
+        mostly = both and rows - odd_rows >= MOSTLY * rows
         if odd_rows == 1 and len(numbers) == 3 and (self._asked == "classification" or whole or mostly):
             return "classification", True
         if self._asked == "classification":
@@ -116,12 +123,12 @@ class Labels:
             raise InputError(self._ask(numbers))
         if whole or mostly:
             raise InputError(self._ask(numbers))
-        marks = [label for label, value in numbers.items() if value in _MARKS and self._seen[label] > 1]
-        if marks and min(value for value in numbers.values() if value not in _MARKS) > float(marks[0]) / 2:
-            times = f"{self._seen[marks[0]]} rows, the first on line {self._lines[marks[0]]}"
+        if (mark := _mark(numbers)) is not None:
+            count = self._seen[mark]
+            times = f"{count} row{'s' * (count != 1)}, the first on line {self._lines[mark]}"
             raise InputError(
-                f"{self._path}: label {marks[0]} in {times}, beside affinities: is it 'not measured'? leave such rows "
-                f"out by --missing {marks[0]}, or keep them by --task regression"
+                f"{self._path}: label {mark} in {times}, beside affinities: is it 'not measured'? leave such rows "
+                f"out by --missing {mark}, or keep them by --task regression"
             )
         return "regression", False
 
@@ -141,14 +148,22 @@ class Labels:
             return
         if all(_COMMA.fullmatch(word) for word in words):
             first = f"'{words[0]}' on line {self._lines[words[0]]}"
+            thousands = all(re.fullmatch(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+", word) for word in words)
             raise InputError(
-                f"{self._path}: labels with a decimal comma, {first}; write {words[0].replace(',', '.')}: a "
-                "spreadsheet saves points where its language is English"
+                f"{self._path}: labels with a decimal comma, {first}; write {words[0].replace(',', '.')}"
+                + (f" (or {words[0].replace(',', '')}, if it parts the thousands)" if thousands else "")
+                + ": a spreadsheet saves points where its language is English"
             )
         if len(words) == len(self._seen) and 2 <= len(words) <= FEW:
+            zero = [word for word in words if _NEGATIVE.fullmatch(word)]
+            one = [word for word in words if word not in zero]
+            known = len(words) == 2 and len(zero) == 1  # which word is 1 is never guessed
+            named = f"e.g. --positive {_word(one[0])} --negative {_word(zero[0])}" if known else (
+                "--positive WORD --negative WORD, each may be given several times"
+            )  # fmt: skip
             raise InputError(
-                f"{self._path}: labels are {self._counts()}, no numbers; name the classes, e.g. "
-                f"--positive {_word(words[0])} --negative {_word(words[1])}, and leave others out by --missing"
+                f"{self._path}: labels are {self._counts()}, no numbers; name the classes, {named}, and leave "
+                "others out by --missing"
             )
 
     def _ask(self, numbers: dict[str, float]) -> str:
@@ -177,6 +192,18 @@ class Labels:
             where = f" from line {self._lines[label]}" if rows < 10 else ""
             shown.append(f"{label or 'empty'} ({rows} row{'s' * (rows != 1)}{where})")
         return ", ".join(shown) + (f" and {len(order) - FEW} more" if len(order) > FEW else "")
+
+
+def _mark(numbers: dict[str, float]) -> str | None:
+    """A label that looks like "not measured" among affinities: -999, the one negative number -1, 9999 far above all."""
+    for label, value in numbers.items():
+        others = [other for other in numbers.values() if other != value]
+        far_below = value in _MARKS and min(others) > value / 2
+        only_negative = value == -1.0 and min(others) > 0
+        far_above = -value in _MARKS and max(others) > 0 and value > _FAR * max(others)
+        if far_below or only_negative or far_above:
+            return label
+    return None
 
 
 def number(text: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from crossllm.cache.errors import InputError, printable
 from crossllm.pipeline.data.dataset import Dataset
 
-NO_FOLD = ("", "-", "na", "n/a", "nan", "none", "null")
+NO_FOLD = ("", "-", ".", "?", "na", "n/a", "#n/a", "<na>", "nan", "none", "null")
 """Values of a fold column, in lower case, of pairs that the split leaves out."""
 MIN_GROUPS = 8
 """Fewest distinct sequence pairs a training part may have: a validation part is cut from it."""
@@ -27,6 +28,12 @@ PARTS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 """Values of a fold column, in lower case, that name the parts of one fixed split and no folds → the part."""
+_LIKE_PARTS = re.compile(
+    r"(.*[^a-z])?(train|training|trn|test|testing|tst|val|valid|validation|holdout|held.?out|dev)([^a-z].*)?|true|false"
+)
+"""Names that read like parts, in lower case: tested in turn as folds, the model would be scored on what it learnt."""
+_WHOLE = re.compile(r"([0-9]+)\.0+")
+"""A number of a fold as a spreadsheet or pandas writes it where some cells are empty."""
 
 
 class Folds(NamedTuple):
@@ -104,9 +111,14 @@ def given_folds(dataset: Dataset, column: str) -> Folds:
 
     A column of the words train, valid and test is one fixed split, not three folds that are tested in turn.
     """
-    values = [value.strip() for value in dataset.extra[column]]
+    values = [_WHOLE.sub(r"\1", value.strip()) for value in dataset.extra[column]]
     if any(value.lower() in PARTS for value in values):
         return _fixed_split(dataset, column, values)
+    if like := sorted({value for value in values if _LIKE_PARTS.fullmatch(value.lower())}):
+        raise InputError(
+            f"--fold-column {printable(column)}: '{printable(like[0])}' reads like a part of one split and no fold; "
+            "write train, valid and test for a fixed split, or name folds otherwise"
+        )
     names = sorted(set(values), key=lambda name: (int(name) if name.isascii() and name.isdigit() else math.inf, name))
     if not 2 <= len(names) <= 100:
         raise InputError(

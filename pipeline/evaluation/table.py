@@ -111,7 +111,7 @@ def _row(name: str, found: dict[str, Any], shown: tuple[str, ...]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three decimals, or three digits where those would say nothing (affinities in molar)."""
+    """Three decimals, or two digits where those would say nothing (affinities in molar): at most seven characters."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:.3f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.1e}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,9 @@ DPI = 150
 
 def draw_losses(folder: RunFolder, names: Sequence[str], histories: Sequence[Sequence[Epoch]]) -> None:
     """`loss_curves.png` and `.svg`: training and validation loss of every fold, the chosen epoch marked."""
+    figure, (axis,) = _figure(1)
     from matplotlib.ticker import MaxNLocator
 
-    figure, (axis,) = _figure(1)
     for number, (name, history) in enumerate(zip(names, histories, strict=True)):
         colour = f"C{number % 10}"
         epochs = [epoch.epoch for epoch in history]
@@ -151,8 +152,14 @@ def _plain(name: str) -> str:
 
 def _figure(columns: int) -> tuple[Figure, Any]:
     """A figure of its own, without pyplot's global state and whatever the display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    # A Jupyter kernel hands its own backend to its children, which do not know it; files need none.
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
 
     figure = Figure(figsize=(5 * columns, 4.5), layout="constrained")
     FigureCanvasAgg(figure)

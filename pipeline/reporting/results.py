@@ -20,6 +20,9 @@ from crossllm.pipeline.training.fold import Epoch, FoldResult
 from crossllm.pipeline.training.inputs import Inputs
 from crossllm.pipeline.training.run_folder import RunFolder
 
+EMPTY = "(empty)"
+"""A group of `--by` whose pairs have nothing in the column."""
+
 
 def write_results(
     folder: RunFolder,
@@ -50,7 +53,7 @@ def write_results(
     folder.write_table("history.csv", ("fold", *Epoch._fields), history, ",")
     draw_losses(folder, inputs.folds.names, [result.history for result in results])
     order = np.concatenate([part.test for part in parts])
-    groups = None if by is None else np.array(dataset.extra[by])[order]
+    groups = None if by is None else np.array([value or EMPTY for value in dataset.extra[by]])[order]
     partners = [_partners(dataset, part) for part in parts]
     what = f"note: drawing {REPLICATES} bootstrap replicates of {len(order):,} pairs for the intervals"
     with announced(what, quiet=False):
