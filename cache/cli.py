@@ -212,6 +212,11 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
 @click.option(
     "--only-needed", is_flag=True, help="Take the rows of the sequences that --cache lists alone, and no ids."
 )
+@click.option(
+    "--link",
+    is_flag=True,
+    help="Hard links for segments that are wanted whole: no space, but no second copy either.",
+)
 @_segment_bytes_option
 @quiet_option
 @json_option
@@ -220,6 +225,7 @@ def merge_command(
     sources: tuple[Path, ...],
     rows_only: bool,
     only_needed: bool,
+    link: bool,
     segment_bytes: int,
     quiet: bool,
     as_json: bool,
@@ -228,7 +234,13 @@ def merge_command(
     from crossllm.cache.maintenance.merge import merge
 
     done = merge(
-        cache_dir, sources, segment_bytes=segment_bytes, quiet=quiet, rows_only=rows_only, only_needed=only_needed
+        cache_dir,
+        sources,
+        segment_bytes=segment_bytes,
+        quiet=quiet,
+        rows_only=rows_only,
+        only_needed=only_needed,
+        link=link,
     )
     if as_json:
         click.echo(json.dumps(done._asdict(), indent=1))

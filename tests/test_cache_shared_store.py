@@ -125,7 +125,7 @@ def test_merge_of_rows_alone_keeps_tables_of_ids_apart(tmp_path: Path, program: 
     store = tmp_path / "all_rows"
     with pytest.raises(Conflict, match="--rows-only"):
         merge(store, [one, two])
-    done = program("crossllm", "cache", "merge", "--cache", store, one, two, "--rows-only")
+    done = program("crossllm", "cache", "merge", "--cache", store, one, two, "--rows-only", "--link")
     assert done.returncode == 0, done.stderr
     assert "4 segments linked, not copied" in done.stdout
     assert not (store / "records").exists()
@@ -164,7 +164,7 @@ def test_where_there_are_no_links_rows_are_copied(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(fsio, "link_file", no_links)
-    done = merge(tmp_path / "all", [one], rows_only=True)
+    done = merge(tmp_path / "all", [one], rows_only=True, link=True)
     assert (done.linked, done.records > 0, done.damage) == (0, True, [])
     assert verify(tmp_path / "all", data=True)._replace(segments=0).damage == []
     assert not verify(tmp_path / "all", data=False).leftovers
@@ -176,6 +176,16 @@ def test_a_damaged_segment_is_never_linked(tmp_path: Path) -> None:
     data = bytearray(rows.read_bytes())
     data[8] ^= 1
     rows.write_bytes(data)
-    done = merge(tmp_path / "all", [one], rows_only=True)
+    done = merge(tmp_path / "all", [one], rows_only=True, link=True)
     assert (done.linked, len(done.damage)) == (1, 1), "the proteins' alone"
+    assert verify(tmp_path / "all", data=True).damage == []
+
+
+def test_a_merge_is_a_copy_unless_links_are_asked_for(tmp_path: Path) -> None:
+    """Damage to one cache must not reach the other that was made of it."""
+    one = embedded_demo(tmp_path / "one", entities=16, pairs=60)
+    assert merge(tmp_path / "all", [one], rows_only=True).linked == 0
+    assert all(p.stat().st_nlink == 1 for p in (tmp_path / "all" / "embeddings").rglob("*") if p.is_file())
+    for rows in (one / "embeddings").rglob("rows/c/0/0"):
+        rows.write_bytes(b"")
     assert verify(tmp_path / "all", data=True).damage == []

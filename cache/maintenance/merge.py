@@ -72,12 +72,13 @@ def merge(
     quiet: bool = True,
     rows_only: bool = False,
     only_needed: bool = False,
+    link: bool = False,
 ) -> Merged:
     """Copy into a cache the records and ids that other caches hold and it does not; `into` need not exist.
 
     Every record is checked while it is copied.  Killed at any instant, what was committed stays, and the next run
-    goes on from there.  A segment that is wanted whole is linked where the file system can.  Rows are keyed by
-    sequence, so where a key is in two caches one record is kept, and the other is not looked at.
+    goes on from there.  Rows are keyed by sequence, so where a key is in two caches one record is kept, and the other is
+    not looked at.
 
     Args:
         into: the cache to write.
@@ -86,6 +87,8 @@ def merge(
         quiet: no bar.
         rows_only: the ids stay where they are: those of two datasets may clash.
         only_needed: the rows of the sequences that `into` lists alone; no ids.
+        link: a segment that is wanted whole becomes a hard link where the file system can: no space of its own, and no
+            second copy either, so that what damages the one damages the other.
 
     Raises:
         InputError: a source is no cache, is named twice, or is `into`.
@@ -104,7 +107,8 @@ def merge(
     size = sum(plan.bytes for plan in plans)
     home = store_folder(into)
     require_space(
-        next(path for path in (home, *home.absolute().parents) if path.exists()), sum(plan.space for plan in plans)
+        next(path for path in (home, *home.absolute().parents) if path.exists()),
+        sum(plan.space for plan in plans) if link else size,
     )
     for modality, (records, _) in ids.items():
         publish_table(into, modality, records)
@@ -112,7 +116,7 @@ def merge(
     damage: list[str] = []
     with byte_progress(size, "merge", quiet) as seen:
         for plan in plans:
-            written, there, whole = _copy_recipe(into, plan, segment_bytes, damage, seen)
+            written, there, whole = _copy_recipe(into, plan, segment_bytes, link, damage, seen)
             copied, already, linked = copied + written, already + there, linked + whole
     left_out = [str(path) for s in sources for name in _NOT_MERGED if (path := s / name).exists()]
     return Merged(copied, already, sum(len(records) for records, _ in ids.values()), size, left_out, damage, linked)
@@ -200,7 +204,9 @@ def _sources(folder: Path, recipe: Recipe) -> list[Segment]:
                 raise
 
 
-def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str], seen: Seen) -> tuple[int, int, int]:
+def _copy_recipe(
+    into: Path, plan: _Plan, segment_bytes: int, link: bool, damage: list[str], seen: Seen
+) -> tuple[int, int, int]:
     """Copy what `into` lacks of one recipe: records taken, records that were there, segments that were linked."""
     stored: set[bytes] = set()
     failed: dict[bytes, str] = {}
@@ -215,7 +221,7 @@ def _copy_recipe(into: Path, plan: _Plan, segment_bytes: int, damage: list[str],
     ):
         while plan.segments:
             segment = plan.segments.pop(0)  # closed when it is done with
-            whole = _taken_whole(into, plan, segment, stored, seen)
+            whole = _taken_whole(into, plan, segment, stored, seen) if link else set()
             if whole:
                 linked += 1
                 stored |= whole
