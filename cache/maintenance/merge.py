@@ -77,8 +77,8 @@ def merge(
     """Copy into a cache the records and ids that other caches hold and it does not; `into` need not exist.
 
     Every record is checked while it is copied.  Killed at any instant, what was committed stays, and the next run
-    goes on from there.  Rows are keyed by sequence, so where a key is in two caches one record is kept, and the other is
-    not looked at.
+    goes on from there.  Rows are keyed by sequence, so where a key is in two caches one record is kept, and the other
+    is not looked at.
 
     Args:
         into: the cache to write.
