@@ -30,6 +30,7 @@ _ZIP = b"PK\x03\x04"
 _LFS = b"version https://git-lfs"
 _POINTER = ("a pointer of Git LFS, not the file", "`git lfs pull` fetches it")
 _JSON = re.compile(rb'\{\s*["}]|\[\s*(\{|\[\s*["0-9-])')
+_PIR = re.compile(r">(P1|F1|DL|DC|RL|RC|N1|N3|XX);")
 _DOTS = re.compile(r"[.()\[\]{}<>&+-]{2,}( *\(? *-?[0-9.]+\)?)?")
 """A secondary structure, perhaps with its energy."""
 
@@ -97,6 +98,8 @@ def wrong_sequences(head: bytes, molecules: bool = False) -> FileKind | None:
         if first.startswith("HEADER  "):
             return FileKind("a PDB file", "convert its molecules to SDF or SMILES")
         return None
+    if _PIR.match(first):
+        return FileKind("a PIR/NBRF file, whose second line is a title", _CONVERT)
     if first.startswith("# STOCKHOLM"):
         return FileKind("a Stockholm alignment", f"{_CONVERT}, e.g. `esl-reformat fasta FILE`")
     if first.startswith("CLUSTAL") or first.startswith("MUSCLE"):

@@ -23,8 +23,9 @@ _PLAIN = {m: re.compile(f"[{CERTAIN[m]}]+") for m in CERTAIN}
 _NO_NUCLEOTIDES = set(CERTAIN["protein"]) - set(CERTAIN["rna"] + "T") - set(AMBIGUOUS["rna"])
 """E, F, I, L, P, Q: a residue, and no code of a nucleotide."""
 _NUCLEOTIDES_ONLY = "only A, C, G, T/U or N: a nucleotide sequence given as a protein?"
+_NUCLEOTIDES_NEARLY = "90 % or more A, C, G, T/U or N: a nucleotide sequence given as a protein?"
+_RESIDUES = "less than half A, C, G, U or N: a protein given as RNA?"
 _NUCLEOTIDES = re.compile("[ACGTUN]+")
-
 
 SURE = 12
 """Letters from which a protein of A, C, G, T, U and N alone is too unlikely to be one."""
@@ -53,7 +54,9 @@ def read_fasta(path: Path, modality: str, on_bad: OnBad = "error", asked: ReadOp
                 yield raw.line, record
 
     records = validated_records(path, modality, found(), notes, problems, on_bad)
-    if not asked.allow_nucleotides:
+    if modality == "rna":
+        _refuse_residues(path, records)
+    elif not asked.allow_nucleotides:
         refuse_nucleotides(path, records)
     return records
 
@@ -67,16 +70,44 @@ def sequence_of(modality: str, text: str, notes: Counter[str]) -> tuple[str, str
 
 def refuse_nucleotides(path: Path, records: Records) -> None:
     """RNA given as protein is embedded without a fault, and every number after that is wrong: ask."""
-    alike = records.notes[_NUCLEOTIDES_ONLY]
+    nearly = records.notes[_NUCLEOTIDES_NEARLY]
+    alike = records.notes[_NUCLEOTIDES_ONLY] + nearly
     if 2 * alike <= len(records.records):
         return
-    long = next((r for r in records.records if r.length >= SURE and _NUCLEOTIDES.fullmatch(r.sequence)), None)
+    long = next((r for r in records.records if r.length >= SURE and _nucleotide_note(r.sequence)), None)
     if long is not None:
+        hold = "are made of A, C, G, T/U or N by 90 % or more" if nearly else "hold only A, C, G, T/U or N"
         raise InputError(
-            f"{path}: {alike} of {len(records.records)} sequences hold only A, C, G, T/U or N (e.g. "
+            f"{path}: {alike} of {len(records.records)} sequences {hold} (e.g. "
             f"'{printable(long.id)}', {long.length} letters): nucleotides given as proteins? use "
             "--modality rna (rna=FILE), or insist by --allow-nucleotides"
         )
+
+
+def _refuse_residues(path: Path, records: Records) -> None:
+    """Peptides whose letters all happen to be codes of nucleotides would be embedded without a fault."""
+    alike = records.notes[_RESIDUES]
+    if 2 * alike > len(records.records):
+        first = next(r for r in records.records if _like_residues(r.sequence))
+        raise InputError(
+            f"{path}: {alike} of {len(records.records)} sequences are less than half A, C, G, T/U or N (e.g. "
+            f"'{printable(first.id)}', {first.length} letters): proteins given as RNA? use "
+            "--modality protein (protein=FILE)"
+        )
+
+
+def _nucleotide_note(sequence: str) -> str | None:
+    """What there is to be noted of a protein that may be a nucleotide sequence."""
+    if _NUCLEOTIDES.fullmatch(sequence):
+        return _NUCLEOTIDES_ONLY
+    if len(sequence) >= SURE and 10 * sum(map(sequence.count, "ACGTUN")) >= 9 * len(sequence):
+        return _NUCLEOTIDES_NEARLY
+    return None
+
+
+def _like_residues(sequence: str) -> bool:
+    """Whether RNA is mostly ambiguous letters; N and X, which stand for any, are none of them."""
+    return len(sequence) >= SURE and 2 * sum(map(sequence.count, "ACGUNX")) < len(sequence)
 
 
 def _raw_records(path: Path, problems: list[Problem], notes: Counter[str]) -> Iterator[_Raw]:
@@ -136,8 +167,8 @@ def _to_record(path: Path, modality: str, raw: _Raw, notes: Counter[str], proble
         return None
     id_, sequence = words[0], raw.sequence
     if _PLAIN[modality].fullmatch(sequence):
-        if modality == "protein" and _NUCLEOTIDES.fullmatch(sequence):
-            notes[_NUCLEOTIDES_ONLY] += 1
+        if modality == "protein" and (note := _nucleotide_note(sequence)):
+            notes[note] += 1
         return Record(key_of(modality, sequence), id_, sequence, len(sequence))
     sequence = normalise(modality, raw.sequence)
     if match := _NOT_ALLOWED[modality].search(sequence):
@@ -180,5 +211,7 @@ def _count(modality: str, given: str, sequence: str, notes: Counter[str]) -> Non
         notes["T, read as U"] += 1
     if modality == "protein" and upper.endswith("*"):
         notes["trailing '*', cut"] += 1
-    if modality == "protein" and _NUCLEOTIDES.fullmatch(sequence):
-        notes[_NUCLEOTIDES_ONLY] += 1
+    if modality == "protein" and (note := _nucleotide_note(sequence)):
+        notes[note] += 1
+    if modality == "rna" and _like_residues(sequence):
+        notes[_RESIDUES] += 1

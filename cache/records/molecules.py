@@ -320,6 +320,9 @@ def _block(
         problems.append(Problem(path, line, bad, id_))
     elif end is None:
         problems.append(Problem(path, line, "a mol block without 'M  END'; is the file cut short?", id_))
+    elif (second := _second(block, end)) is not None:
+        what = "a second mol block before '$$$$'; put a line $$$$ after each 'M  END'"
+        problems.append(Problem(path, line + second, what, id_))
     elif counts < 3:
         what = (
             f"its counts line is line {counts + 1} of the mol block, not 4; write title, program and comment above it"
@@ -331,6 +334,18 @@ def _block(
         if asked.id_field is not None:
             hint = f"fill in its field {printable(asked.id_field, 30)}" + (f" (there are {names})" if names else "")
         yield _Raw(line, id_, "\n".join(block[: end + 1]) + "\n", hint)
+
+
+def _second(block: list[str], end: int) -> int | None:
+    """Where a further mol block begins below 'M  END' and outside of the data fields, as `cat *.mol` makes them."""
+    in_field = False
+    for n, text in enumerate(block[end + 1 :], end + 1):
+        in_field = _FIELD.fullmatch(text) is not None or (in_field and bool(text.strip()))
+        if not in_field and _VERSION.fullmatch(text):
+            return max(end + 1, n - 3)
+        if not in_field and text.startswith("M  END"):
+            return end + 1
+    return None
 
 
 def _fields(lines: list[str]) -> dict[str, str]:
