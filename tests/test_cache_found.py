@@ -84,3 +84,82 @@ def test_pir_is_called_by_its_name(tmp_path: Path, code: str) -> None:
         assert "is a PIR/NBRF file" in line
         assert "convert it to FASTA" in line
     assert read(tmp_path, "protein", ">P1x;CRAB\nMKV\n").records
+
+
+def ids_from(tmp_path: Path, *columns: str) -> str:
+    """The column that the ids are taken from."""
+    cells = ",".join(f"v{n}" for n in range(len(columns)))
+    records = read(tmp_path, "molecule", f"{','.join(columns)},smiles\n{cells},CCO\n").records
+    return columns[int(records[0].id[1:])]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        (("Target ID", "Name"), "Name"), (("Assay_ID", "title"), "title"), (("target_chembl_id", "ID"), "ID"),
+        (("BindingDB Reactant_set_id", "PubChem CID"), "PubChem CID"), (("Document ChEMBL ID", "name"), "name"),
+        (("Patent ID", "ProteinID", "x.id"), "x.id"), (("VALID", "id"), "id"), (("FATTY ACID", "name"), "name"),
+        (("LIPID", "name"), "name"), (("STEROID", "FLUID", "drug"), "drug"), (("valid", "zinc_id"), "zinc_id"),
+        (("id", "CompoundID"), "CompoundID"), (("id", "Molecule ChEMBL ID"), "Molecule ChEMBL ID"),
+        (("ID", "mol.id"), "mol.id"), (("MonomerID", "id"), "id"), (("MonomerID", "name"), "MonomerID"),
+        (("id", "DRUGBANKID"), "DRUGBANKID"), (("id", "pubchem_cid"), "pubchem_cid"), (("id", "drugId"), "drugId"),
+    ],
+)  # fmt: skip
+def test_ids_are_those_of_the_molecules(tmp_path: Path, columns: tuple[str, ...], expected: str) -> None:
+    for order in (columns, columns[::-1]):
+        assert ids_from(tmp_path, *order) == expected
+
+
+@pytest.mark.parametrize("columns", ["ID,id", "ChEMBL ID,CID", "zinc id,asinex id", "Name,name"])
+def test_columns_of_ids_with_equal_right_are_named(tmp_path: Path, columns: str) -> None:
+    (line,) = refusal(tmp_path, "molecule", f"{columns},smiles\na,b,CCO\n")
+    one, two = columns.split(",")
+    assert f"in.txt:1: 2 columns may be the id column: '{one}', '{two}'; name one by --id-column" in line
+
+
+def test_columns_of_smiles_that_differ_in_case_only_are_named(tmp_path: Path) -> None:
+    (line,) = refusal(tmp_path, "molecule", "id,SMILES,smiles\na,C,CC\n")
+    assert "2 columns may be the SMILES column: 'SMILES', 'smiles'; name one by --smiles-column" in line
+
+
+@pytest.mark.parametrize("column", ["Target ID", "assay_id", "Reactant_set_id", "VALID"])
+def test_ids_of_other_things_are_no_ids_of_molecules(tmp_path: Path, column: str) -> None:
+    (line,) = refusal(tmp_path, "molecule", f"{column},smiles\na,CCO\n")
+    assert f"in.txt:1: no id column in the header '{column}, smiles'" in line
+    assert line.endswith("or name it by --id-column")
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [("a,CCO\nb,CCN\n", "id,smiles"), ("CCO,a\n", "smiles,id"), ("a,7,c1ccccc1\n", "id,column2,smiles")],
+)
+def test_a_table_without_a_header_is_told_to_write_one(tmp_path: Path, text: str, header: str) -> None:
+    (line,) = refusal(tmp_path, "molecule", text)
+    assert f"is a SMILES: no header line? write {header} above" in line
+    assert read(tmp_path, "molecule", f"{header}\n{text}").records, "the cure works"
+
+
+@pytest.mark.parametrize("header", ["Ligand SMILES\tID", "name\tStructure string\tpIC50"])
+def test_a_tsv_whose_smiles_column_is_not_known_is_one_line(tmp_path: Path, header: str) -> None:
+    rows = [("CCO", "m1"), ("CCN", "m2")] if header.startswith("L") else [("m1", "CCO", "7"), ("m2", "CCN", "8")]
+    text = "\n".join(map("\t".join, [header.split("\t"), *rows])) + "\n"
+    (line,) = refusal(tmp_path, "molecule", text)
+    assert "in.txt:1: no SMILES column in the header" in line
+    assert "name it by --smiles-column" in line
+    assert ("e.g. --smiles-column 'Ligand SMILES'" in line) == header.startswith("Ligand")
+
+
+def test_an_id_that_speaks_of_smiles_is_no_header(tmp_path: Path) -> None:
+    assert len(read(tmp_path, "molecule", "smiles_1\tCCO\nsmiles_2\tCCN\n").records) == 2
+
+
+def test_smiles_files_by_blanks_have_a_cure_that_works(tmp_path: Path) -> None:
+    text = "CCO ethanol\nCCN ethylamine\n"
+    (line,) = refusal(tmp_path, "molecule", text)
+    assert line.endswith("replace the blanks by TABs, and put a header line smiles TAB id above")
+    cured = "smiles\tid\n" + text.replace(" ", "\t")
+    assert [record.id for record in read(tmp_path, "molecule", cured).records] == ["ethanol", "ethylamine"]
+    (line,) = refusal(tmp_path, "molecule", "CCO an alcohol\nCCN ethylamine\n")
+    assert "replace the first blank of each line by a TAB, and put a header line" in line
+    (line,) = refusal(tmp_path, "molecule", "ethanol CCO\nethylamine CCN\n")
+    assert "replace the blanks by TABs, id first: id TAB SMILES" in line

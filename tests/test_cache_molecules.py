@@ -122,7 +122,7 @@ BAD: dict[str, tuple[str | bytes, int, str]] = {
         "m.smi:1: no SMILES column in the header 'id, formula'; one of smiles, canonical_smiles, isomeric_smiles, smi, "
     ),
     "csv without an id column": ("ref,smiles\nx,C\n", 1, "m.smi:1: no id column in the header 'ref, smiles'; one of"),
-    "csv without a header": ("a,CCO\nb,CCN\n", 1, "m.smi:1: no SMILES column in the header 'a, CCO'; one of smiles"),
+    "csv without a header": ("a,CCO\nb,CCN\n", 1, "m.smi:1: 'CCO' is a SMILES: no header line? write id,smiles"),
     "no id column": ("ref\tsmiles\nx\tC\n", 1, "m.smi:1: no id column in the header 'ref, smiles'"),
     "smiles first": ("CC(=O)O\tacetic\n", 1, "is the order SMILES, id? id TAB SMILES is expected"),
     "no id": ("\tCCO\n", 1, "a molecule without an id"),

@@ -286,7 +286,7 @@ def test_inosine_is_no_protein(tmp_path: Path) -> None:
     [
         ("CCO\tethanol\nc1ccccc1\tbenzene\nCN\tCO\n", "'CCO' is a SMILES and 'ethanol' is none (2 such lines): is the "
          "order SMILES, id? id TAB SMILES is expected"),
-        ("CCO ethanol\nc1ccccc1 benzene\n", "m.smi:1: 1 column, 2 expected, in every line; separate by a TAB"),
+        ("CCO ethanol\nc1ccccc1 benzene\n", "m.smi:1: 1 column, 2 expected, in every line; replace the blanks by TABs"),
     ],
 )  # fmt: skip
 def test_a_swapped_order_stops_the_file(tmp_path: Path, text: str, say: str, on_bad: str) -> None:

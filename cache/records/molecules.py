@@ -29,11 +29,20 @@ MAX_BLOCK = 1 << 20
 """Characters of a mol block; a longer one is refused unread."""
 MAX_ATOMS = 500
 """Heavy atoms; a larger molecule is refused."""
-ID_COLUMNS = ("id", "molecule_id", "mol_id", "ligand_id", "compound_id", "chembl_id", "b_id", "cid")
-"""Columns of a table with a header, whatever their case, spaces and underscores; the first that is there is taken."""
-_ENDS_IN_ID = re.compile(r"(.*[^A-Za-z])?[Ii][Dd]|.*[a-z]I[Dd]|[A-Z0-9 _]*ID")
-"""Names of ids that are not known: 'ZINC ID', 'drugId', 'DRUGBANKID'; then these, which need not be one a molecule."""
+ID_COLUMNS = ("molecule_id", "mol_id", "ligand_id", "compound_id", "chembl_id", "drug_id", "b_id", "cid", "id")
+"""Usual names of columns of ids, whatever their case, spaces and underscores: see `_id_columns`."""
 NAME_COLUMNS = ("ligand", "compound", "drug", "name", "title")
+"""What is taken for want of an id; it need not be one a molecule."""
+_KINDS = ("chembl", "pubchem", "compound", "cmpd", "molecule", "ligand", "drug", "drugbank", "mol")
+"""Words that say the id is of a molecule."""
+_OTHER_THING = re.compile(
+    "targets?|assay|proteins?|gene|rna|mirna|document|doc|patents?|publication|article|pubmed|reference|reactants?|"
+    "reaction|source|uniprot|pdb|chain|sequence|organism|taxon|tax|cell|activity"
+)
+"""Words of columns whose ids are of something else."""
+_ONE_WORD = frozenset(f"{kind}id" for kind in (*_KINDS, "zinc")) | {"pubchemcid"}
+"""Ids in one word, as in DRUGBANKID; VALID and LIPID are none."""
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 SMILES_COLUMNS = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "smiles_string", "structure")
 _BLANKS = re.compile(r"[\s_]")
 # RDKit keeps a charge in 8 bits and an isotope in 16, and cuts off the rest without a word.
@@ -42,6 +51,8 @@ _VERSION = re.compile(r"[ \d]*\d[ \d]*V[23]000 *", re.IGNORECASE)
 _FIELD = re.compile(r">.*<([^<>]+)>.*")
 _LOOK_AHEAD = 400
 """Lines in which an SD file shows what it is."""
+_ATOM = re.compile(r"[A-Za-z]")
+_SMILES = re.compile(r"(Cl|Br|[BCNOSPFIbcnosp]|\[[^\[\]\s]+\]|[=#$:/\\().%+@*0-9-])+")
 _OVERFLOW = re.compile(r"\[\d{4,}|[+-]\d{3,}(?=[:\]])")
 
 
@@ -191,7 +202,7 @@ def _raw_records(path: Path, problems: list[Problem], notes: Counter[str], asked
     if asked.id_field is not None:
         raise InputError(f"--id-field {printable(asked.id_field)}: {path} is no SD file; leave it out, or --id-column")
     first = next((line for line in head if line.text.strip()), None)
-    if first is not None and (_is_header(first) or asked.id_column or asked.smiles_column):
+    if first is not None and (_is_header(first) or _unknown_header(head) or asked.id_column or asked.smiles_column):
         yield from _table(path, chain(head, lines), problems, notes, asked)
     else:
         yield from _plain(path, chain(head, lines), problems)
@@ -208,14 +219,37 @@ def _is_header(first: Line) -> bool:
     )
 
 
+def _unknown_header(head: list[Line]) -> bool:
+    """Whether the first line names columns of a TSV, none of which is a usual one, above a line with a SMILES."""
+    rows = [[cell.strip() for cell in line.text.split("\t")] for line in head if line.text.strip()][:2]
+    if len(rows) < 2 or len(rows[0]) < 2 or len(rows[0]) != len(rows[1]):
+        return False
+    at = [n for n, cell in enumerate(rows[1]) if _like_smiles(cell)]
+    return (
+        bool(at)
+        and not any(_like_smiles(rows[0][n]) for n in at)
+        and (len(rows[0]) > 2 or any("smiles" in rows[0][n].lower() for n in at))
+    )
+
+
+def _like_smiles(text: str) -> bool:
+    """Whether it is made of what SMILES are made of, and of nothing else."""
+    return len(text) <= MAX_SMILES and _SMILES.fullmatch(text) is not None and _ATOM.search(text) is not None
+
+
 def _table(
     path: Path, lines: Iterator[Line], problems: list[Problem], notes: Counter[str], asked: ReadOptions
 ) -> Iterator[_Raw]:
     """A table with a header."""
     table = open_table(path, lines, notes)
     assert table is not None  # its first line was seen
-    smiles_at = _column(path, table, asked.smiles_column, _at(table.header, SMILES_COLUMNS), "SMILES", SMILES_COLUMNS)
-    id_at = _column(path, table, asked.id_column, _id_at(table.header), "id", (*ID_COLUMNS, *NAME_COLUMNS))
+    at = _at(table.header, SMILES_COLUMNS)
+    of_smiles = [] if at is None else [name for name in table.header if _alike(name, table.header[at])]
+    if at is None and asked.smiles_column is None:
+        _refuse_without_header(path, table)
+    smiles_at = _column(path, table, asked.smiles_column, of_smiles, "SMILES", SMILES_COLUMNS)
+    of_ids = _id_columns(table.header)
+    id_at = _column(path, table, asked.id_column, of_ids, "id", (*ID_COLUMNS, *NAME_COLUMNS))
     said = f"ids from '{printable(table.header[id_at])}', SMILES from '{printable(table.header[smiles_at])}'"
     hint = f"fill in '{printable(table.header[id_at])}', or name another column by --id-column"
     for line, cells, problem in table.rows:
@@ -226,10 +260,35 @@ def _table(
             yield _Raw(line, cells[id_at], cells[smiles_at], hint)
 
 
+def _refuse_without_header(path: Path, table: TextTable) -> None:
+    """Raise where the first line is a molecule already, which the name of a column could not be."""
+    below = next((row.cells for row in table.rows if row.problem is None), table.header)
+    both = zip(table.header, below, strict=True)
+    at = next((n for n, (name, cell) in enumerate(both) if _like_smiles(name) and _like_smiles(cell)), None)
+    if at is not None:
+        names = [f"column{n + 1}" for n in range(len(table.header))]
+        names[at] = "smiles"
+        if len(names) > 1:
+            names[0 if at else 1] = "id"
+        mark = " TAB " if table.delimiter == "\t" else table.delimiter
+        raise InputError(
+            f"{path}:{table.line}: '{printable(table.header[at])}' is a SMILES: no header line? "
+            f"write {mark.join(names)} above"
+        )
+
+
 def _column(
-    path: Path, table: TextTable, asked: str | None, found: int | None, what: str, usual: tuple[str, ...]
+    path: Path, table: TextTable, asked: str | None, found: list[str], what: str, usual: tuple[str, ...]
 ) -> int:
-    """Where the column is, or `InputError`: a first line of commas is a header, as SMILES have none."""
+    """Where the column is, or `InputError`.
+
+    Args:
+        path, table: for messages.
+        asked: the column that the user named.
+        found: names of those that may be it, with equal right.
+        what: it holds.
+        usual: names, for want of one.
+    """
     header = printable(", ".join(table.header), 80)
     flag = f"--{what.lower()}-column"
     if asked is not None:
@@ -239,13 +298,20 @@ def _column(
                 f"{path}:{table.line}: {flag} '{printable(asked)}' stands {times} in the header '{header}'"
             )
         return table.header.index(asked)
-    if found is None:
-        fix = f"one of {', '.join(usual)} is expected, or name it by {flag}"
+    if not found:
+        named = [name for name in table.header if what.lower() in name.lower()] if what == "SMILES" else []
+        example = f", e.g. {flag} '{printable(named[0])}'" if named else ""
+        fix = f"one of {', '.join(usual)} is expected, or name it by {flag}{example}"
         raise InputError(f"{path}:{table.line}: no {what} column in the header '{header}'; {fix}")
-    if table.header.count(table.header[found]) > 1:
-        name = printable(table.header[found])
+    if len(set(found)) > 1:
+        names = ", ".join(f"'{printable(name)}'" for name in found)
+        raise InputError(
+            f"{path}:{table.line}: {len(found)} columns may be the {what} column: {names}; name one by {flag}"
+        )
+    if len(found) > 1:
+        name = printable(found[0])
         raise InputError(f"{path}:{table.line}: column '{name}' stands twice in the header; rename one")
-    return found
+    return table.header.index(found[0])
 
 
 def _at(names: list[str], wanted: tuple[str, ...]) -> int | None:
@@ -253,24 +319,42 @@ def _at(names: list[str], wanted: tuple[str, ...]) -> int | None:
     return next((bare.index(own) for name in wanted if (own := _BLANKS.sub("", name)) in bare), None)
 
 
-def _id_at(names: list[str]) -> int | None:
-    """The column of ids: one of the usual names, then any that ends in id, then names and titles."""
-    if (found := _at(names, ID_COLUMNS)) is not None:
+def _id_columns(names: list[str]) -> list[str]:
+    """The columns that hold the ids with equal right: of molecules, then a bare id, then other ids, then names."""
+    of_molecules, bare, others = list[str](), list[str](), list[str]()
+    for name in names:
+        words = [word.lower() for word in _WORDS.findall(name)]
+        squeezed = _BLANKS.sub("", name).lower()
+        if not words or any(map(_OTHER_THING.fullmatch, words)):
+            continue
+        if words == ["id"]:
+            bare.append(name)
+        elif (len(words) == 1 and squeezed in _ONE_WORD) or words[-1] == "cid" or squeezed == "bid":
+            of_molecules.append(name)
+        elif words[-1] == "id":
+            (of_molecules if any(kind in squeezed for kind in _KINDS) else others).append(name)
+    if found := of_molecules or bare or others:
         return found
-    ends = next((n for n, name in enumerate(names) if _ENDS_IN_ID.fullmatch(name)), None)
-    return _at(names, NAME_COLUMNS) if ends is None else ends
+    at = _at(names, NAME_COLUMNS)
+    return [] if at is None else [name for name in names if _alike(name, names[at])]
+
+
+def _alike(one: str, other: str) -> bool:
+    return _BLANKS.sub("", one).lower() == _BLANKS.sub("", other).lower()
 
 
 def _plain(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterator[_Raw]:
     """Lines of `id TAB SMILES` without a header; quotes mean nothing here."""
-    blanks, rows = 0, 0
-    first = 0
+    blanks, rows, first = 0, 0, 0
+    smiles_first, most = 0, 0
     for number, text, problem in lines:
         if not text.strip():
             continue
         rows, first = rows + 1, first or number
         cells = [cell.strip() for cell in text.split("\t")]
-        blanks += len(cells) == 1 and len(text.split()) > 1
+        if len(cells) == 1 and len(words := text.split()) > 1:
+            blanks, most = blanks + 1, max(most, len(words))
+            smiles_first += _like_smiles(words[0]) and not _like_smiles(words[-1])
         if problem is None and len(cells) != 2:
             problem = _width_problem(cells)
         if problem is not None:
@@ -278,10 +362,11 @@ def _plain(path: Path, lines: Iterator[Line], problems: list[Problem]) -> Iterat
         else:
             yield _Raw(number, cells[0], cells[1], headless=True)
     if rows > 1 and blanks == rows:
-        raise InputError(
-            f"{path}:{first}: 1 column, 2 expected, in every line; separate by a TAB, id first: id TAB SMILES "
-            "(where SMILES come first, put a header line smiles TAB id above)"
-        )
+        replace = "replace the blanks by TABs" if most == 2 else "replace the first blank of each line by a TAB"
+        fix = f"{replace}, id first: id TAB SMILES (where SMILES come first, put a header line smiles TAB id above)"
+        if 2 * smiles_first > rows:
+            fix = f"{replace}, and put a header line smiles TAB id above"
+        raise InputError(f"{path}:{first}: 1 column, 2 expected, in every line; {fix}")
 
 
 def _width_problem(cells: list[str]) -> str:
