@@ -163,3 +163,12 @@ def test_smiles_files_by_blanks_have_a_cure_that_works(tmp_path: Path) -> None:
     assert "replace the first blank of each line by a TAB, and put a header line" in line
     (line,) = refusal(tmp_path, "molecule", "ethanol CCO\nethylamine CCN\n")
     assert "replace the blanks by TABs, id first: id TAB SMILES" in line
+
+
+def test_a_file_of_bad_records_alone_shows_the_first(tmp_path: Path) -> None:
+    lines = refusal(tmp_path, "rna", "".join(f">r{n}\nAC-GU\n" for n in range(25)), "skip")
+    assert len(lines) == 21
+    assert "in.txt:1: letter '-' at nucleotide 3 of 5 is an alignment gap (record r0)" in lines[0]
+    assert "in.txt:39: " in lines[19]
+    assert "in.txt: holds no records, 25 bad ones were left out; the first 20 are above" in lines[20]
+    assert len(refusal(tmp_path, "molecule", "a\tC1\nb\tC(\n", "skip")) == 3

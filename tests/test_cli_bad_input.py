@@ -130,7 +130,8 @@ def test_all_bad_is_an_error_even_with_skip(program: Program, tmp_path: Path) ->
     done = program(
         "embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile", "--on-bad", "skip"
     )
-    assert_refused(done, 1, "holds no records, 2 bad ones were left out")
+    assert_refused(done, 3, "bad.fasta:1: this id has another sequence further down (record x)")
+    assert "holds no records, 2 bad ones were left out" in done.stderr
 
 
 def test_import_never_writes_over_a_file_of_the_users(program: Program, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.record import Record, id_problem
 from crossllm.cache.records.record_list import RecordList, Records
 
+SHOWN = 20
+"""Bad records that are shown where `--on-bad skip` leaves none."""
+
 
 def validated_records(
     path: Path,
@@ -58,8 +61,10 @@ def validated_records(
     kept = read.take(np.flatnonzero(~left_out)) if left_out.any() else read
     if not kept:
         bad = f", {len(problems)} bad ones were left out" if problems else ""
+        bad += f"; the first {SHOWN} are above" if len(problems) > SHOWN else ""
         form = "SMILES, CSV or SDF file of one or more molecules" if modality == "molecule" else "FASTA file"
-        raise InputError(f"{path}: holds no records{bad}; a {form} is expected")
+        first = sorted(problems, key=lambda problem: problem.line)[:SHOWN]
+        raise InputError([*map(str, first), f"{path}: holds no records{bad}; a {form} is expected"])
     return Records(modality, kept, notes, sorted(problems, key=lambda problem: problem.line))
 
 

@@ -13,6 +13,7 @@ from crossllm.cache.files.text_file import read_lines
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.record import id_problem
 from crossllm.cache.records.table import TextTable, open_table
+from crossllm.cache.records.validation import SHOWN
 from crossllm.pipeline.data.labels import LabelNames, Labels, Task
 from crossllm.pipeline.data.meeting import Side
 
@@ -154,10 +155,20 @@ def read_pairs(
     if problems and on_bad == "error":
         raise InputError(map(str, sorted(problems, key=lambda p: p.line)))
     if not kept:
-        raise InputError(f"{path}: no pairs are left; check the file and --where")
+        raise InputError(_nothing_left(path, problems, notes, where))
     if task == "classification" and problems:
         labels.refuse_one_class({p.label for p in kept})
     return Pairs(kept, task, tuple(header[i] for i in extra), notes, sorted(problems, key=lambda p: p.line))
+
+
+def _nothing_left(path: Path, problems: list[Problem], notes: Counter[str], where: tuple[Where, ...]) -> list[str]:
+    """The first bad rows, and what else left nothing."""
+    bad = f", {len(problems)} bad rows were left out" if problems else ""
+    bad += f", the first {SHOWN} are above" if len(problems) > SHOWN else ""
+    gone = "".join(f", {count} row{'s' * (count != 1)}: {note}" for note, count in notes.items() if "left out" in note)
+    first = sorted(problems, key=lambda p: p.line)[:SHOWN]
+    check = "the file and --where" if where else "the file"
+    return [*map(str, first), f"{path}: no pairs are left{bad}{gone}; check {check}"]
 
 
 def _positions(path: Path, table: TextTable, columns: Columns, where: tuple[Where, ...]) -> list[int]:
