@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cached_property
 
 from crossllm.cache.errors import printable
 
 _VERSION = re.compile(r"\.[0-9]{1,3}$")
+_FLOAT = re.compile(r"([0-9]+)\.0+")
+_QUOTES = re.compile(r"""="(.+)"|"(.+)"|'(.+)'""")
 _SHOWN = 2
+_NAMED = 5
+"""Ids that are named where several may be meant."""
 
 
 class Side:
@@ -21,41 +25,92 @@ class Side:
 
     def why_not(self, id_: str, other: Side | None) -> str:
         """What to do about an id that is not here; `other` is the other column's side."""
-        if (odd := _invisible(id_)) is not None and (seen := self._visible.get(_bare(id_))) is not None:
-            return f"it holds an invisible character 0x{ord(odd):02x} that '{printable(seen)}' has not: remove it"
-        if (seen := self._visible.get(id_)) is not None and (odd := _invisible(seen)) is not None:
-            return f"the input's id holds an invisible character 0x{ord(odd):02x}: remove it there"
+        if (odd := _invisible(id_)) is not None and (seen := self._visible.get(_bare(id_))):
+            return f"it holds an invisible character 0x{ord(odd):02x} that {_names(seen)} has not: remove it"
+        hidden = [(seen, odd) for seen in self._visible.get(id_, ()) if (odd := _invisible(seen)) is not None]
+        if hidden:
+            return f"the input's id holds an invisible character 0x{ord(hidden[0][1]):02x}: remove it there"
         if other is not None and id_ in other.ids:
             return f"it is a record of the other side: are {self.column} and {other.column} swapped?"
+        if (fix := self._spelt(id_)) is not None:
+            return fix
         for found, what in (
             (self._folded.get(id_.casefold()), "in another case"),
             (self._parts.get(id_), "with more between bars"),
-            (next((part for part in id_.split("|") if part in self.ids), None), "alone, without bars"),
+            ([part for part in dict.fromkeys(id_.split("|")) if part in self.ids], "alone, without bars"),
             (self._versions.get(_VERSION.sub("", id_)), "of another version"),
+            (self._numbers.get(id_.lstrip("0")) if id_.isdecimal() else None, "with other zeros before it"),
         ):
-            if found is not None:
-                return f"the input has '{printable(found)}', the same {what}? write both alike"
+            if found and len(found) > 1:
+                return f"the input has {_names(found)}: which is meant? write that one"
+            if found:
+                return f"the input has {_names(found)}, the same {what}? write both alike"
         return f"ids there look like {self.examples()}; add it or remove the pair"
 
     def examples(self) -> str:
         """The first ids in order."""
         return ", ".join(f"'{printable(id_, 30)}'" for id_ in sorted(self.ids)[:_SHOWN]) or "nothing, there are none"
 
-    @cached_property
-    def _visible(self) -> dict[str, str]:
-        return {_bare(id_): id_ for id_ in self.ids}
+    def _spelt(self, id_: str) -> str | None:
+        """What to write, where the id stands there with something around it, or in other code points."""
+        if id_.startswith(">") and (word := next(iter(id_[1:].split()), "")) in self.ids:
+            return f"{_has(word)}write it without the '>' and what follows the first word of a FASTA header"
+        if " " in id_ and (word := id_.split()[0]) in self.ids:
+            return f"{_has(word)}an id is the first word of a FASTA header; write that alone"
+        if (quoted := _QUOTES.fullmatch(id_)) and (bare := next(filter(None, quoted.groups()))) in self.ids:
+            return f"{_has(bare)}remove the quotes around it" + " and the '='" * id_.startswith("=")
+        if (number := _FLOAT.fullmatch(id_)) and number[1] in self.ids:
+            return f"{_has(number[1])}a float, as pandas makes of a column with gaps? write ids as text"
+        if same := self._composed.get(unicodedata.normalize("NFC", id_)):
+            return f"the input has {_names(same)}, the same in other code points (NFC and NFD): write both alike"
+        return None
 
     @cached_property
-    def _folded(self) -> dict[str, str]:
-        return {id_.casefold(): id_ for id_ in self.ids}
+    def _order(self) -> list[str]:
+        """The ids in the order they were given, or sorted where a set has none: never by their hashes."""
+        return sorted(self.ids) if isinstance(self.ids, set | frozenset) else list(self.ids)
+
+    def _by(self, forms: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+        """Each form of an id → all ids that have it, in order."""
+        found: dict[str, list[str]] = {}
+        for id_ in self._order:
+            for form in dict.fromkeys(forms(id_)):
+                found.setdefault(form, []).append(id_)
+        return found
 
     @cached_property
-    def _parts(self) -> dict[str, str]:
-        return {part: id_ for id_ in self.ids if "|" in id_ for part in id_.split("|")}
+    def _visible(self) -> dict[str, list[str]]:
+        return self._by(lambda id_: [_bare(id_)])
 
     @cached_property
-    def _versions(self) -> dict[str, str]:
-        return {_VERSION.sub("", name): id_ for id_ in self.ids for name in (id_, *_bars(id_))}
+    def _folded(self) -> dict[str, list[str]]:
+        return self._by(lambda id_: [id_.casefold()])
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        return self._by(_bars)
+
+    @cached_property
+    def _versions(self) -> dict[str, list[str]]:
+        return self._by(lambda id_: (_VERSION.sub("", name) for name in (id_, *_bars(id_))))
+
+    @cached_property
+    def _numbers(self) -> dict[str, list[str]]:
+        return self._by(lambda id_: [id_.lstrip("0")] if id_.isdecimal() else [])
+
+    @cached_property
+    def _composed(self) -> dict[str, list[str]]:
+        return self._by(lambda id_: [unicodedata.normalize("NFC", id_)])
+
+
+def _has(id_: str) -> str:
+    return f"the input has '{printable(id_)}': "
+
+
+def _names(ids: list[str]) -> str:
+    """The first few of several ids, and how many more there are."""
+    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    return ", ".join(f"'{printable(id_)}'" for id_ in ids[:_NAMED]) + more
 
 
 def _bars(id_: str) -> Iterator[str]:
