@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +15,7 @@ from rdkit import Chem
 
 from crossllm.cache import InputError, read_records
 from crossllm.cache.records.record_list import Records
+from crossllm.pipeline.data.pairs import read_pairs
 
 
 def read(tmp_path: Path, modality: str, text: str, on_bad: str = "error") -> Records:
@@ -172,3 +179,84 @@ def test_a_file_of_bad_records_alone_shows_the_first(tmp_path: Path) -> None:
     assert "in.txt:39: " in lines[19]
     assert "in.txt: holds no records, 25 bad ones were left out; the first 20 are above" in lines[20]
     assert len(refusal(tmp_path, "molecule", "a\tC1\nb\tC(\n", "skip")) == 3
+
+
+def tar(data: bytes = b">a\nACGU\n") -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        info = tarfile.TarInfo("a.fasta")
+        info.size = len(data)
+        archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def docx() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as book:
+        book.writestr("[Content_Types].xml", "<Types/>")
+        book.writestr("word/document.xml", "<document/>")
+    return file.getvalue()
+
+
+# What any reader of text calls it
+KINDS: dict[str, tuple[bytes, str]] = {
+    "tar": (tar(), "is a tar archive; unpack it first"),
+    "tar.gz": (gzip.compress(tar()), "unpacked, is a tar archive; unpack it first"),
+    "gzip in gzip": (gzip.compress(gzip.compress(b">a\nACGU\n")), "is a gzip file in a gzip file; unpack it once"),
+    "pickle": (pickle.dumps({"a": "ACGU"}), "is a pickle of Python"),
+    "docx": (docx(), "is a document of Word (.docx); save it as plain text"),
+    "404": (b"404: Not Found", "is the error of a web server and not the file"),
+    "404 page": (b"404 page not found\n", "is the error of a web server and not the file"),
+    "html": (b"<!-- saved -->\n<!-- x -->\n<html><body></body></html>", "is a web page"),
+    "vcf": (b"##fileformat=VCFv4.2\n#CHROM\tPOS\n", "is a VCF file of variants"),
+    "gff": (b"##gff-version 3\nchr1\tx\tgene\t1\t9\t.\t+\t.\tID=x\n", "is a GFF file of intervals"),
+    "nexus": (b"#NEXUS\nBegin data;\n", "is a NEXUS file; convert it to FASTA"),
+}
+# What readers of sequences and molecules call it
+FORMS: dict[str, tuple[str, str]] = {
+    "pdb": ("ATOM      1  N   MET A   1      27.340  24.430   2.614  1.00  9.67           N\n", "is a PDB file"),
+    "pdb of hetatm": ("HETATM10000  C1  LIG A   1      27.340  24.430   2.614  1.00  9.67\n", "is a PDB file"),
+    "pdb of models": ("MODEL        1\nATOM      1  N   MET A   1\n", "is a PDB file"),
+    "mmcif": ("# by hand\n#\ndata_1ABC\n#\nloop_\n_atom_site.id\n1\n", "is an mmCIF file"),
+    "sam": ("@HD\tVN:1.6\n@SQ\tSN:chr1\tLN:9\n", "is a SAM file"),
+    "sam without a header": ("r1\t0\tchr1\t7\t60\t4M\t*\t0\t0\tACGT\tIIII\n", "is a SAM file"),
+    "gtf": ('chr1\tx\texon\t1\t9\t.\t+\t.\tgene_id "x";\n', "is a GFF file of intervals"),
+    "bed": ("chr1\t1\t9\tx\t0\t+\n", "is a BED file of intervals"),
+}
+READERS: dict[str, Callable[[Path], object]] = {
+    "rna": lambda path: read_records(path, "rna", "skip"),
+    "protein": lambda path: read_records(path, "protein"),
+    "molecule": lambda path: read_records(path, "molecule", "skip"),
+    "pairs": lambda path: read_pairs(path, on_bad="skip"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "reader"),
+    [(k, r) for k in (*KINDS, *FORMS) for r in READERS if k in KINDS or r != "pairs"],
+)
+def test_other_files_are_called_by_their_names(tmp_path: Path, kind: str, reader: str) -> None:
+    data, say = KINDS[kind] if kind in KINDS else (FORMS[kind][0].encode(), FORMS[kind][1])
+    path = tmp_path / "in.txt"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as refused:
+        READERS[reader](path)
+    (line,) = refused.value.lines
+    assert say in line
+
+
+def test_phylip_is_called_by_its_name(tmp_path: Path) -> None:
+    (line,) = refusal(tmp_path, "rna", " 2 8\nfirst     ACGUACGU\nsecond    ACGUACGA\n")
+    assert "is a PHYLIP alignment; convert it to FASTA" in line
+
+
+@pytest.mark.parametrize(
+    ("modality", "text"),
+    [
+        ("molecule", "404: x\tC\n"), ("molecule", "data_1\tC\n_1\tC\n"), ("molecule", "ATOM  00001 \tC\n"),
+        ("molecule", "#NEXUS\tC\n"), ("molecule", "@HD\tCCO\n"), ("molecule", "1\tC\n2\tCC\n"),
+        ("rna", ">x\t1\t9\nACGU\n"), ("rna", ">404: Not Found\nACGU\n"), ("protein", ">ATOM      1\nMKV\n"),
+    ],
+)  # fmt: skip
+def test_sound_files_that_look_a_little_like_others_are_read(tmp_path: Path, modality: str, text: str) -> None:
+    assert read(tmp_path, modality, text).records

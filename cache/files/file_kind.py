@@ -6,6 +6,8 @@ Each kind says what it is and what to do; a reader asks before it complains of t
 from __future__ import annotations
 
 import re
+import zlib
+from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,6 +32,21 @@ _ZIP = b"PK\x03\x04"
 _LFS = b"version https://git-lfs"
 _POINTER = ("a pointer of Git LFS, not the file", "`git lfs pull` fetches it")
 _JSON = re.compile(rb'\{\s*["}]|\[\s*(\{|\[\s*["0-9-])')
+_GZIP = b"\x1f\x8b"
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_COMMENTS = re.compile(rb"(<!--.*?-->\s*)+", re.DOTALL)
+_STATUS = re.compile(
+    rb"([45]\d\d:? )?(error:? )?(page not found|not found|forbidden|unauthorized|bad request|too many requests|"
+    rb"internal server error|bad gateway|service unavailable|gateway time-?out)[.!]?\s*"
+)
+"""What a web server says in place of a file: '404: Not Found'."""
+_ATOM_LINE = re.compile(r"(ATOM  |HETATM)[ 0-9]{5} |MODEL {5,}\d+$|CRYST1 +[0-9.]+ |REMARK +\d+ |TITLE {5}")
+_SAM = re.compile(r"@(HD|SQ|RG|PG|CO)\t[A-Z]{2}:|[^\t]+\t\d+\t[^\t]+\t\d+\t\d+\t(\*|([0-9]+[MIDNSHP=X])+)\t")
+_GFF = re.compile(r"[^\t]+\t[^\t]+\t[^\t]+\t\d+\t\d+\t[^\t]+\t[-+.?]\t[.012]\t")
+_BED = re.compile(r"[^\t]+\t\d+\t\d+(\t.*)?|track .*name=.*")
+_PHYLIP = re.compile(r"\d+\s+\d+")
+_PHYLIP_ROW = re.compile(r"\S+\s+[A-Za-z?*. -]+|\S{10}[A-Za-z?* -]+")
+_INTERVALS = "give the sequences themselves as FASTA, e.g. by `bedtools getfasta`"
 _PIR = re.compile(r">(P1|F1|DL|DC|RL|RC|N1|N3|XX);")
 _DOTS = re.compile(r"[.()\[\]{}<>&+-]{2,}( *\(? *-?[0-9.]+\)?)?")
 """A secondary structure, perhaps with its energy."""
@@ -55,6 +72,10 @@ def wrong_kind(head: bytes) -> FileKind | None:
     if head.startswith(_LFS):
         return FileKind(*_POINTER)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if comments := _COMMENTS.match(text):
+        text = text[comments.end() :]
+    if _STATUS.fullmatch(text):
+        return FileKind("the error of a web server and not the file", "download it again, and check its address")
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return FileKind("a web page, perhaps of a login or an error", "download the file itself")
     if text.startswith((b"<?xml", b"<svg", b"<!doctype", b"<error")):
@@ -70,6 +91,14 @@ def wrong_text(head: bytes) -> FileKind | None:
     """What is no text of sequences, molecules or pairs: all of `wrong_kind`, and binary files."""
     if (kind := wrong_kind(head)) is not None:
         return kind
+    if head.startswith(_ZIP) and b"word/" in head:
+        return FileKind("a document of Word (.docx)", "save it as plain text (UTF-8) and give that file")
+    if head[257:262] == b"ustar":
+        return FileKind("a tar archive", "unpack it first, e.g. `tar -xf FILE`, and name one file of it")
+    if head.startswith(_GZIP) and _unpacked(head).startswith(_GZIP):
+        return FileKind("a gzip file in a gzip file", "unpack it once, e.g. `gunzip FILE`")
+    if _PICKLE.match(head):
+        return FileKind("a pickle of Python", "save its data as text")
     if head.startswith(_ZIP):
         return FileKind("a zip archive", _UNPACK)
     for magic, (what, cure) in _MAGIC.items():
@@ -80,6 +109,12 @@ def wrong_text(head: bytes) -> FileKind | None:
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") < 1 << 40:
         return FileKind("a safetensors file", "give a text file")
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"##fileformat=VCF"):
+        return FileKind("a VCF file of variants", "give the sequences or pairs themselves")
+    if text.startswith(b"##gff-version"):
+        return FileKind("a GFF file of intervals", _INTERVALS)
+    if text.partition(b"\n")[0].strip().lower() == b"#nexus":
+        return FileKind("a NEXUS file", _CONVERT)
     if _JSON.match(text) and b"\t" not in text.partition(b"\n")[0]:  # an id may begin so
         return FileKind("a JSON file", "give the records in one of the formats of `--help`")
     return None
@@ -94,10 +129,14 @@ def wrong_sequences(head: bytes, molecules: bool = False) -> FileKind | None:
     first = lines[0]
     if first.startswith("@<TRIPOS>") or "@<TRIPOS>MOLECULE" in lines:
         return FileKind("a MOL2 file", "convert it to SDF or SMILES, e.g. `obabel FILE -O out.sdf`")
+    if (kind := _structure_or_intervals(lines, molecules)) is not None:
+        return kind
     if molecules:
         if first.startswith("HEADER  "):
             return FileKind("a PDB file", "convert its molecules to SDF or SMILES")
         return None
+    if _PHYLIP.fullmatch(first) and len(lines) > 1 and _PHYLIP_ROW.fullmatch(lines[1]):
+        return FileKind("a PHYLIP alignment", _CONVERT)
     if _PIR.match(first):
         return FileKind("a PIR/NBRF file, whose second line is a title", _CONVERT)
     if first.startswith("# STOCKHOLM"):
@@ -116,6 +155,30 @@ def wrong_sequences(head: bytes, molecules: bool = False) -> FileKind | None:
         what = f"a file of sequences and structures in dot-bracket lines ('{printable(dots, 20)}')"
         return FileKind(what, "remove the structure lines, e.g. `grep -v '^[.(\\[{]' FILE`")
     return None
+
+
+def _structure_or_intervals(lines: list[str], molecules: bool) -> FileKind | None:
+    """Structures and tables of the genome, which are neither sequences nor molecules."""
+    if _ATOM_LINE.match(lines[0]) and "\t" not in lines[0]:
+        return FileKind("a PDB file", "convert its molecules to SDF or SMILES" if molecules else _CONVERT)
+    body = [line for line in lines if not line.startswith("#")] or [""]
+    if lines[0].startswith(">"):  # the header of a FASTA file may hold TABs
+        return None
+    if body[0].startswith("data_") and "\t" not in body[0] and any(line.startswith(("_", "loop_")) for line in body):
+        return FileKind("an mmCIF file", "convert its molecules to SDF or SMILES" if molecules else _CONVERT)
+    if _SAM.match(body[0]):
+        return FileKind("a SAM file", "give the molecules" if molecules else "convert it to FASTA by `samtools fasta`")
+    for form, what in ((_GFF, "a GFF file of intervals"), (_BED, "a BED file of intervals")):
+        if form.match(body[0]) if form is _GFF else form.fullmatch(body[0]):
+            return FileKind(what, "give the molecules" if molecules else _INTERVALS)
+    return None
+
+
+def _unpacked(head: bytes) -> bytes:
+    """The first bytes in a gzip file, of its own first bytes."""
+    with suppress(zlib.error):
+        return zlib.decompressobj(31).decompress(head, 16)
+    return b""
 
 
 def _structure_line(lines: list[str]) -> str | None:
