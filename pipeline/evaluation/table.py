@@ -86,8 +86,8 @@ def _head(shown: tuple[str, ...]) -> list[str]:
 def _groups(by: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
     """One line a group, over the test predictions of all folds together; of the baselines the best one."""
     first = shown[0]
-    heading = f"{NAMES[first]} by {by['column']}, all test folds"
-    head = f"{heading:29.29}{'pairs':>7}{'model':>8}{'95 % interval':>17}  best baseline"
+    heading = f"{NAMES[first]} by {by['column']}"
+    head = f"{heading:23.23}{'pairs':>7}{'model':>8}{'95 % interval':>17}  best baseline"
     lines = [head, "─" * WIDTH]
     for value, found in by["groups"].items():
         model = found["model"][first]
@@ -97,7 +97,7 @@ def _groups(by: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
         known = {name: mean for name, mean in means.items() if mean is not None}
         best = max(known, key=lambda name: known[name]) if known else None
         told = "–" if best is None else f"{_number(known[best])} {best}"
-        lines.append(f"{value:29.29}{found['pairs']:7}{_number(model['mean']):>8}{interval:>17}  {told}"[:WIDTH])
+        lines.append(f"{value:23.23}{found['pairs']:7}{_number(model['mean']):>8}{interval:>17}  {told}"[:WIDTH])
     return lines
 
 
