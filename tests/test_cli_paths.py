@@ -33,7 +33,7 @@ def path_parameters() -> Iterator[tuple[str, str]]:
                 yield from walk(found, f"{name} {sub}".strip())
         for parameter in command.params:
             if isinstance(parameter.type, click.Path):
-                yield name, parameter.opts[-1]
+                yield name, max(parameter.opts, key=len)
 
     yield from walk(crossllm, "")
 

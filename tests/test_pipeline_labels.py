@@ -55,7 +55,7 @@ def test_what_is_not_clear_is_asked_in_one_line(labels: str, on_bad: str, tmp_pa
         ("5.2 6 7", "regression"),
         ("-1.5 -1 3", "regression"),
         ("-999 -1200.5 -999 -700", "regression"),
-        ("0 1 0.5 0.25", "regression"),
+        ("0 1 0.5 0.25 2.5 3.5 4.5 5.5 6.5 7.5 8.5 9.5", "regression"),
         (" ".join(map(str, range(20))), "regression"),
     ],
 )

@@ -55,7 +55,7 @@ def read_fasta(path: Path, modality: str, on_bad: OnBad = "error", asked: ReadOp
 
     records = validated_records(path, modality, found(), notes, problems, on_bad)
     if modality == "rna":
-        _refuse_residues(path, records)
+        refuse_residues(path, records)
     elif not asked.allow_nucleotides:
         refuse_nucleotides(path, records)
     return records
@@ -84,7 +84,7 @@ def refuse_nucleotides(path: Path, records: Records) -> None:
         )
 
 
-def _refuse_residues(path: Path, records: Records) -> None:
+def refuse_residues(path: Path, records: Records) -> None:
     """Peptides whose letters all happen to be codes of nucleotides would be embedded without a fault."""
     alike = records.notes[_RESIDUES]
     if 2 * alike > len(records.records):

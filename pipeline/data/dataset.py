@@ -206,7 +206,9 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
     path = cache_dir / "pairs.tsv"
     if hashlib.sha256(path.read_bytes()).hexdigest() != head["sha256"]["pairs.tsv"]:
         raise CacheCorrupt(f"{path}: is not as it was imported; change the source and import it into another --cache")
-    found = read_pairs(path, set(table_a), set(table_b), task=head["task"], on_bad=on_bad)
+    found = read_pairs(
+        path, dict.fromkeys(table_a).keys(), dict.fromkeys(table_b).keys(), task=head["task"], on_bad=on_bad
+    )
     pairs = found.pairs
     digest = hashlib.sha256((cache_dir / "dataset.toml").read_bytes() + path.read_bytes()).hexdigest()
     extra = {name: [p.extra[i] for p in pairs] for i, name in enumerate(found.extra_columns)}

@@ -120,8 +120,8 @@ def _read_files(options: ImportOptions) -> tuple[Records, Records, Pairs]:
     records_a, records_b = read[options.a], read[options.b]
     found = read_pairs(
         options.pairs,
-        {r.id for r in records_a.records},
-        {r.id for r in records_b.records},
+        dict.fromkeys(r.id for r in records_a.records).keys(),
+        dict.fromkeys(r.id for r in records_b.records).keys(),
         columns=options.columns,
         where=options.where,
         task=options.task,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crossllm.cache.errors import InputError, printable
-from crossllm.cache.records.fasta import refuse_nucleotides, sequence_of
+from crossllm.cache.records.fasta import refuse_nucleotides, refuse_residues, sequence_of
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.molecules import smiles_of
 from crossllm.cache.records.options import ReadOptions
@@ -102,4 +102,6 @@ def read_one_table(
     for records in (table.a, table.b):
         if records.modality == "protein" and not reading.allow_nucleotides:
             refuse_nucleotides(path, records)
+        elif records.modality == "rna":
+            refuse_residues(path, records)
     return table

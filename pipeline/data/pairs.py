@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,8 +64,8 @@ class Where(NamedTuple):
 
 def read_pairs(
     path: Path,
-    known_a: set[str] | None = None,
-    known_b: set[str] | None = None,
+    known_a: Set[str] | None = None,
+    known_b: Set[str] | None = None,
     *,
     columns: Columns = Columns(),
     where: tuple[Where, ...] = (),
