@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -37,6 +38,8 @@ MANY, ONE = 16384 if CHAOS else 1024, 1
 """Tokens of a batch: of many sequences, and of a single one."""
 DEADLINE = 600
 """Seconds."""
+ATTEMPTS = 8
+"""Of stopping a run before its end."""
 
 
 @pytest.fixture
@@ -77,7 +80,6 @@ def stopped(child: Child, number: signal.Signals, commits: Path, new: int, delay
         assert time.monotonic() < deadline
         time.sleep(0.002)
     time.sleep(delay)
-    assert child.poll() is None, "it ended before it could be stopped"
     child.send_signal(number)
     return child.wait(DEADLINE)
 
@@ -130,10 +132,21 @@ def test_killed_twice_stopped_once_and_resumed_is_the_same_cache(
         # SIGTERM after a commit: before that, Python may not have come to the program at all.
         new = int(rng.integers(number == signal.SIGTERM, len(whole.segments) // 5 + 1))
         delay, output = float(rng.uniform(0, 0.05)), tmp_path / f"{turn}.json"
-        code = stopped(started(programs, proteins, weights, cache, MANY, output), number, commits, new, delay)
+        before = tmp_path / f"before-{turn}"
+        if cache.exists():
+            shutil.copytree(cache, before)
+        for _ in range(ATTEMPTS):
+            code = stopped(started(programs, proteins, weights, cache, MANY, output), number, commits, new, delay)
+            now = held(cache)
+            if now < set(whole):
+                break
+            # On a busy machine a run can end before the signal comes: once more from where this turn began.
+            shutil.rmtree(cache)
+            if before.exists():
+                shutil.copytree(before, cache)
+        assert now < set(whole), f"the run was at its end before it could be stopped, {ATTEMPTS} times"
         assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number), said(output)
-        now = held(cache)
-        assert kept <= now < set(whole), "what was committed stays, and there is more to do"
+        assert kept <= now, "what was committed stays"
         print(f"{number.name} {delay:.2f} s after {new} new commits: {len(now)} of {len(whole)} are kept")
         kept = now
     output = tmp_path / "last.json"
