@@ -1,0 +1,131 @@
+"""Exact local alignment of every sequence with every other (Smith & Waterman, J Mol Biol 1981;147:195) by parasail.
+
+Where two are unrelated, the score alone is computed, which is fast; the rest follows only for those whose score chance
+does not explain.  No step keeps a table of the alignment, so memory grows with the lengths and not with their product.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from crossllm.cache.console.progress import progress
+from crossllm.pipeline.similarity.hits import Hits
+from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE
+
+
+class Scoring(NamedTuple):
+    """Scores of an alignment, and the statistics of chance that belong to them."""
+
+    matrix: str
+    """Name in parasail; of nucleotides, match and mismatch: 2, −3."""
+    gap_open: int
+    """Cost of a gap's first residue."""
+    gap_extend: int
+    scale: float
+    """λ of Karlin & Altschul, PNAS 1990;87:2264: E = K · m · n · exp(−λ · score)."""
+    factor: float
+    """K."""
+    against_all: bool
+    """n: letters of all sequences, as a search of a database has it, or of the other sequence.  Short RNAs (15 nt)
+    can reach no E of 10⁻³ against a whole set."""
+
+
+SCORING = {
+    "protein": Scoring("blosum62", 11, 1, 0.267, 0.041, True),
+    "rna": Scoring("nucleotides", 7, 2, 0.625, 0.41, False),
+}
+"""Modality → its scoring; λ and K as BLAST's documentation gives them for these scores."""
+
+
+class Alignment(NamedTuple):
+    """The best local alignment of two sequences."""
+
+    score: int
+    first: tuple[int, int]
+    """Begin and end of its part of the first sequence."""
+    second: tuple[int, int]
+    identity: float
+    """Identical columns ÷ columns."""
+
+
+def align_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: bool = False) -> Hits:
+    """The pairs with at least `floor` identity over `COVERAGE` of both lengths and E ≤ `E_VALUE`.
+
+    Args:
+        sequences: S normalised sequences.
+        modality: rna or protein.
+        floor: least identity that is kept.
+        quiet: no progress bar.
+    """
+    letters = sum(map(len, sequences))
+    # The longest first: what is left to the end is short, and the threads end together.
+    order = sorted(range(len(sequences)), key=lambda n: (-len(sequences[n]), sequences[n]))
+    ordered = [sequences[n] for n in order]
+
+    def row(place: int) -> list[tuple[int, int, float]]:
+        found = _against(ordered, place, SCORING[modality], letters, floor)
+        return [(order[place], order[other], identity) for other, identity in found]
+
+    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+        rows = progress(pool.map(row, range(len(ordered))), len(ordered), f"aligning {modality}", quiet)
+        return Hits.of(len(sequences), [hit for found in rows for hit in found])
+
+
+def _against(
+    ordered: Sequence[str], place: int, scoring: Scoring, letters: int, floor: float
+) -> list[tuple[int, float]]:
+    """Place and identity of the sequences after `place` that resemble it."""
+    import parasail
+
+    query, matrix = ordered[place], _matrix(scoring)
+    profile = parasail.profile_create_sat(query, matrix)
+    found = []
+    for other in range(place + 1, len(ordered)):
+        target = ordered[other]
+        # Columns are at least COVERAGE of the longer one, identical ones at most the shorter one.
+        if len(target) < floor * COVERAGE * len(query):
+            break
+        if len(target) == 0:
+            continue
+        best = parasail.sw_striped_profile_sat(profile, target, scoring.gap_open, scoring.gap_extend)
+        space = len(query) * (letters if scoring.against_all else len(target))
+        if scoring.factor * space * math.exp(-scoring.scale * best.score) > E_VALUE:
+            continue
+        ends = (best.end_query + 1, best.end_ref + 1)
+        aligned = _whole(query, target, ends, scoring, matrix, floor)
+        if aligned is not None and aligned.identity >= floor:
+            found.append((other, aligned.identity))
+    return found
+
+
+def _whole(
+    query: str, target: str, ends: tuple[int, int], scoring: Scoring, matrix: Any, least: float
+) -> Alignment | None:
+    """The alignment that ends there, None where it covers too little.
+
+    Backwards from its end, the best local alignment ends where this one begins; within those bounds it is the best
+    global one.
+    """
+    import parasail
+
+    gaps = scoring.gap_open, scoring.gap_extend
+    back = parasail.sw_striped_sat(query[: ends[0]][::-1], target[: ends[1]][::-1], *gaps, matrix)
+    first = ends[0] - back.end_query - 1, ends[0]
+    second = ends[1] - back.end_ref - 1, ends[1]
+    spans = first[1] - first[0], second[1] - second[0]
+    if spans[0] < COVERAGE * len(query) or spans[1] < COVERAGE * len(target) or min(spans) < least * max(spans):
+        return None
+    within = parasail.nw_stats_striped_sat(query[slice(*first)], target[slice(*second)], *gaps, matrix)
+    return Alignment(int(within.score), first, second, within.matches / within.length)
+
+
+def _matrix(scoring: Scoring) -> Any:
+    import parasail
+
+    if scoring.matrix == "nucleotides":
+        return parasail.matrix_create("ACGU", 2, -3)  # any other letter with any letter: 0
+    return getattr(parasail, scoring.matrix)

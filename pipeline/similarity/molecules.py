@@ -1,0 +1,66 @@
+"""Which molecules are alike: one parent structure, one scaffold, or a Tanimoto similarity of their fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from crossllm.cache.console.progress import progress
+from crossllm.pipeline.similarity.hits import Hits
+from crossllm.pipeline.similarity.rules import Molecules
+
+RADIUS, BITS = 2, 2048
+"""Of the Morgan fingerprints: ECFP4 (Rogers & Hahn, J Chem Inf Model 2010;50:742)."""
+
+
+def tanimoto_all(smiles: Sequence[str], floor: float, *, quiet: bool = False) -> Hits:
+    """The pairs whose ECFP4 fingerprints have a Tanimoto similarity of at least `floor`."""
+    from rdkit import DataStructs
+    from rdkit.Chem import rdFingerprintGenerator
+
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+    prints = [generator.GetFingerprint(_molecule(text)) for text in smiles]
+    found = []
+    for n in progress(range(1, len(prints)), len(prints) - 1, "comparing molecules", quiet):
+        values = np.array(DataStructs.BulkTanimotoSimilarity(prints[n], prints[:n]))
+        found += [(n, other, float(values[other])) for other in np.flatnonzero(values >= floor).tolist()]
+    return Hits.of(len(smiles), found)
+
+
+def groups(smiles: Sequence[str], by: Molecules) -> np.ndarray:
+    """(S,) cluster of each molecule by its parent structure (`inchikey`) or its scaffold."""
+    name: Callable[[str], str] = _parent_block if by == "inchikey" else _scaffold
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name(text), len(numbers)) for text in smiles], np.int64)
+
+
+def _molecule(smiles: str) -> Any:
+    from rdkit import Chem
+
+    return Chem.MolFromSmiles(smiles)
+
+
+def _parent_block(smiles: str) -> str:
+    """The connectivity block of the parent's InChIKey: salts, protonation states and stereo twins share it.
+
+    A molecule that InChI does not take keeps its SMILES for a name.
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.MolStandardize import rdMolStandardize
+
+    with rdBase.BlockLogs():
+        try:
+            parent = rdMolStandardize.FragmentParent(_molecule(smiles))
+            parent = rdMolStandardize.Uncharger().uncharge(parent)
+            return str(Chem.MolToInchiKey(parent)).partition("-")[0] or smiles
+        except (ValueError, RuntimeError):
+            return smiles
+
+
+def _scaffold(smiles: str) -> str:
+    """The Murcko scaffold (Bemis & Murcko, J Med Chem 1996;39:2887); a molecule without a ring is its own."""
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=_molecule(smiles))) or smiles
