@@ -19,9 +19,20 @@ from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.cache.files.paths import as_text
 
 SETTINGS = {
-    "split": ("NAME", "Folds: random over distinct sequence pairs, or given by a column of pairs.tsv.", "random"),
+    "split": (
+        "NAME",
+        "random (distinct sequence pairs), cold-a, cold-b, cold-both (partners unseen), cluster (relatives too), given "
+        "(a column of pairs.tsv), transfer or file.",
+        "random",
+    ),
     "fold_column": ("COLUMN", "Column for --split given.", "fold"),
-    "folds": ("N", "Folds for --split random.", "5"),
+    "folds": ("N", "Folds; where both sides are cut, parts of each.", "5"),
+    "blocks": ("NAME", "Where both sides are cut: diagonal (each partner tested once) or all (each pair).", "diagonal"),
+    "identity_a": ("SHARE", "Of relatives of side A; 0: RNA 0.8, protein 0.3, molecule 0.7.", "0.0"),
+    "identity_b": ("SHARE", "Of relatives of side B.", "0.0"),
+    "molecules": ("NAME", "Relatives by inchikey (parent structure), scaffold or ecfp.", "inchikey"),
+    "train_on": ("COLUMN=VALUE", "For --split transfer: the pairs to train on.", ""),
+    "test_on": ("COLUMN=VALUE", "The pairs to test on.", ""),
     "tokens": ("NAME", "residue, window:K, pooled (one token a partner) or auto.", "auto"),
     "epochs": ("N", "Most epochs.", "40"),
     "patience": ("N", "Epochs without a better validation loss before training stops.", "8"),
@@ -45,7 +56,8 @@ The flags are texts here: `crossllm.pipeline.training.config.resolve` checks the
 def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     for name, (metavar, text, default) in reversed(SETTINGS.items()):
         flag = "--" + name.replace("_", "-")
-        command = click.option(flag, default=None, metavar=metavar, help=f"{text}  [default: {default}]")(command)
+        shown = f"{text}  [default: {default}]" if default else text
+        command = click.option(flag, default=None, metavar=metavar, help=shown)(command)
     return command
 
 
@@ -73,6 +85,12 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     multiple=True,
     metavar="KEY=VALUE",
     help="Any setting of config.toml; may be given several times.  --config < --set < flags.",
+)
+@click.option(
+    "--split-file",
+    type=PathName(),
+    default=None,
+    help="For --split file: a splits.tsv of `crossllm data split`, or of another run.",
 )
 @click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -120,6 +138,8 @@ def train(
     settings = {name: flags.pop(name) for name in SETTINGS}
     if flags["resume"] and config_file is None and (held := held_config(flags["out"] or default_run(cache_dir))):
         config_file, chosen = held, held_recipes(held) | chosen
+    if flags["split_file"] is not None and settings["split"] is None:
+        settings["split"] = "file"
     config = resolve(
         config_file, [*map(as_text, sets)], {name: as_text(text) for name, text in settings.items() if text is not None}
     )

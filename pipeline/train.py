@@ -16,10 +16,11 @@ from crossllm.model.device import choose_compute
 from crossllm.model.scan.backends import choose_backend, default_backend
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run
-from crossllm.pipeline.data.splits import Parts, cut_parts
 from crossllm.pipeline.evaluation.baselines import BASELINES
 from crossllm.pipeline.evaluation.metrics import Scored
 from crossllm.pipeline.reporting.results import parameter_counts, write_results
+from crossllm.pipeline.splits.parts import Parts, cut_parts
+from crossllm.pipeline.splits.split_file import split_text
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, resolve
 from crossllm.pipeline.training.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
@@ -64,11 +65,7 @@ def _run(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunF
     if (done := folder.finished()) is not None and options.by in (None, done.get("by", {}).get("column")):
         note(f"{folder.path}: finished before; showing its result")
         return Run(folder.path, done)
-    folder.write_table(
-        "splits.tsv",
-        ("a_id", "b_id", "fold"),
-        zip(dataset.a_ids, dataset.b_ids, inputs.folds.pair_names(), strict=True),
-    )
+    folder.write("splits.tsv", split_text(dataset, inputs.folds))
     results = _fit_folds(options, inputs, parts, folder, scan)
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     for name, baseline in BASELINES[dataset.task].items():

@@ -19,8 +19,8 @@ from crossllm.kernels import thread_problem
 from crossllm.pipeline.cli import crossllm
 from crossllm.pipeline.data.dataset import load_dataset
 from crossllm.pipeline.data.labels import LabelNames, Labels
-from crossllm.pipeline.data.splits import given_folds, in_a_fold
 from crossllm.pipeline.evaluation.table import _number
+from crossllm.pipeline.splits.given import given_folds, in_a_fold
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.inputs import TrainOptions
 

@@ -20,11 +20,12 @@ from crossllm.model.losses import affinity_loss
 from crossllm.pipeline.data.dataset import load_dataset, write_dataset
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.data.pairs import Pair
-from crossllm.pipeline.data.splits import Parts, cut_parts, random_folds
 from crossllm.pipeline.evaluation.baselines import BASELINES, additive
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute, pooled, summarise
 from crossllm.pipeline.evaluation.table import table
 from crossllm.pipeline.reporting.plots import draw_losses, draw_result
+from crossllm.pipeline.splits.parts import Parts, cut_parts
+from crossllm.pipeline.splits.random_pairs import random_folds
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig

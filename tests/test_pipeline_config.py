@@ -55,7 +55,7 @@ BAD_TOML = {
     "overflow": (b"[train]\nlr = 1e400\n", "inf is out of range"),
     "nan": (b"[train]\nlr = nan\n", "nan is out of range"),
     "huge integer": (b"[train]\nlr = 1" + b"0" * 400 + b"\n", "out of range"),
-    "unknown split": (b"[train]\nsplit = 'cluster'\n", "'cluster' is not one of random, given"),
+    "unknown split": (b"[train]\nsplit = 'clusters'\n", "'clusters' is not one of random, cold-a"),
     "twice": (b"[train]\nlr = 1\nlr = 2\n", "overwrite"),
     "utf-16": ("[train]\n".encode("utf-16"), "UTF-16"),
     "not utf-8": (b"[train]\n# \xe9\n", ":2: byte 0xe9"),

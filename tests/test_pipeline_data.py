@@ -11,7 +11,9 @@ from crossllm.pipeline.data.dataset import Dataset, load_dataset
 from crossllm.pipeline.data.demo import FLIPPED, PROTEIN_MOTIFS, RNA_MOTIFS, write_demo
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.data.pairs import Columns, Where, read_pairs
-from crossllm.pipeline.data.splits import cut_parts, given_folds, in_a_fold, random_folds
+from crossllm.pipeline.splits.given import given_folds, in_a_fold
+from crossllm.pipeline.splits.parts import cut_parts
+from crossllm.pipeline.splits.random_pairs import random_folds
 
 
 def table(path: Path, text: str) -> Path:

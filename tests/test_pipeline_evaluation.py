@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from crossllm.cache import CacheCorrupt, Conflict, InputError
 from crossllm.model import bce_loss
 from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.data.splits import cut_parts, given_folds
 from crossllm.pipeline.evaluation.metrics import Partners, Scored, compute, summarise, why_undefined
 from crossllm.pipeline.evaluation.table import WIDTH, table
 from crossllm.pipeline.reporting.plots import _precision_at, _roc
+from crossllm.pipeline.splits.given import given_folds
+from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.config import resolve
 from crossllm.pipeline.training.inputs import TrainOptions

@@ -11,10 +11,12 @@ from sklearn.feature_extraction.text import CountVectorizer
 from crossllm.pipeline.data.dataset import load_dataset
 from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
-from crossllm.pipeline.data.splits import cut_parts, given_folds, random_folds
 from crossllm.pipeline.evaluation.baselines import _counts, id_only
 from crossllm.pipeline.evaluation.classification import best_threshold
 from crossllm.pipeline.evaluation.metrics import Scored, compute, summarise
+from crossllm.pipeline.splits.given import given_folds
+from crossllm.pipeline.splits.parts import cut_parts
+from crossllm.pipeline.splits.random_pairs import random_folds
 
 
 def test_every_metric_equals_scikit_learn_weighted_and_not(rng: np.random.Generator) -> None:

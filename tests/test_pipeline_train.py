@@ -20,12 +20,14 @@ from crossllm.embed.run.run import RunOptions, run
 from crossllm.model.interaction import InteractionModel, ModelConfig
 from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.demo import write_demo
-from crossllm.pipeline.data.splits import cut_parts
+from crossllm.pipeline.splits.choosing import choose_folds
+from crossllm.pipeline.splits.options import SplitOptions
+from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, fit_fold, fold_seed, predict
-from crossllm.pipeline.training.inputs import TrainOptions, _in_the_split, open_inputs
+from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -147,12 +149,12 @@ def test_a_split_that_cannot_be_cut_leaves_no_run_folder(small: TrainOptions) ->
 def test_pairs_in_no_fold_are_left_out_and_counted(small: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
     inputs = open_inputs(small)
     column = [("0", "1", "-")[n % 3] for n in range(160)]
-    given = dataclasses.replace(small, config=dataclasses.replace(QUICK, split="given", fold_column="cold"))
-    kept = _in_the_split(given, inputs.dataset._replace(extra={"cold": column}))
+    given = SplitOptions("given", fold_column="cold")
+    kept = choose_folds(inputs.dataset._replace(extra={"cold": column}), given, small.cache_dir).dataset
     assert len(kept.labels) == column.count("0") + column.count("1")
     assert "53 pairs have no fold in column 'cold'" in capsys.readouterr().err
     with pytest.raises(InputError, match="no pair has a fold"):
-        _in_the_split(given, inputs.dataset._replace(extra={"cold": ["-"] * 160}))
+        choose_folds(inputs.dataset._replace(extra={"cold": ["-"] * 160}), given, small.cache_dir)
 
 
 def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:

@@ -16,8 +16,8 @@ from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.labels import Task
-from crossllm.pipeline.data.splits import Parts
 from crossllm.pipeline.evaluation.metrics import Scored
+from crossllm.pipeline.splits.parts import Parts
 
 
 def id_only(dataset: Dataset, parts: Parts, *, by_sequence: bool) -> Scored:

@@ -12,9 +12,9 @@ from crossllm.cache.console.progress import announced
 from crossllm.model.interaction import InteractionModel
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.data.splits import Parts
 from crossllm.pipeline.evaluation.metrics import REPLICATES, Partners, Scored, Summary, pooled, summarise, why_undefined
 from crossllm.pipeline.reporting.plots import draw_losses, draw_result
+from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import Epoch, FoldResult
 from crossllm.pipeline.training.inputs import Inputs

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 class Hits(NamedTuple):
     """Of S sequences, the pairs that resemble each other; each pair once."""
 
-    count: int
+    total: int
     """S."""
     first: np.ndarray
     """(H,) int64."""
@@ -22,21 +22,21 @@ class Hits(NamedTuple):
     """(H,) float32, identical columns ÷ columns of the alignment; of molecules, Tanimoto."""
 
     @classmethod
-    def of(cls, count: int, found: list[tuple[int, int, float]]) -> Hits:
+    def of(cls, total: int, found: list[tuple[int, int, float]]) -> Hits:
         """From `(one, other, identity)` in any order."""
         found = sorted((min(i, j), max(i, j), identity) for i, j, identity in found)
         columns = list(zip(*found, strict=True)) or [(), (), ()]
         return cls(
-            count, np.array(columns[0], np.int64), np.array(columns[1], np.int64), np.array(columns[2], np.float32)
+            total, np.array(columns[0], np.int64), np.array(columns[1], np.int64), np.array(columns[2], np.float32)
         )
 
     def matrix(self) -> sparse.csr_matrix:
         """(S, S) float32, symmetric; 1 on the diagonal."""
-        itself = np.arange(self.count)
+        itself = np.arange(self.total)
         rows = np.concatenate([self.first, self.second, itself])
         columns = np.concatenate([self.second, self.first, itself])
-        values = np.concatenate([self.identity, self.identity, np.ones(self.count, np.float32)])
-        return sparse.csr_matrix((values, (rows, columns)), shape=(self.count, self.count), dtype=np.float32)
+        values = np.concatenate([self.identity, self.identity, np.ones(self.total, np.float32)])
+        return sparse.csr_matrix((values, (rows, columns)), shape=(self.total, self.total), dtype=np.float32)
 
     def components(self, identity: float) -> np.ndarray:
         """(S,) cluster of each: the connected components (single linkage) of the pairs at or above an identity.
@@ -45,7 +45,7 @@ class Hits(NamedTuple):
         """
         linked = self.identity >= np.float32(identity)
         edges = sparse.coo_matrix(
-            (np.ones(int(linked.sum())), (self.first[linked], self.second[linked])), shape=(self.count, self.count)
+            (np.ones(int(linked.sum())), (self.first[linked], self.second[linked])), shape=(self.total, self.total)
         )
         found: np.ndarray = connected_components(edges, directed=False)[1]
         return found.astype(np.int64)

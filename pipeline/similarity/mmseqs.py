@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crossllm.cache.console.progress import announced
-from crossllm.cache.errors import InputError, one_line
+from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.pipeline.similarity.hits import Hits
 from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE
 
@@ -39,7 +39,7 @@ def search_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: 
         with announced(f"note: MMseqs2 compares {len(sequences):,} {modality} sequences", quiet):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            said = one_line((done.stderr or done.stdout).strip() or f"exit {done.returncode}", 300)
+            said = printable(" ".join((done.stderr or done.stdout).split()) or f"exit {done.returncode}", 300)
             raise InputError(f"MMseqs2 could not compare {len(sequences):,} {modality} sequences: {said}")
         best: dict[tuple[int, int], float] = {}
         for line in table.read_text().splitlines():

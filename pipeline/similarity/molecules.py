@@ -47,14 +47,16 @@ def _parent_block(smiles: str) -> str:
 
     A molecule that InChI does not take keeps its SMILES for a name.
     """
-    from rdkit import Chem, rdBase
+    from rdkit import rdBase
+    from rdkit.Chem import inchi
     from rdkit.Chem.MolStandardize import rdMolStandardize
 
+    key_of: Any = inchi.MolToInchiKey
     with rdBase.BlockLogs():
         try:
             parent = rdMolStandardize.FragmentParent(_molecule(smiles))
             parent = rdMolStandardize.Uncharger().uncharge(parent)
-            return str(Chem.MolToInchiKey(parent)).partition("-")[0] or smiles
+            return str(key_of(parent)).partition("-")[0] or smiles
         except (ValueError, RuntimeError):
             return smiles
 
@@ -63,4 +65,5 @@ def _scaffold(smiles: str) -> str:
     """The Murcko scaffold (Bemis & Murcko, J Med Chem 1996;39:2887); a molecule without a ring is its own."""
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    return str(MurckoScaffold.MurckoScaffoldSmiles(mol=_molecule(smiles))) or smiles
+    scaffold_of: Any = MurckoScaffold.MurckoScaffoldSmiles
+    return str(scaffold_of(mol=_molecule(smiles))) or smiles

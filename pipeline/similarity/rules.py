@@ -20,6 +20,9 @@ FLOOR = {"rna": 0.5, "protein": 0.3, "molecule": 0.3}
 EXACT_SEQUENCES = 5000
 """Most sequences that are aligned all against all; above, MMseqs2 looks for the pairs that are worth it."""
 
+SHORT = 100
+"""Letters of a sequence that is aligned with its like all the same."""
+
 
 class Rule(NamedTuple):
     """When two of one modality are similar."""

@@ -26,7 +26,7 @@ from crossllm.pipeline.similarity.alignment import SCORING, align_all
 from crossllm.pipeline.similarity.hits import Hits
 from crossllm.pipeline.similarity.mmseqs import SENSITIVITY, search_all
 from crossllm.pipeline.similarity.molecules import groups, tanimoto_all
-from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE, EXACT_SEQUENCES, FLOOR, Rule
+from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE, EXACT_SEQUENCES, FLOOR, SHORT, Rule
 
 FORMAT = 1
 _COLUMNS = ("first", "second", "identity")
@@ -81,9 +81,21 @@ def similarity_of(dataset: Dataset, side: str, cache_dir: Path, rule: Rule, *, q
         how = f"exact {SCORING[rule.modality]} {terms}"
         hits = kept.hits(how, lambda sequences: align_all(sequences, rule.modality, floor, quiet=quiet))
         return Similarity(distinct, hits.components(rule.identity), hits.matrix(), rule, "exact alignment")
-    how = f"mmseqs {SENSITIVITY} {terms}"
-    hits = kept.hits(how, lambda sequences: search_all(sequences, rule.modality, floor, quiet=quiet))
+    how = f"mmseqs {SENSITIVITY} exact {SHORT} {SCORING[rule.modality]} {terms}"
+    hits = kept.hits(how, lambda sequences: _searched(sequences, rule.modality, floor, quiet))
     return Similarity(distinct, hits.components(rule.identity), hits.matrix(), rule, "MMseqs2, which misses some")
+
+
+def _searched(sequences: list[str], modality: str, floor: float, quiet: bool) -> Hits:
+    """What MMseqs2 finds, and of the short ones, which hold too few of its k-mers, what exact alignment finds."""
+    found = search_all(sequences, modality, floor, quiet=quiet)
+    short = sorted((n for n, s in enumerate(sequences) if len(s) <= SHORT), key=lambda n: len(sequences[n]))
+    short = sorted(short[:EXACT_SEQUENCES])
+    exact = align_all([sequences[n] for n in short], modality, floor, quiet=quiet)
+    both = {(i, j): identity for i, j, identity in zip(*(c.tolist() for c in found[1:]), strict=True)}
+    for i, j, identity in zip(*(c.tolist() for c in exact[1:]), strict=True):
+        both[short[i], short[j]] = identity
+    return Hits.of(len(sequences), [(i, j, identity) for (i, j), identity in both.items()])
 
 
 class _Kept:
@@ -109,7 +121,7 @@ class _Kept:
         sequences = read_sequences(self._cache_dir, self._modality)
         found = make([sequences[key] for key in self._keys])
         data = io.BytesIO()
-        np.savez(data, **found)
+        np.savez(data, **found)  # type: ignore[arg-type]
         try:
             fsio.make_dirs(path.parent)
             fsio.replace(path, data.getvalue())

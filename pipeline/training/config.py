@@ -12,13 +12,15 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.text_file import read_lines
 from crossllm.model.interaction import ModelConfig
 from crossllm.model.losses import FOCAL_ALPHA, FOCAL_GAMMA, MSE_WEIGHT
 from crossllm.model.scan.backends import NAMES
+from crossllm.pipeline.similarity.rules import Molecules
+from crossllm.pipeline.splits.options import BLOCKS, KINDS, MOLECULES, SplitOptions
 
 RUN_TABLES = ("dataset", "recipe", "run")
 """Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
@@ -28,14 +30,28 @@ RUN_TABLES = ("dataset", "recipe", "run")
 class TrainConfig:
     """What a user may choose of a run."""
 
-    split: str = field(default="random", metadata={"one_of": ("random", "given")})
-    """`random` (distinct sequence pairs, stratified by class) or `given` (a column of the pairs table)."""
+    split: str = field(default="random", metadata={"one_of": KINDS})
+    """`random` (distinct sequence pairs, stratified by class), `cold-a`, `cold-b`, `cold-both` (partners unseen),
+    `cluster` (their relatives unseen too), `given` (a column of the pairs table), `transfer` or `file`."""
     fold_column: str = "fold"
     """The column that `given` takes."""
     folds: int = field(default=5, metadata={"range": (2, 100)})
-    """Folds that `random` cuts."""
+    """Folds that are cut; where both sides are, parts of each side."""
+    blocks: str = field(default="diagonal", metadata={"one_of": BLOCKS})
+    """Of `cold-both` and `cluster`: `diagonal` tests each partner in one fold only, `all` every pair once."""
+    identity_a: float = field(default=0.0, metadata={"range": (0.0, 1.0)})
+    """Of `cluster` and the leak report: least identity of two relatives of side A; 0: RNA 0.8, protein 0.3, molecule
+    0.7 (Tanimoto)."""
+    identity_b: float = field(default=0.0, metadata={"range": (0.0, 1.0)})
+    """The same of side B."""
+    molecules: str = field(default="inchikey", metadata={"one_of": MOLECULES})
+    """What makes molecules relatives: the parent's InChIKey block, their Murcko scaffold, or ECFP4 by identity."""
+    train_on: str = ""
+    """Of `transfer`: COLUMN=VALUE of the pairs that are trained on."""
+    test_on: str = ""
+    """COLUMN=VALUE of those that are tested."""
     validation: float = field(default=0.15, metadata={"range": (0.01, 0.5)})
-    """Share of the training folds' sequence pairs that choose epoch and threshold."""
+    """Share of what may be trained on that chooses epoch and threshold instead; cut as the test part is."""
     tokens: str = "auto"
     """What a token is: residue, window:K, pooled or auto; the resolved value is saved."""
     epochs: int = field(default=40, metadata={"range": (1, 10**6)})
@@ -73,6 +89,21 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"range": (0, 2**32 - 1)})
     """Of folds, initial weights, order and noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
+
+    def split_options(self) -> SplitOptions:
+        """What the split is made of."""
+        return SplitOptions(
+            self.split,
+            self.folds,
+            self.seed,
+            self.fold_column,
+            self.blocks,
+            self.identity_a,
+            self.identity_b,
+            cast(Molecules, self.molecules),
+            self.train_on,
+            self.test_on,
+        )
 
     def to_tables(self) -> dict[str, dict[str, Any]]:
         """The two TOML tables, `train` and `model`."""

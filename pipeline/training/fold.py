@@ -16,9 +16,9 @@ from crossllm.model.interaction import InteractionModel, joins_pairs
 from crossllm.model.losses import affinity_loss, bce_loss, focal_loss
 from crossllm.model.standardise import Standardise
 from crossllm.pipeline.data.labels import Task
-from crossllm.pipeline.data.splits import Parts
 from crossllm.pipeline.evaluation.classification import best_threshold
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute
+from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.sampler import Bounds, ordered_batches, shuffled_batches

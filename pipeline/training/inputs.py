@@ -18,8 +18,9 @@ from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
 from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.row_source import IO
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
-from crossllm.pipeline.data.dataset import Dataset, load_dataset
-from crossllm.pipeline.data.splits import Folds, given_folds, in_a_fold, random_folds
+from crossllm.pipeline.data.dataset import Dataset, default_run, load_dataset
+from crossllm.pipeline.splits.choosing import choose_folds
+from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.training.config import TrainConfig
 
 ALIKE = 32
@@ -41,6 +42,8 @@ class TrainOptions:
     """The run's folder; None: `runs/<name of the dataset>` in the cache."""
     by: str | None = None
     """Column of the pairs table whose values are scored one by one as well."""
+    split_file: Path | None = None
+    """Of the split `file`; None: the run's own `splits.tsv`, when it is gone on with."""
     device: str = "cpu"
     on_bad: OnBad = "error"
     resume: bool = False
@@ -73,7 +76,10 @@ def open_inputs(options: TrainOptions) -> Inputs:
         for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
     )
     reader_a, reader_b = readers
-    dataset = _embedded_only(options, _in_the_split(options, dataset), reader_a, reader_b)
+    dataset = _embedded_only(options, dataset, reader_a, reader_b)
+    split_file = options.split_file or (options.out or default_run(options.cache_dir)) / "splits.tsv"
+    split = options.config.split_options()
+    dataset, folds = choose_folds(dataset, split, options.cache_dir, split_file, quiet=options.quiet)
     _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
     _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
     _say_alike("a", reader_a, dataset.a_keys)
@@ -86,14 +92,6 @@ def open_inputs(options: TrainOptions) -> Inputs:
         keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
         note(f"note: --tokens auto: {tokens_name(window)}")
-    config = options.config
-    if config.split == "given":
-        folds = given_folds(dataset, config.fold_column)
-    else:
-        folds = random_folds(dataset, config.folds, config.seed)
-        if config.fold_column in dataset.extra:
-            held = printable(config.fold_column)
-            note(f"note: pairs.tsv has a column '{held}', not used; --split given takes its folds")
     return Inputs(dataset, (reader_a, reader_b), window, folds)
 
 
@@ -114,19 +112,6 @@ def _recipe(options: TrainOptions, modality: str, named: str | None) -> Recipe:
             "more; embed again with the settings that it was made with, or start another run by --out"
         )
     return choose_recipe(options.cache_dir, modality, named)
-
-
-def _in_the_split(options: TrainOptions, dataset: Dataset) -> Dataset:
-    """The dataset without the pairs that a given split puts into no fold, counted."""
-    if options.config.split != "given":
-        return dataset
-    column = options.config.fold_column
-    keep = in_a_fold(dataset, column)
-    if not keep:
-        raise InputError(f"--fold-column {printable(column)}: no pair has a fold; name another column")
-    if left := len(dataset.labels) - len(keep):
-        note(f"note: {left} pairs have no fold in column '{printable(column)}' and are left out")
-    return dataset.subset(keep)
 
 
 def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: CacheReader) -> Dataset:
