@@ -11,7 +11,7 @@ from crossllm.cache.cli_flags import version_option
 from crossllm.cache.console.runner import run as run_program
 
 COMMANDS = {
-    "data": ("crossllm.pipeline.cli_data", "data", "Make datasets: a cache folder with records and pairs."),
+    "data": ("crossllm.pipeline.cli_data", "data", "Make datasets, split them, and look for leaks."),
     "embed": ("crossllm.embed.cli", "embed", "Run frozen encoders once over every distinct sequence, into a cache."),
     "train": ("crossllm.pipeline.cli_train", "train", "Train and evaluate the fusion model on a cache."),
     "cache": ("crossllm.embed.cli_cache", "cache", "Look into a cache of embeddings, check it, import and export."),

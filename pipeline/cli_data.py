@@ -1,22 +1,27 @@
-"""`crossllm data import|demo`: parsing and printing only."""
+"""`crossllm data import|split|leaks|demo`: parsing and printing only."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, read_options
-from crossllm.cache.console.messages import say
+from crossllm.cache.console.messages import say, say_notes
 from crossllm.cache.console.once import Group
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.paths import as_text
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.options import ReadOptions
+from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flags, split_file_option, take_settings
 
 if TYPE_CHECKING:
+    from crossllm.pipeline.data.dataset import Dataset
     from crossllm.pipeline.data.labels import Task
+    from crossllm.pipeline.splits.choosing import Split
+    from crossllm.pipeline.training.config import TrainConfig
 
 _cache_option = click.option(
     "--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache to write."
@@ -25,7 +30,7 @@ _cache_option = click.option(
 
 @click.group("data", cls=Group)
 def data() -> None:
-    """Make datasets: a cache folder with records and pairs."""
+    """Make datasets, split them, and look for leaks."""
 
 
 @data.command("import")
@@ -114,6 +119,57 @@ def import_command(
         update,
     )
     say(import_dataset(options))
+
+
+@data.command("split")
+@_cache_option
+@setting_flags(SPLIT_SETTINGS | SEED)
+@split_file_option
+@click.option("--out", type=PathName(), required=True, help="File to write, e.g. splits.tsv.")
+@on_bad_option("Bad pairs: stop, or leave them out, counted.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+def split_command(cache_dir: Path, out: Path, on_bad: OnBad, quiet: bool, **flags: Any) -> None:
+    """Cut a dataset's pairs into folds and write them as a file for train --split-file."""
+    from crossllm.pipeline.splits.split_file import write_split
+
+    _, _, (dataset, folds) = _split(cache_dir, on_bad, quiet, flags)
+    digest, tested = write_split(out, dataset, folds), int((folds.of_pair >= 0).sum())
+    say(f"{len(folds.names)} folds, {tested} of {len(dataset.labels)} pairs tested, split {digest[:16]} → {out}")
+
+
+@data.command("leaks")
+@_cache_option
+@setting_flags(SPLIT_SETTINGS | SEED)
+@split_file_option
+@on_bad_option("Bad pairs: stop, or leave them out, counted.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--json", "as_json", is_flag=True, help="Print leaks.json instead of lines.")
+def leaks_command(cache_dir: Path, on_bad: OnBad, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Say what a split lets through: partners seen, nearest training sequences, what counts alone tell."""
+    from crossllm.pipeline.evaluation.leak_lines import leak_lines
+    from crossllm.pipeline.reporting.leaks import find_leaks
+    from crossllm.pipeline.splits.choosing import similarities_of
+    from crossllm.pipeline.splits.parts import cut_parts
+
+    whole, config, (dataset, folds) = _split(cache_dir, on_bad, quiet, flags)
+    parts = [cut_parts(dataset, folds, n, config.validation, config.seed) for n in range(len(folds.names))]
+    similarities = similarities_of(whole, config.split_options(), cache_dir, quiet=quiet)
+    leaks = find_leaks(dataset, folds.names, parts, similarities)
+    click.echo(json.dumps(leaks) if as_json else "\n".join(leak_lines(leaks)))
+
+
+def _split(cache_dir: Path, on_bad: OnBad, quiet: bool, flags: dict[str, Any]) -> tuple[Dataset, TrainConfig, Split]:
+    """All pairs of the dataset, the flags as settings, and the split that they ask for."""
+    from crossllm.pipeline.data.dataset import load_dataset
+    from crossllm.pipeline.splits.choosing import choose_folds
+    from crossllm.pipeline.training.config import resolve
+
+    settings = take_settings(flags, SPLIT_SETTINGS | SEED)
+    config = resolve(flags={name: as_text(text) for name, text in settings.items() if text is not None})
+    dataset, found = load_dataset(cache_dir, on_bad)
+    say_notes(cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
+    split = choose_folds(dataset, config.split_options(), cache_dir, flags["split_file"], quiet=quiet)
+    return dataset, config, split
 
 
 @data.command("demo")

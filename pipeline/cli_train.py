@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,22 +16,10 @@ from crossllm.cache.console.once import Command
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.cache.files.paths import as_text
+from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flags, split_file_option, take_settings
 
 SETTINGS = {
-    "split": (
-        "NAME",
-        "random (distinct sequence pairs), cold-a, cold-b, cold-both (partners unseen), cluster (relatives too), given "
-        "(a column of pairs.tsv), transfer or file.",
-        "random",
-    ),
-    "fold_column": ("COLUMN", "Column for --split given.", "fold"),
-    "folds": ("N", "Folds; where both sides are cut, parts of each.", "5"),
-    "blocks": ("NAME", "Where both sides are cut: diagonal (each partner tested once) or all (each pair).", "diagonal"),
-    "identity_a": ("SHARE", "Of relatives of side A; 0: RNA 0.8, protein 0.3, molecule 0.7.", "0.0"),
-    "identity_b": ("SHARE", "Of relatives of side B.", "0.0"),
-    "molecules": ("NAME", "Relatives by inchikey (parent structure), scaffold or ecfp.", "inchikey"),
-    "train_on": ("COLUMN=VALUE", "For --split transfer: the pairs to train on.", ""),
-    "test_on": ("COLUMN=VALUE", "The pairs to test on.", ""),
+    **SPLIT_SETTINGS,
     "tokens": ("NAME", "residue, window:K, pooled (one token a partner) or auto.", "auto"),
     "epochs": ("N", "Most epochs.", "40"),
     "patience": ("N", "Epochs without a better validation loss before training stops.", "8"),
@@ -45,20 +32,12 @@ SETTINGS = {
     "d_model": ("N", "Width of the model.", "32"),
     "d_state": ("N", "State of the scan.", "16"),
     "noise": ("SIGMA", "σ of the projections' noise.", "0.1"),
-    "seed": ("N", "Of folds, weights, order and noise.", "0"),
+    **SEED,
 }
 """Settings that have a flag: metavar, help, and the default of `pipeline.training.config`, to which a test holds it.
 
 The flags are texts here: `crossllm.pipeline.training.config.resolve` checks them as it checks `--set` and `--config`.
 """
-
-
-def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
-    for name, (metavar, text, default) in reversed(SETTINGS.items()):
-        flag = "--" + name.replace("_", "-")
-        shown = f"{text}  [default: {default}]" if default else text
-        command = click.option(flag, default=None, metavar=metavar, help=shown)(command)
-    return command
 
 
 @click.command("train", cls=Command)
@@ -71,7 +50,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     metavar="a=NAME|b=NAME",
     help="Recipe of a side where the cache holds several: encoder, folder name or digest.",
 )
-@_setting_flags
+@setting_flags(SETTINGS)
 @click.option(
     "--config",
     "config_file",
@@ -86,12 +65,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     metavar="KEY=VALUE",
     help="Any setting of config.toml; may be given several times.  --config < --set < flags.",
 )
-@click.option(
-    "--split-file",
-    type=PathName(),
-    default=None,
-    help="For --split file: a splits.tsv of `crossllm data split`, or of another run.",
-)
+@split_file_option
 @click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
@@ -135,11 +109,9 @@ def train(
     from crossllm.pipeline.training.memory import keep_freed_memory
 
     flags["by"] = flags["by"] and as_text(flags["by"])
-    settings = {name: flags.pop(name) for name in SETTINGS}
+    settings = take_settings(flags, SETTINGS)
     if flags["resume"] and config_file is None and (held := held_config(flags["out"] or default_run(cache_dir))):
         config_file, chosen = held, held_recipes(held) | chosen
-    if flags["split_file"] is not None and settings["split"] is None:
-        settings["split"] = "file"
     config = resolve(
         config_file, [*map(as_text, sets)], {name: as_text(text) for name, text in settings.items() if text is not None}
     )

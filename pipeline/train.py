@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run
 from crossllm.pipeline.evaluation.baselines import BASELINES
 from crossllm.pipeline.evaluation.metrics import Scored
+from crossllm.pipeline.reporting.leaks import find_leaks
 from crossllm.pipeline.reporting.results import parameter_counts, write_results
 from crossllm.pipeline.splits.parts import Parts, cut_parts
 from crossllm.pipeline.splits.split_file import split_text
@@ -67,11 +69,13 @@ def _run(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunF
         return Run(folder.path, done)
     folder.write("splits.tsv", split_text(dataset, inputs.folds))
     results = _fit_folds(options, inputs, parts, folder, scan)
+    leaks = find_leaks(dataset, inputs.folds.names, parts, inputs.similarities)
+    folder.write("leaks.json", json.dumps(leaks, indent=1, allow_nan=False))
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     for name, baseline in BASELINES[dataset.task].items():
         scored[name] = [baseline(dataset, part) for part in parts]
     ran = dataclasses.replace(options.config, scan=scan)
-    return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored))
+    return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored, leaks))
 
 
 def _resolved_config(options: TrainOptions) -> TrainConfig:

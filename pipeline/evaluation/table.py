@@ -8,6 +8,7 @@ from typing import Any
 
 from crossllm.cache.errors import plain_line
 from crossllm.pipeline.data.labels import Task
+from crossllm.pipeline.evaluation.leak_lines import leak_lines
 
 SHOWN: dict[Task, tuple[str, ...]] = {
     "classification": ("mcc", "accuracy", "f1", "auroc", "auprc"),
@@ -28,6 +29,9 @@ def table(metrics: dict[str, Any]) -> str:
     lines = [*_title(metrics), *_head(shown)]
     lines += [_row(name, found, shown) for name, found in rows]
     lines += [line for text in _remarks(metrics, shown) for line in textwrap.wrap(plain_line(text), WIDTH)]
+    if "leaks" in metrics:
+        lines += ["", "test pairs, and what their fold was trained or chosen on:"]
+        lines += [part for text in leak_lines(metrics["leaks"]) for part in textwrap.wrap(text, WIDTH)]
     if "by" in metrics:
         lines += ["", *_groups(metrics["by"], shown)]
     return "\n".join(map(plain_line, lines))  # names come from files
@@ -64,17 +68,36 @@ def _undefined(metrics: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
 
 def _title(metrics: dict[str, Any]) -> list[str]:
     encoders = " × ".join(metrics["encoders"][side] for side in "ab")
-    how = "random folds of distinct sequence pairs" if metrics["split"] == "random" else "given folds"
-    if metrics["folds"] == 1:
-        how = "fixed split"
+    how = _split(metrics)
     chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
     covers = "95 % interval: of the mean, the sequences of both sides drawn again; another training is not in it"
     texts = (
-        f"{metrics['dataset']}: {metrics['pairs']} pairs, {metrics['folds']} {how}, "
-        f"tokens {metrics['tokens']}, {encoders}",
+        f"{metrics['dataset']}: {metrics['pairs']} pairs, {how}, tokens {metrics['tokens']}, {encoders}",
         f"{chosen} chosen on validation pairs, each test fold scored once; ± is the deviation over folds; {covers}",
     )
     return [line for text in texts for line in textwrap.wrap(plain_line(text), WIDTH)]
+
+
+SPLITS = {
+    "random": "{folds} random folds of distinct sequence pairs",
+    "cold-a": "{folds} folds with unseen sequences of side A",
+    "cold-b": "{folds} folds with unseen sequences of side B",
+    "cold-both": "{folds} {blocks} with both sequences unseen",
+    "cluster": "{folds} {blocks} with both sequences and their relatives unseen",
+    "given": "{folds} given folds",
+    "file": "{folds} folds of a split file",
+    "transfer": "a transfer",
+}
+"""Split → in words."""
+
+
+def _split(metrics: dict[str, Any]) -> str:
+    """How the pairs were split, and how many of them are tested."""
+    if metrics["folds"] == 1 and metrics["split"] != "transfer":
+        return "a fixed split"
+    blocks = "blocks of the grid" if metrics.get("blocks") == "all" else "folds"
+    how = SPLITS[metrics["split"]].format(folds=metrics["folds"], blocks=blocks)
+    return how if metrics["tested"] == metrics["pairs"] else f"{how}, {metrics['tested']} pairs tested"
 
 
 def _head(shown: tuple[str, ...]) -> list[str]:

@@ -32,6 +32,7 @@ def write_results(
     parts: Sequence[Parts],
     results: Sequence[FoldResult],
     scored: dict[str, list[Scored]],
+    leaks: dict[str, Any],
 ) -> dict[str, Any]:
     """Write all of it, `metrics.json` last; its contents.
 
@@ -43,6 +44,7 @@ def write_results(
         parts: of each fold.
         results: of each fold.
         scored: `model` and each baseline → the test predictions of each fold.
+        leaks: as in `leaks.json`.
     """
     dataset = inputs.dataset
     for name, found in scored.items():
@@ -58,6 +60,7 @@ def write_results(
     what = f"note: drawing {REPLICATES} bootstrap replicates of {len(order):,} pairs for the intervals"
     with announced(what, quiet=False):
         metrics = _metrics(inputs, config, partners, scored)
+    metrics["leaks"] = {name: value for name, value in leaks.items() if name != "folds"}
     if by is not None and groups is not None:
         metrics["by"] = _by_group(inputs, config, by, groups, partners, scored)
     draw_result(folder, dataset.task, scored, metrics, None if by is None or groups is None else (by, groups))
@@ -80,6 +83,8 @@ def _metrics(
     return {
         "task": task,
         "split": config.split,
+        "blocks": config.blocks if inputs.folds.cut is not None else None,
+        "dropped": [inputs.folds.dropped(n) for n in range(len(names))],
         "folds": len(names),
         "fold_names": names,
         "dataset": inputs.dataset.name,

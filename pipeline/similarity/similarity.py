@@ -133,7 +133,7 @@ class _Kept:
 def _load(path: Path) -> dict[str, np.ndarray] | None:
     """What is kept, None where nothing is, or nothing that can be read: it is computed again then."""
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}  # the zip's CRC-32 is checked here
     except FileNotFoundError:
         return None

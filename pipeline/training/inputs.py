@@ -19,7 +19,8 @@ from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.row_source import IO
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run, load_dataset
-from crossllm.pipeline.splits.choosing import choose_folds
+from crossllm.pipeline.similarity.similarity import Similarity
+from crossllm.pipeline.splits.choosing import choose_folds, similarities_of
 from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.training.config import TrainConfig
 
@@ -59,6 +60,8 @@ class Inputs(NamedTuple):
     readers: tuple[CacheReader, CacheReader]
     window: int
     folds: Folds
+    similarities: tuple[Similarity, Similarity]
+    """Of the distinct sequences of each side."""
 
 
 def open_inputs(options: TrainOptions) -> Inputs:
@@ -79,6 +82,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     dataset = _embedded_only(options, dataset, reader_a, reader_b)
     split_file = options.split_file or (options.out or default_run(options.cache_dir)) / "splits.tsv"
     split = options.config.split_options()
+    similarities = similarities_of(dataset, split, options.cache_dir, quiet=options.quiet)  # of all, whatever the split
     dataset, folds = choose_folds(dataset, split, options.cache_dir, split_file, quiet=options.quiet)
     _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
     _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
@@ -92,7 +96,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
         keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
         note(f"note: --tokens auto: {tokens_name(window)}")
-    return Inputs(dataset, (reader_a, reader_b), window, folds)
+    return Inputs(dataset, (reader_a, reader_b), window, folds, similarities)
 
 
 def _recipe(options: TrainOptions, modality: str, named: str | None) -> Recipe:
