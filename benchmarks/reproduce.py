@@ -144,7 +144,10 @@ def run(*command: str | Path) -> str:
 
 def table(done: list[tuple[Row, dict[str, object]]]) -> str:
     """Markdown, a line a run: the model, each baseline's mean, what was unseen, and what was published."""
-    lines = ["| set, split | tested | model | AUROC | baselines | unseen by cluster | published |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| set, split | tested | model | AUROC | baselines | unseen by cluster | published |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row, metrics in done:
         first, second = ("mcc", "auroc") if metrics["task"] == "classification" else ("pearson", "spearman")
         if row.dataset == "plant_mlnc":
@@ -154,7 +157,8 @@ def table(done: list[tuple[Row, dict[str, object]]]) -> str:
         label = " (optimistic)" if metrics.get("optimistic") else ""
         own = f"{first} {_number(model[first]['mean'])}{spread}{label}"  # type: ignore[index]
         others = ", ".join(
-            f"{name} {_number(found[first]['mean'])}" for name, found in metrics["baselines"].items()  # type: ignore[attr-defined]
+            f"{name} {_number(found[first]['mean'])}"
+            for name, found in metrics["baselines"].items()  # type: ignore[attr-defined]
         )
         unseen = metrics["leaks"]["by_cluster"]  # type: ignore[index]
         classes = f"C1 {unseen['C1']:.0%}, C2 {unseen['C2a'] + unseen['C2b']:.0%}, C3 {unseen['C3']:.0%}"

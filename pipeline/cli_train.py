@@ -67,6 +67,12 @@ The flags are texts here: `crossllm.pipeline.training.config.resolve` checks the
 )
 @split_file_option
 @click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
+@click.option(
+    "--baselines",
+    default=None,
+    metavar="NAME,…|fast|all|none",
+    help="Baselines beside the model; fast leaves out alignment, forest and network.  [default: all]",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(
     "--out",
@@ -95,7 +101,7 @@ def train(
     sets: tuple[str, ...],
     **flags: Any,
 ) -> None:
-    """Train and evaluate the fusion model on a cache, one model a fold, with the ID-only baselines beside it."""
+    """Train and evaluate the fusion model on a cache, one model a fold, with baselines beside it."""
     chosen = _recipes(recipes)
     prepare_machine()
     # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
@@ -109,6 +115,7 @@ def train(
     from crossllm.pipeline.training.memory import keep_freed_memory
 
     flags["by"] = flags["by"] and as_text(flags["by"])
+    flags["baselines"] = flags["baselines"] and as_text(flags["baselines"])
     settings = take_settings(flags, SETTINGS)
     if flags["resume"] and config_file is None and (held := held_config(flags["out"] or default_run(cache_dir))):
         config_file, chosen = held, held_recipes(held) | chosen

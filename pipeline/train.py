@@ -16,8 +16,10 @@ from crossllm.model.bimamba import BiMamba
 from crossllm.model.device import choose_compute
 from crossllm.model.scan.backends import choose_backend, default_backend
 from crossllm.model.tokens import tokens_name
+from crossllm.pipeline.baselines.material import Material
+from crossllm.pipeline.baselines.registry import BASELINES, chosen
+from crossllm.pipeline.baselines.run import run_baselines
 from crossllm.pipeline.data.dataset import Dataset, default_run
-from crossllm.pipeline.evaluation.baselines import BASELINES
 from crossllm.pipeline.evaluation.metrics import Scored
 from crossllm.pipeline.reporting.leaks import find_leaks
 from crossllm.pipeline.reporting.results import parameter_counts, write_results
@@ -30,7 +32,7 @@ from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
 from crossllm.pipeline.training.run_folder import RunFolder
 from crossllm.pipeline.training.tracking import FoldEvents
 
-VERSION = 5
+VERSION = 6
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
 
 
@@ -54,26 +56,38 @@ def train(options: TrainOptions) -> Run:
     scan = _backend(options.config.scan, torch.device(options.device))
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
+    names = chosen(options.baselines or "all", dataset.task)
     count = len(inputs.folds.names)
     parts = [cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(count)]
     where = options.out or default_run(options.cache_dir)
     with RunFolder(where, _resolved(options, inputs), resume=options.resume) as folder:
-        return _run(options, inputs, parts, folder, scan)
+        return _run(options, inputs, parts, folder, scan, names)
 
 
-def _run(options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder, scan: str) -> Run:
+def _run(
+    options: TrainOptions, inputs: Inputs, parts: list[Parts], folder: RunFolder, scan: str, names: list[str]
+) -> Run:
     """Fit what is not finished yet, score it, and leave it in the folder."""
     dataset = inputs.dataset
-    if (done := folder.finished()) is not None and options.by in (None, done.get("by", {}).get("column")):
-        note(f"{folder.path}: finished before; showing its result")
-        return Run(folder.path, done)
+    if (done := folder.finished()) is not None:
+        held = done["baselines"]
+        enough = options.baselines is None or held.keys() >= set(names)
+        if enough and options.by in (None, done.get("by", {}).get("column")):
+            note(f"{folder.path}: finished before; showing its result")
+            return Run(folder.path, done)
+        wanted = held if options.baselines is None else {*held, *names}  # a baseline that is there stays
+        names = [name for name in BASELINES[dataset.task] if name in wanted]
     folder.write("splits.tsv", split_text(dataset, inputs.folds))
     results = _fit_folds(options, inputs, parts, folder, scan)
     leaks = find_leaks(dataset, inputs.folds.names, parts, inputs.similarities)
     folder.write("leaks.json", json.dumps(leaks, indent=1, allow_nan=False))
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
-    for name, baseline in BASELINES[dataset.task].items():
-        scored[name] = [baseline(dataset, part) for part in parts]
+    material = Material(
+        dataset, options.cache_dir, inputs.readers, inputs.window, options.config, torch.device(options.device),
+        inputs.similarities, options.quiet,
+    )  # fmt: skip
+    digests = [_digest(folder, dataset, part) for part in parts]
+    scored |= run_baselines(folder, material, parts, digests, names)
     ran = dataclasses.replace(options.config, scan=scan)
     return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored, leaks))
 
@@ -139,7 +153,7 @@ def _fit_folds(
     _warm_up(config, scan, torch.device(options.device), options.quiet)
     for number, part in enumerate(parts):
         target = fit_target(batches.task, batches.labels, part.train, config)
-        digest = folder.fold_digest((inputs.dataset.a_ids[n], inputs.dataset.b_ids[n]) for n in part.test.tolist())
+        digest = _digest(folder, inputs.dataset, part)
         result = folder.load_fold(number, len(part.test), target, config.epochs, digest)
         if result is None:
             with FoldEvents(folder.path, number, batches.task) as events:
@@ -166,6 +180,10 @@ def _fit_folds(
     if waited := batches.waiting.total:
         note(f"note: {batches.waiting.share:.1%} of {waited:.0f} s in training and scoring was waiting for data")
     return results
+
+
+def _digest(folder: RunFolder, dataset: Dataset, part: Parts) -> str:
+    return folder.fold_digest((dataset.a_ids[n], dataset.b_ids[n]) for n in part.test.tolist())
 
 
 def _told(epoch: Epoch, fold: int, folds: int, config: TrainConfig) -> str:

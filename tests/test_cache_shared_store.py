@@ -17,7 +17,8 @@ from crossllm.cache.store.store_folder import store_folder
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.pipeline.data.demo import write_demo
 
-QUICK = ["--tokens", "pooled", "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--quiet"]
+QUICK = ["--tokens", "pooled", "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--quiet",
+         "--baselines", "none"]  # fmt: skip
 
 
 def pointed(dataset: Path, named: object) -> Path:

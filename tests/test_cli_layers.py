@@ -20,8 +20,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise tokens",
     ),
     "pipeline": (
-        "main", "cli", "cli_data cli_train", "cli_split_flags", "train", "reporting use", "training", "evaluation",
-        "splits", "similarity", "data",
+        "main", "cli", "cli_data cli_train", "cli_split_flags", "train", "reporting use", "baselines", "training",
+        "evaluation features", "splits", "similarity", "data",
     ),
 }  # fmt: skip
 """Package → its files and folders from the top floor down; those of one entry are neighbours.

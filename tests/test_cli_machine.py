@@ -33,7 +33,8 @@ from crossllm.pipeline.training.fold import Epoch
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--tokens", "pooled", "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--quiet"]
+SMALL = ["--tokens", "pooled", "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--quiet",
+         "--baselines", "fast"]  # fmt: skip
 NOWHERE = "/proc/crossllm"  # not even root can make a folder there
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc, /dev/full and LC_ALL=C are Linux's")
 

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_baselines import baseline, material_of
 from sklearn import metrics as sk
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 
+from crossllm.pipeline.baselines.counts import _counts
 from crossllm.pipeline.data.dataset import load_dataset
 from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
-from crossllm.pipeline.evaluation.baselines import _counts, id_only
 from crossllm.pipeline.evaluation.classification import best_threshold
 from crossllm.pipeline.evaluation.metrics import Scored, compute, summarise
 from crossllm.pipeline.splits.given import given_folds
@@ -83,8 +84,9 @@ def test_the_demo_gives_nothing_away_to_one_side(tmp_path: Path) -> None:
     dataset, _ = load_dataset(tmp_path / "demo")
     folds = random_folds(dataset, 3, seed=0)
     parts = [cut_parts(dataset, folds, n, 0.15, 0) for n in range(3)]
-    for by_sequence in (False, True):
-        scored = [id_only(dataset, part, by_sequence=by_sequence) for part in parts]
+    material = material_of(tmp_path / "demo", dataset)
+    for name in ("id_only", "id_only_sequence", "one_number"):
+        scored = baseline(material, name, parts)
         assert abs(summarise("classification", scored, 0)["mcc"].mean) <= 0.1
     labels = dataset.labels.astype(int)
     for modality, ids, k in (("rna", dataset.a_ids, 4), ("protein", dataset.b_ids, 2)):
@@ -110,10 +112,11 @@ def test_id_only_on_rpi1460_is_as_good_as_the_paper(real_data: Path, tmp_path: P
     dataset, _ = load_dataset(tmp_path / "c")
     folds = given_folds(dataset, "fold")
     parts = [cut_parts(dataset, folds, n, 0.15, 0) for n in range(5)]
-    by_id = summarise("classification", [id_only(dataset, part, by_sequence=False) for part in parts], 0)["mcc"].mean
-    by_sequence = summarise("classification", [id_only(dataset, part, by_sequence=True) for part in parts], 0)[
-        "mcc"
-    ].mean
+    material = material_of(tmp_path / "c", dataset)
+    by_id, by_sequence = (
+        summarise("classification", baseline(material, name, parts), 0)["mcc"].mean
+        for name in ("id_only", "id_only_sequence")
+    )
     assert 0.79 <= by_id <= 0.84
     assert 0.3 <= by_sequence <= 0.45
 

@@ -68,12 +68,12 @@ def test_resume_takes_the_settings_and_recipes_of_the_run(
 ) -> None:
     folder = small.cache_dir
     flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--set", "dropout=0.3", "--cache", folder]
-    first = program("train", *flags)
+    first = program("train", *flags, "--baselines", "none")
     assert first.returncode == 0, first.stderr
     with CacheWriter(folder, Recipe("rna", "other", 1, 4)) as writer:  # from here on a recipe must be named
         writer.add(key_of("rna", "ACGU"), np.zeros((4, 4)))
     (folder / "runs" / "demo" / "metrics.json").unlink()
-    again = program("train", "--cache", folder, "--resume")
+    again = program("train", "--cache", folder, "--resume", "--baselines", "none")
     assert again.returncode == 0, again.stderr
     assert again.stdout == first.stdout
     other = program("train", "--cache", folder, "--resume", "--epochs", "2")

@@ -39,8 +39,8 @@ def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(sma
     done = train(small)
     assert done.folder == small.cache_dir / "runs" / "demo"
     expected = {"config.toml", "splits.tsv", "history.csv", "metrics.json", "checkpoints", "predictions.tsv",
-                "predictions.id_only.tsv", "predictions.id_only_sequence.tsv", "tensorboard", "loss_curves.png",
-                "loss_curves.svg", "roc_pr.png", "roc_pr.svg", ".lock"}  # fmt: skip
+                "predictions.id_only.tsv", "predictions.id_only_sequence.tsv", "predictions.one_number.tsv",
+                "tensorboard", "loss_curves.png", "loss_curves.svg", "roc_pr.png", "roc_pr.svg", ".lock"}  # fmt: skip
     assert {p.name for p in done.folder.iterdir()} == expected
     metrics = json.loads((done.folder / "metrics.json").read_text())
     assert metrics == done.metrics
@@ -109,7 +109,7 @@ def test_a_pair_without_an_embedding_is_an_error_or_left_out(tmp_path: Path) -> 
 def test_train_through_the_program(program: Program, small: TrainOptions) -> None:
     folder = small.cache_dir
     flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--tokens", "window:2", "--cache", folder]
-    done = program("train", *flags)
+    done = program("train", *flags, "--baselines", "fast")
     assert done.returncode == 0, done.stderr
     assert "model" in done.stdout
     assert "id_only_sequence" in done.stdout

@@ -11,7 +11,8 @@ from made_runs import embedded_demo
 
 from crossllm.cache.files import fsio
 
-QUICK = ["--tokens", "pooled", "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--quiet"]
+QUICK = ["--tokens", "pooled", "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--quiet",
+         "--baselines", "none"]  # fmt: skip
 
 
 class Sources:

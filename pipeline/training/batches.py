@@ -6,13 +6,15 @@ Shapes: P pairs, L rows of a sequence, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.cache.store.reader import CacheReader
+from crossllm.cache.store.reader import Packed as StoredRows
+from crossllm.cache.store.recipe import Recipe
 from crossllm.model.batch import Batch, Packed
 from crossllm.model.standardise import Moments
 from crossllm.model.tokens import window_mean
@@ -27,10 +29,28 @@ MEMO_BYTES = 1 << 30
 """Averaged tokens kept in memory, a side; the rest is averaged again each time it is read."""
 
 
+class Rows(Protocol):
+    """Where the rows of a sequence come from: a `CacheReader`, or what stands in for one."""
+
+    recipe: Recipe
+
+    def __getitem__(self, key: bytes) -> np.ndarray:
+        """(L, D) rows of a key."""
+
+    def length(self, key: bytes) -> int:
+        """L."""
+
+    def gather(self, keys: Sequence[bytes]) -> StoredRows:
+        """Rows of many keys, one after the other, and where each begins."""
+
+    def prefetch(self, keys: Iterable[bytes]) -> None:
+        """A hint that these keys are next."""
+
+
 class Entities:
     """One side's distinct sequences and their tokens, read from a cache when they are needed."""
 
-    def __init__(self, reader: CacheReader, keys: Sequence[bytes], window: int) -> None:
+    def __init__(self, reader: Rows, keys: Sequence[bytes], window: int) -> None:
         numbers: dict[bytes, int] = {}
         of_pair = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
         self._reader, self._window = reader, window
@@ -85,7 +105,7 @@ class PairBatches:
 
     def __init__(
         self,
-        readers: tuple[CacheReader, CacheReader],
+        readers: tuple[Rows, Rows],
         a_keys: Sequence[bytes],
         b_keys: Sequence[bytes],
         window: int,
@@ -103,14 +123,14 @@ class PairBatches:
         """Width of the rows of A and of B."""
 
     @classmethod
-    def of_dataset(cls, dataset: Dataset, readers: tuple[CacheReader, CacheReader], window: int) -> PairBatches:
+    def of_dataset(cls, dataset: Dataset, readers: tuple[Rows, Rows], window: int) -> PairBatches:
         """Of a dataset's pairs."""
         return cls(readers, dataset.a_keys, dataset.b_keys, window, dataset.task, dataset.labels)
 
     @classmethod
     def of_keys(
         cls,
-        readers: tuple[CacheReader, CacheReader],
+        readers: tuple[Rows, Rows],
         a_keys: Sequence[bytes],
         b_keys: Sequence[bytes],
         window: int,

@@ -45,6 +45,9 @@ class TrainOptions:
     """Column of the pairs table whose values are scored one by one as well."""
     split_file: Path | None = None
     """Of the split `file`; None: the run's own `splits.tsv`, when it is gone on with."""
+    baselines: str | None = "fast"
+    """Names with commas between them, all, fast or none; None: all, or those that a finished run has.  The command
+    `train` asks for all; they are no part of the run's identity."""
     device: str = "cpu"
     on_bad: OnBad = "error"
     resume: bool = False
