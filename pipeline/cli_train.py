@@ -20,6 +20,7 @@ from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flag
 
 SETTINGS = {
     **SPLIT_SETTINGS,
+    "protocol": ("NAME", "honest, or paper: best epoch on the scored pairs, an optimistic number.", "honest"),
     "tokens": ("NAME", "residue, window:K, pooled (one token a partner) or auto.", "auto"),
     "epochs": ("N", "Most epochs.", "40"),
     "patience": ("N", "Epochs without a better validation loss before training stops.", "8"),

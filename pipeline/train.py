@@ -23,13 +23,16 @@ from crossllm.pipeline.data.dataset import Dataset, default_run
 from crossllm.pipeline.evaluation.metrics import Scored
 from crossllm.pipeline.reporting.leaks import find_leaks
 from crossllm.pipeline.reporting.results import parameter_counts, write_results
+from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.splits.parts import Parts, cut_parts
 from crossllm.pipeline.splits.split_file import split_text
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, resolve
-from crossllm.pipeline.training.fold import Epoch, FoldResult, fit_fold, fit_target, fold_seed
+from crossllm.pipeline.training.fold import FoldResult, fit_fold, fold_seed
 from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
+from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
+from crossllm.pipeline.training.target import fit_target
 from crossllm.pipeline.training.tracking import FoldEvents
 
 VERSION = 6
@@ -57,6 +60,7 @@ def train(options: TrainOptions) -> Run:
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
     names = chosen(options.baselines or "all", dataset.task)
+    _check_protocol(config, inputs.folds)
     count = len(inputs.folds.names)
     parts = [cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(count)]
     where = options.out or default_run(options.cache_dir)
@@ -90,6 +94,22 @@ def _run(
     scored |= run_baselines(folder, material, parts, digests, names)
     ran = dataclasses.replace(options.config, scan=scan)
     return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored, leaks))
+
+
+def _check_protocol(config: TrainConfig, folds: Folds) -> None:
+    """Say what `--protocol paper` does.
+
+    Raises:
+        InputError: it is asked for on folds that no such number was published for.
+    """
+    if config.protocol == "honest":
+        return
+    if config.split != "random" and folds.parts is None:
+        raise InputError(
+            f"--protocol paper: --split {config.split} has several folds here; the literature's way is random pairs or "
+            "one fixed split; use --split random, or --protocol honest"
+        )
+    note("note: --protocol paper: the epoch is chosen on the scored pairs themselves; its number is optimistic")
 
 
 def _resolved_config(options: TrainOptions) -> TrainConfig:
@@ -172,6 +192,7 @@ def _fit_folds(
                     fold_seed(config.seed, number),
                     torch.device(options.device),
                     show,
+                    folder.keeper(number, digest),
                 )
             folder.save_fold(number, result, digest)
         bar.update((number + 1) * config.epochs - bar.n)  # early stopping leaves epochs out

@@ -29,7 +29,7 @@ from crossllm.cache.files.paths import as_text
 from crossllm.embed.cli import embed as embed_command
 from crossllm.embed.weights.published import local_weights, unchecked_weights, weights_folder
 from crossllm.pipeline.training import tracking
-from crossllm.pipeline.training.fold import Epoch
+from crossllm.pipeline.training.progress import Epoch
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from scipy import stats
 from crossllm.cache import CacheReader, CacheWriter, InputError, Recipe, record_of
 from crossllm.model.interaction import InteractionModel, ModelConfig
 from crossllm.model.losses import affinity_loss
+from crossllm.pipeline import load_run
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import load_dataset, write_dataset
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
@@ -30,9 +31,12 @@ from crossllm.pipeline.splits.random_pairs import random_folds
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.fold import Epoch, fit_fold, fit_target, predict
+from crossllm.pipeline.training.fold import FoldResult, fit_fold
 from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.training.predicting import predict
+from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
+from crossllm.pipeline.training.target import Target, fit_target
 
 QUICK = TrainConfig(folds=3, epochs=3, tokens="pooled", model=ModelConfig(d_model=8, d_state=4))
 
@@ -134,6 +138,17 @@ def test_a_planted_affinity_is_learnt_and_the_run_says_so(affinities: Path) -> N
     assert len(found) == 400
     per_fold = [stats.pearsonr(*(v[[r["fold"] == f for r in found]] for v in (label, score)))[0] for f in "012"]
     assert done.metrics["model"]["pearson"]["mean"] == pytest.approx(np.mean(per_fold))
+    low, high = (np.array([float(r[c]) for r in found]) for c in ("low", "high"))
+    interval = done.metrics["interval"]
+    within = [np.mean(((low <= label) & (label <= high))[[r["fold"] == f for r in found]]) for f in "012"]
+    assert interval["coverage"]["per_fold"] == pytest.approx(within)
+    assert 0.75 < interval["coverage"]["mean"] < 1, "for 90 %, of 40 validation pairs a fold"
+    assert interval["width"]["mean"] == pytest.approx(np.mean(high - low), rel=1e-3)
+    loaded = load_run(done.folder)
+    ends = loaded.intervals(np.zeros((3, 1)))
+    np.testing.assert_allclose(ends[1] - ends[0], np.array(interval["width"]["per_fold"])[:, None])
+    with pytest.raises(InputError, match="predicts affinities, which have no calibration; use intervals"):
+        loaded.probability(np.zeros((3, 1)))
     kinds = {(r["a_id"], r["b_id"]): r["kind"] for r in rows(affinities / "pairs.tsv")}
     for kind, group in done.metrics["by"]["groups"].items():
         chosen = [kinds[r["a_id"], r["b_id"]] == kind for r in found]
@@ -290,8 +305,8 @@ def test_groups_of_any_name_are_drawn_and_printed(affinities: Path, name: str) -
     undefined = {"mean": None, "std": None, "ci95": [None, None], "per_fold": [None]}
     numbers = dict.fromkeys(METRICS["regression"], undefined)
     draw_result(folder, "regression", scored, {"model": numbers, "baselines": {}}, (name, groups))
-    history = [Epoch(1, 0.5, 0.4, None)]
-    draw_losses(folder, [name, "b"], [history, history])
+    result = FoldResult(np.zeros(1), None, Target("regression"), 1, [Epoch(1, 0.5, 0.4, None)], {})
+    draw_losses(folder, [name, "b"], [result, result], optimistic=False)
     assert (folder.path / "scatter.png").stat().st_size > 10_000
     metrics = {
         "task": "regression", "dataset": name, "pairs": 4, "folds": 2, "split": "random", "tokens": "pooled",

@@ -16,10 +16,13 @@ from crossllm.cache import CacheCorrupt, CacheWriter, Conflict, InputError, Reci
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
+from crossllm.pipeline.evaluation.calibration import Calibration
 from crossllm.pipeline.train import train
-from crossllm.pipeline.training.fold import Epoch, FoldResult, Target, fit_fold
+from crossllm.pipeline.training.fold import FoldResult, fit_fold
 from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
+from crossllm.pipeline.training.target import Target
 
 
 @pytest.mark.slow
@@ -107,6 +110,8 @@ def test_a_finished_run_keeps_its_groups(trained: TrainOptions) -> None:
         ("history", [[2, 0.1, 0.2, 0.5]]),
         ("history", [[n, 0.1, 0.2, 0.5] for n in range(1, 9)]),
         ("threshold", "high"),
+        ("calibration", None),
+        ("calibration", {"kind": "platt", "x": [-1.0], "y": [0.0]}),
     ],
 )
 def test_a_checkpoint_edited_in_one_field_is_damage(trained: TrainOptions, field: str, value: Any) -> None:
@@ -162,13 +167,13 @@ def test_a_fold_named_like_a_path_stays_in_the_run_folder(small: TrainOptions) -
 def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
     """A validation part of one class has no AUROC; that is written and read again as null."""
     folder = RunFolder(small.cache_dir / "runs" / "x", {}, resume=True)
-    result = FoldResult(
-        np.full(3, 0.5, np.float32), 0.5, Target("classification"), 1, [Epoch(1, 0.1, 0.2, None)], {"w": torch.ones(1)}
-    )
+    score, state = np.full(3, 0.5, np.float32), {"w": torch.ones(1)}
+    made = Calibration("platt", (1.5,), (-0.25,))
+    result = FoldResult(score, 0.5, Target("classification"), 1, [Epoch(1, 0.1, 0.2, None)], state, made)
     folder.save_fold(0, result, "d")
     loaded = folder.load_fold(0, 3, Target("classification"), 1, "d")
     assert loaded is not None
-    assert loaded.history == result.history
+    assert (loaded.history, loaded.calibration) == (result.history, made)
 
 
 def test_a_run_whose_recipe_is_gone_says_which(small: TrainOptions) -> None:

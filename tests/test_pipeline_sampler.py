@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from itertools import pairwise
@@ -7,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from crossllm.pipeline.training.prefetch import DEPTH, WaitTime, prefetched
+from crossllm.pipeline.training import prefetch
+from crossllm.pipeline.training.prefetch import DEPTH, Place, WaitTime, prefetched
 from crossllm.pipeline.training.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
 
 
@@ -71,7 +73,7 @@ def test_ahead_gives_all_in_order_and_measures_waiting() -> None:
         time.sleep(0.02)
         return n * n
 
-    assert list(prefetched(make, range(6), waiting)) == [n * n for n in range(6)]
+    assert list(prefetched(make, range(6), waiting, nowhere)) == [n * n for n in range(6)]
     assert len(threads) == 1 and threads != {threading.get_ident()}  # noqa: PT018 - one thought
     assert 0.06 < waiting.waited <= waiting.total
     assert 0 < waiting.share <= 1
@@ -89,7 +91,7 @@ def test_ahead_raises_at_the_item_and_stops() -> None:
 
     found = []
     with pytest.raises(OSError, match="no such file"):
-        found += [found.append(n) for n in prefetched(make, range(1000), WaitTime())]
+        found += [found.append(n) for n in prefetched(make, range(1000), WaitTime(), nowhere)]
     assert found == [0, 1]
     assert len(made) < 10
     assert makers() == [], "a thread outlives the error"
@@ -97,12 +99,48 @@ def test_ahead_raises_at_the_item_and_stops() -> None:
 
 def test_a_closed_ahead_stops_making() -> None:
     made = []
-    stream = prefetched(made.append, range(1000), WaitTime())
+    stream = prefetched(made.append, range(1000), WaitTime(), nowhere)
     next(stream)
     assert makers() != []
     stream.close()  # type: ignore[attr-defined]
     assert makers() == [], "a thread outlives its stream"
     assert len(made) <= 1 + DEPTH, "what was begun, and no more"
+
+
+def test_a_reader_that_hangs_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "TICK", 0.01)
+    let_go = threading.Event()
+
+    def make(n: int) -> int:
+        if n == 3:
+            let_go.wait(60)
+        return n
+
+    found: list[int] = []
+    with pytest.raises(OSError, match=r"reading record 7: nothing came for 0\.25 s") as caught:
+        found.extend(prefetched(make, range(10), WaitTime(), lambda: Place("cache/x", "record 7")))
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, "cache/x")
+    assert makers() != [], "it was waited for"
+    let_go.set()
+    for thread in makers():
+        thread.join(10)
+    assert makers() == []
+
+
+def test_a_slow_reader_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each result takes less than the limit, all together more."""
+    monkeypatch.setattr(prefetch, "TICK", 0.02)
+    assert list(prefetched(lambda n: time.sleep(0.15) or n, range(6), WaitTime(), nowhere)) == list(range(6))
+
+
+def test_a_reader_that_is_gone_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "_work", lambda _make, _asked: None)
+    with pytest.raises(OSError, match="its reader is gone"):
+        list(prefetched(int, range(3), WaitTime(), nowhere))
+
+
+def nowhere() -> Place:
+    return Place("", "")
 
 
 def makers() -> list[threading.Thread]:

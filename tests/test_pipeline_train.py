@@ -26,8 +26,10 @@ from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.fold import Epoch, fit_fold, fold_seed, predict
+from crossllm.pipeline.training.fold import fit_fold, fold_seed
 from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.training.predicting import predict
+from crossllm.pipeline.training.progress import Epoch
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +42,8 @@ def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(sma
     assert done.folder == small.cache_dir / "runs" / "demo"
     expected = {"config.toml", "splits.tsv", "history.csv", "metrics.json", "checkpoints", "predictions.tsv",
                 "predictions.id_only.tsv", "predictions.id_only_sequence.tsv", "predictions.one_number.tsv",
-                "tensorboard", "loss_curves.png", "loss_curves.svg", "roc_pr.png", "roc_pr.svg", ".lock"}  # fmt: skip
+                "tensorboard", "loss_curves.png", "loss_curves.svg", "roc_pr.png", "roc_pr.svg", ".lock",
+                "calibration.png", "calibration.svg"}  # fmt: skip
     assert {p.name for p in done.folder.iterdir()} == expected
     metrics = json.loads((done.folder / "metrics.json").read_text())
     assert metrics == done.metrics

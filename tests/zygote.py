@@ -89,7 +89,8 @@ class Child:
 class Zygote:
     """The pytest side: `with Zygote("programs") as zygote: zygote.program("embed", "run", …, cwd=folder)`.
 
-    One of "programs" runs the programs; one of "operations" is small, for the thousands of operations to be killed.
+    One of "programs" runs the programs; one of "operations" is small, for the thousands of operations to be killed; one
+    of "training" kills training runs.
     """
 
     def __init__(self, of: str) -> None:
@@ -183,6 +184,11 @@ def serve() -> Callable[[], object]:
             _serve_operations()
             return sys.exit
         _import_programs()
+        if of == "training":
+            import training_kills
+
+            _answer(training_kills.WORKS)
+            return sys.exit
         sys.path.remove(_TESTS)  # what a program finds is what it finds without the tests
         return _serve_programs(files)
 
@@ -268,7 +274,6 @@ def _run_program(code: str) -> None:
 def _serve_operations() -> None:
     import cache_races
     import fault_operations
-    import faultio
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # its thread
@@ -278,6 +283,13 @@ def _serve_operations() -> None:
         with tempfile.TemporaryDirectory() as folder:
             operation.start(Path(folder) / "cache")
             operation.work(Path(folder) / "cache", None)
+    _answer(works)
+
+
+def _answer(works: Mapping[str, Any]) -> None:
+    """Fork a child for each operation that is asked for."""
+    import faultio
+
     _assert_single()
     gc.collect()
     gc.freeze()

@@ -11,11 +11,11 @@ import numpy as np
 
 from crossllm.cache.console.progress import Lines
 from crossllm.cache.store.reader import Packed
-from crossllm.cache.store.recipe import Recipe
 from crossllm.pipeline.baselines.material import Material, Scores
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches, Rows
-from crossllm.pipeline.training.fold import Epoch, fit_fold, fold_seed
+from crossllm.pipeline.training.fold import fit_fold, fold_seed
+from crossllm.pipeline.training.progress import Epoch
 
 _SCALE = np.float32(np.sqrt(12 / (256**2 - 1)))
 """1 ÷ the deviation of a uniform byte."""
@@ -29,7 +29,7 @@ class RandomRows:
 
     def __init__(self, rows: Rows, seed: int) -> None:
         self._rows, self._seed = rows, seed
-        self.recipe: Recipe = rows.recipe
+        self.folder, self.recipe = rows.folder, rows.recipe
 
     def __getitem__(self, key: bytes) -> np.ndarray:
         """(L, D) float32 rows of a key."""

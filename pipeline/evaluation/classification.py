@@ -39,7 +39,7 @@ def compute(label: np.ndarray, score: np.ndarray, predicted: np.ndarray, weights
             "recall": tp / positives,
         }
         found["auroc"], found["auprc"] = _areas(label, score, weights)
-        found["calibration_error"] = _calibration_error(label, score, weights)
+        found["calibration_error"] = calibration_error(label, score, weights)
     return found
 
 
@@ -86,7 +86,7 @@ def _areas(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[n
     return np.where(all_p * all_n > 0, auroc, np.nan), np.where(all_p > 0, auprc, np.nan)
 
 
-def _calibration_error(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def calibration_error(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error over equal bins of the score (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
     bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gap = np.stack([weights @ np.where(bins == b, label - score, 0.0) for b in range(CALIBRATION_BINS)])

@@ -46,7 +46,8 @@ WIDTH = 80
 def table(metrics: dict[str, Any]) -> str:
     """`metrics.json` as text, at most `WIDTH` wide: model and baselines, mean ± standard deviation over folds."""
     shown = SHOWN[metrics["task"]]
-    rows = [("model", metrics["model"]), *metrics["baselines"].items()]
+    model = "model optimistic" if metrics.get("optimistic") else "model"
+    rows = [(model, metrics["model"]), *metrics["baselines"].items()]
     lines = [*_title(metrics), *_head(shown)]
     lines += [_row(name, found, shown) for name, found in rows]
     lines += [line for text in _remarks(metrics, shown) for line in textwrap.wrap(plain_line(text), WIDTH)]
@@ -70,6 +71,7 @@ def _remarks(metrics: dict[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
         )
     if metrics["ids_are_sequences"] and {"id_only", "id_only_sequence"} <= metrics["baselines"].keys():
         yield "every id has a sequence of its own here, so id_only and id_only_sequence are the same"
+    yield from _certainty(metrics)
     yield from _comparison(metrics)
 
 
@@ -98,6 +100,23 @@ def _listed(words: list[str], last: str) -> str:
     return f" {last} ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
+def _certainty(metrics: dict[str, Any]) -> Iterator[str]:
+    """How well probabilities and intervals held on the test folds; nothing of a run of a version that had none."""
+    if found := metrics.get("calibration"):
+        error, brier = (
+            " → ".join(_number(found[name][when]["mean"]) for when in ("before", "after"))
+            for name in ("calibration_error", "brier")
+        )
+        kinds = " and ".join(found["kind"])
+        yield f"calibrated on validation pairs ({kinds}), on the test folds: calibration error {error}, Brier {brier}"
+    if found := metrics.get("interval"):
+        coverage, width = (_number(found[name]["mean"]) for name in ("coverage", "width"))
+        yield (
+            f"intervals for {found['asked']:.0%} from validation residuals: {coverage} of the test labels lie within, "
+            f"mean width {width}"
+        )
+
+
 def _undefined(metrics: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
     """Metrics of the table that some fold leaves undefined."""
     return [NAMES.get(name, name) for name in shown if None in metrics["model"][name]["per_fold"]]
@@ -108,9 +127,11 @@ def _title(metrics: dict[str, Any]) -> list[str]:
     how = _split(metrics)
     chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
     covers = "95 % interval: of the mean, the sequences of both sides drawn again; another training is not in it"
+    honest = f"{chosen} chosen on validation pairs, each test fold scored once"
+    paper = "OPTIMISTIC (--protocol paper): the epoch is the best one on the scored pairs themselves"
     texts = (
         f"{metrics['dataset']}: {metrics['pairs']} pairs, {how}, tokens {metrics['tokens']}, {encoders}",
-        f"{chosen} chosen on validation pairs, each test fold scored once; ± is the deviation over folds; {covers}",
+        f"{paper if metrics.get('optimistic') else honest}; ± is the deviation over folds; {covers}",
     )
     return [line for text in texts for line in textwrap.wrap(plain_line(text), WIDTH)]
 

@@ -1,4 +1,4 @@
-"""The plots of a run: loss curves of every fold, and ROC/PR curves or measured against predicted affinity."""
+"""The plots of a run: loss curves of every fold, ROC, PR and calibration, or measured against predicted affinity."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from crossllm.cache.errors import printable
 from crossllm.pipeline.data.labels import Task
+from crossllm.pipeline.evaluation.calibration import reliability
+from crossllm.pipeline.evaluation.classification import CALIBRATION_BINS
 from crossllm.pipeline.evaluation.metrics import Scored, pooled
 from crossllm.pipeline.evaluation.table import NAMES
-from crossllm.pipeline.training.fold import Epoch
+from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -24,20 +26,21 @@ if TYPE_CHECKING:
 DPI = 150
 
 
-def draw_losses(folder: RunFolder, names: Sequence[str], histories: Sequence[Sequence[Epoch]]) -> None:
-    """`loss_curves.png` and `.svg`: training and validation loss of every fold, the chosen epoch marked."""
+def draw_losses(folder: RunFolder, names: Sequence[str], results: Sequence[FoldResult], *, optimistic: bool) -> None:
+    """`loss_curves.png` and `.svg`: training and validation loss of every fold, the epoch taken marked."""
     figure, (axis,) = _figure(1)
     from matplotlib.ticker import MaxNLocator
 
-    for number, (name, history) in enumerate(zip(names, histories, strict=True)):
-        colour = f"C{number % 10}"
+    for number, (name, result) in enumerate(zip(names, results, strict=True)):
+        colour, history = f"C{number % 10}", result.history
         epochs = [epoch.epoch for epoch in history]
         axis.plot(epochs, [epoch.train_loss for epoch in history], "--.", color=colour, alpha=0.4, markersize=3)
         axis.plot(epochs, [epoch.validation_loss for epoch in history], color=colour, label=_plain(f"fold {name}"))
-        best = min(history, key=lambda epoch: epoch.validation_loss)
+        best = history[result.best_epoch - 1]
         axis.plot([best.epoch], [best.validation_loss], "o", color=colour)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    title = "validation, dot: the epoch taken\ndashed: training, with noise and dropout"
+    taken = "the epoch taken" + (", best on the test pairs: optimistic" if optimistic else "")
+    title = f"validation, dot: {taken}\ndashed: training, with noise and dropout"
     axis.set(xlabel="epoch", ylabel="loss", title=title)
     if len(names) <= 10:
         axis.legend(fontsize="small")
@@ -63,9 +66,41 @@ def draw_result(
     """
     numbers = {"model": metrics["model"], **metrics["baselines"]}
     if task == "classification":
-        _save(folder, "roc_pr", _roc_pr(scored, numbers))
+        figure = _roc_pr(scored, numbers)
     else:
-        _save(folder, "scatter", _scatter({name: pooled(folds) for name, folds in scored.items()}, numbers, groups))
+        figure = _scatter({name: pooled(folds) for name, folds in scored.items()}, numbers, groups)
+    _say_optimistic(figure, metrics)
+    _save(folder, "roc_pr" if task == "classification" else "scatter", figure)
+
+
+def draw_calibration(folder: RunFolder, model: Scored, probability: np.ndarray, metrics: dict[str, Any]) -> None:
+    """`calibration.png` and `.svg`: share of positives against score and probability, in bins, all test folds together.
+
+    Args:
+        folder: the run's.
+        model: the model's test predictions, all folds together.
+        probability: (P,) the same, calibrated.
+        metrics: as in `metrics.json`, whose numbers the legend shows.
+    """
+    figure, (axis,) = _figure(1)
+    axis.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
+    error = metrics["calibration"]["calibration_error"]
+    for name, value, when in (("score", model.score, "before"), ("probability", probability, "after")):
+        mean, share, count = reliability(model.label, value.astype(float), CALIBRATION_BINS)
+        (line,) = axis.plot(mean, share, label=f"{name}, calibration error {error[when]['mean']:.3f}")
+        axis.scatter(mean, share, s=10 + 150 * count / count.sum(), color=line.get_color())
+    title = "test folds together, each pair once\npoint: a bin, its area the share of pairs"
+    axis.set(xlabel="predicted", ylabel="share of positives", title=title, xlim=(0, 1), ylim=(0, 1))
+    axis.set_aspect("equal")
+    axis.legend(fontsize="small")
+    _say_optimistic(figure, metrics)
+    _save(folder, "calibration", figure)
+
+
+def _say_optimistic(figure: Figure, metrics: dict[str, Any]) -> None:
+    """Above all of it, where the epoch was chosen on the pairs that it shows."""
+    if metrics.get("optimistic"):
+        figure.suptitle("optimistic: the epoch was chosen on these pairs (--protocol paper)", fontsize="medium")
 
 
 def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:

@@ -13,11 +13,13 @@ from crossllm.model.interaction import InteractionModel
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.evaluation.metrics import REPLICATES, Partners, Scored, Summary, pooled, summarise, why_undefined
-from crossllm.pipeline.reporting.plots import draw_losses, draw_result
+from crossllm.pipeline.reporting.certainty import calibrated, certainty, columns
+from crossllm.pipeline.reporting.plots import draw_calibration, draw_losses, draw_result
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.fold import Epoch, FoldResult
+from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.inputs import Inputs
+from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
 
 EMPTY = "(empty)"
@@ -49,20 +51,23 @@ def write_results(
     dataset = inputs.dataset
     for name, found in scored.items():
         file = "predictions.tsv" if name == "model" else f"predictions.{name}.tsv"
-        columns = ("a_id", "b_id", "label", "fold", "score", "predicted")
-        folder.write_table(file, columns, _predictions(inputs, parts, found))
+        further = columns(config, results) if name == "model" else {}
+        header = ("a_id", "b_id", "label", "fold", "score", "predicted", *further)
+        folder.write_table(file, header, _predictions(inputs, parts, found, list(further.values())))
     history = [(inputs.folds.names[n], *epoch) for n, result in enumerate(results) for epoch in result.history]
     folder.write_table("history.csv", ("fold", *Epoch._fields), history, ",")
-    draw_losses(folder, inputs.folds.names, [result.history for result in results])
+    draw_losses(folder, inputs.folds.names, results, optimistic=config.protocol == "paper")
     order = np.concatenate([part.test for part in parts])
     groups = None if by is None else np.array([value or EMPTY for value in dataset.extra[by]])[order]
     partners = [_partners(dataset, part) for part in parts]
     what = f"note: drawing {REPLICATES} bootstrap replicates of {len(order):,} pairs for the intervals"
     with announced(what, quiet=False):
-        metrics = _metrics(inputs, config, partners, scored)
+        metrics = _metrics(inputs, config, partners, scored) | certainty(config, results, scored["model"])
     metrics["leaks"] = {name: value for name, value in leaks.items() if name != "folds"}
     if by is not None and groups is not None:
         metrics["by"] = _by_group(inputs, config, by, groups, partners, scored)
+    if probability := calibrated(results):
+        draw_calibration(folder, pooled(scored["model"]), np.concatenate(probability), metrics)
     draw_result(folder, dataset.task, scored, metrics, None if by is None or groups is None else (by, groups))
     folder.write("metrics.json", json.dumps(metrics, indent=1, allow_nan=False))
     return metrics
@@ -85,6 +90,8 @@ def _metrics(
         "split": config.split,
         "blocks": config.blocks if inputs.folds.cut is not None else None,
         "dropped": [inputs.folds.dropped(n) for n in range(len(names))],
+        "protocol": config.protocol,
+        "optimistic": config.protocol == "paper",
         "folds": len(names),
         "fold_names": names,
         "dataset": inputs.dataset.name,
@@ -159,12 +166,18 @@ def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
     }
 
 
-def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored]) -> list[tuple[Any, ...]]:
-    """A row for each tested pair, in the order of the pairs table; a score with all of its digits."""
+def _predictions(
+    inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored], further: Sequence[Sequence[np.ndarray]]
+) -> list[tuple[Any, ...]]:
+    """A row for each tested pair, in the order of the pairs table; a score with all of its digits.
+
+    `further` has, for each further column, its values in each fold.
+    """
     dataset, classes = inputs.dataset, inputs.dataset.task == "classification"
     rows: list[tuple[Any, ...]] = [()] * len(dataset.labels)
     for number, (part, found) in enumerate(zip(parts, scored, strict=True)):
-        for pair, score, predicted in zip(part.test.tolist(), found.score, found.predicted, strict=True):
+        own = (column[number] for column in further)
+        for pair, score, predicted, *more in zip(part.test.tolist(), found.score, found.predicted, *own, strict=True):
             label = dataset.labels[pair]
             rows[pair] = (
                 dataset.a_ids[pair],
@@ -173,6 +186,7 @@ def _predictions(inputs: Inputs, parts: Sequence[Parts], scored: Sequence[Scored
                 inputs.folds.names[number],
                 _digits(score),
                 int(predicted) if classes else _digits(predicted),
+                *(value if isinstance(value, str) else _digits(value) for value in more),
             )
     return [row for row in rows if row]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from crossllm.model.standardise import Moments
 from crossllm.model.tokens import window_mean
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.labels import Task
-from crossllm.pipeline.training.prefetch import WaitTime, prefetched
+from crossllm.pipeline.training.prefetch import Place, WaitTime, prefetched
 from crossllm.pipeline.training.sampler import Side
 
 CONSTANT = 1e-6
@@ -32,6 +33,8 @@ MEMO_BYTES = 1 << 30
 class Rows(Protocol):
     """Where the rows of a sequence come from: a `CacheReader`, or what stands in for one."""
 
+    folder: Path
+    """Named where reading fails."""
     recipe: Recipe
 
     def __getitem__(self, key: bytes) -> np.ndarray:
@@ -59,11 +62,20 @@ class Entities:
         self.side = Side(of_pair, -(-lengths // window))
         self._memo: dict[int, np.ndarray] = {}
         self._memo_bytes = 0
+        self._reading = self._keys[:1]
+
+    @property
+    def place(self) -> Place:
+        """What was asked of the store last."""
+        first = f"record {self._reading[0].hex()}" if self._reading else "no record"
+        others = f" and {len(self._reading) - 1} more" if len(self._reading) > 1 else ""
+        return Place(str(self._reader.folder), first + others)
 
     def tokens(self, entity: int) -> np.ndarray:
         """(⌈L/window⌉, D): a view of the mapped store at residue level, averages in float32 otherwise."""
         if entity in self._memo:
             return self._memo[entity]
+        self._reading = [self._keys[entity]]
         tokens = window_mean(self._reader[self._keys[entity]], self._window)
         if self._window > 1 and self._memo_bytes + tokens.nbytes <= MEMO_BYTES:
             self._memo[entity] = tokens
@@ -92,7 +104,8 @@ class Entities:
         """The tokens of these pairs' distinct entities, and each pair's index into them."""
         distinct, index = np.unique(self.side.of_pair[pairs], return_inverse=True)
         if self._window == 1:
-            rows, offsets = self._reader.gather([self._keys[entity] for entity in distinct.tolist()])
+            self._reading = [self._keys[entity] for entity in distinct.tolist()]
+            rows, offsets = self._reader.gather(self._reading)
             return Packed(torch.from_numpy(rows), torch.from_numpy(offsets)), torch.from_numpy(index)
         parts = [self.tokens(entity) for entity in distinct.tolist()]
         offsets = np.cumsum([0, *(len(part) for part in parts)])
@@ -114,6 +127,7 @@ class PairBatches:
     ) -> None:
         self._a = Entities(readers[0], a_keys, window)
         self._b = Entities(readers[1], b_keys, window)
+        self._packing = self._a
         self.task = task
         self.labels = labels
         """(P,) float64."""
@@ -147,7 +161,9 @@ class PairBatches:
 
     def collate(self, pairs: np.ndarray) -> Batch:
         """The batch of these pairs, in this order."""
+        self._packing = self._a
         a, a_index = self._a.pack(pairs)
+        self._packing = self._b
         b, b_index = self._b.pack(pairs)
         return Batch(a, b, a_index, b_index, torch.from_numpy(self.labels[pairs].astype(np.float32)))
 
@@ -164,4 +180,4 @@ class PairBatches:
                 self._b.prefetch(parts[number + 1])
             return self.collate(parts[number])
 
-        return prefetched(make, range(len(parts)), self.waiting)
+        return prefetched(make, range(len(parts)), self.waiting, lambda: self._packing.place)

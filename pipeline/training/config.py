@@ -52,6 +52,11 @@ class TrainConfig:
     """COLUMN=VALUE of those that are tested."""
     validation: float = field(default=0.15, metadata={"range": (0.01, 0.5)})
     """Share of what may be trained on that chooses epoch and threshold instead; cut as the test part is."""
+    protocol: str = field(default="honest", metadata={"one_of": ("honest", "paper")})
+    """`honest`, or `paper`: the epoch that is best on the scored pairs themselves, at threshold ½ and without patience,
+    as in much of the literature; for comparison with its numbers, and called optimistic in every output."""
+    interval: float = field(default=0.9, metadata={"range": (0.5, 0.999)})
+    """Share of affinities that the interval around a prediction is to hold."""
     tokens: str = "auto"
     """What a token is: residue, window:K, pooled or auto; the resolved value is saved."""
     epochs: int = field(default=40, metadata={"range": (1, 10**6)})

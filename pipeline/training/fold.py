@@ -1,8 +1,10 @@
-"""One fold: fit on its training part, choose epoch and threshold on its validation part, score its test part once."""
+"""One fold: fit on its training part, choose epoch and threshold on its validation part, score its test part once.
+
+`protocol = "paper"` chooses the epoch on the test part instead, as much of the literature does; every output says so.
+"""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,60 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import InputError
-from crossllm.model.interaction import InteractionModel, joins_pairs
-from crossllm.model.losses import affinity_loss, bce_loss, focal_loss
+from crossllm.model.interaction import InteractionModel
 from crossllm.model.standardise import Standardise
-from crossllm.pipeline.data.labels import Task
+from crossllm.pipeline.evaluation.calibration import Calibration, fit_calibration
 from crossllm.pipeline.evaluation.classification import best_threshold
+from crossllm.pipeline.evaluation.intervals import half_width
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.sampler import Bounds, ordered_batches, shuffled_batches
-
-
-class Epoch(NamedTuple):
-    """One line of `history.csv`."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    validation_score: float | None
-    """AUROC, or Pearson's correlation; None where the validation part has one class only."""
-
-
-class Target(NamedTuple):
-    """What the model's output stands for: a logit, or an affinity scaled by the training part's mean and deviation."""
-
-    task: Task
-    mean: float = 0.0
-    std: float = 1.0
-    mse_weight: float = 0.5
-
-    def scale(self, labels: np.ndarray) -> np.ndarray:
-        """Labels as the loss takes them, in float64: 10⁷ ± 0.3 is scaled before anything is rounded to float32."""
-        scaled: np.ndarray = (labels - self.mean) / self.std
-        return scaled
-
-    def loss(self, output: Tensor, label: Tensor, config: TrainConfig) -> Tensor:
-        """Loss of the model's output against scaled labels."""
-        if self.task == "regression":
-            return affinity_loss(output, label, self.mse_weight)
-        if config.loss == "bce":
-            return bce_loss(output, label)
-        return focal_loss(output, label, config.focal_gamma, config.focal_alpha)
-
-    def score(self, output: Tensor) -> np.ndarray:
-        """(P,) scores from 0 to 1, float32, or affinities float64 in the table's unit.
-
-        A score ranks pairs; trained with the focal loss it is no probability (docs/outputs.md).
-        """
-        if self.task == "classification":
-            score: np.ndarray = output.sigmoid().numpy()
-            return score
-        affinity: np.ndarray = output.double().numpy() * self.std + self.mean
-        return affinity
+from crossllm.pipeline.training.keeping import Keeper
+from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict
+from crossllm.pipeline.training.progress import Epoch, Progress
+from crossllm.pipeline.training.sampler import shuffled_batches
+from crossllm.pipeline.training.target import Target, fit_target
 
 
 class FoldResult(NamedTuple):
@@ -73,13 +37,19 @@ class FoldResult(NamedTuple):
     score: np.ndarray
     """(P_test,) score or affinity of each test pair, in the order of the fold's test part."""
     threshold: float | None
-    """Score from which on a pair is predicted 1, chosen on the validation part; None in a regression."""
+    """Score from which on a pair is predicted 1, chosen on the validation part (½ with protocol `paper`); None in a
+    regression."""
     target: Target
     """What the scaling was: a checkpoint needs it to give affinities."""
     best_epoch: int
     history: list[Epoch]
     state: dict[str, Tensor]
     """Weights of the best epoch."""
+    calibration: Calibration | None = None
+    """From score to probability, fitted on the validation part; None in a regression."""
+    half_width: float | None = None
+    """Of the interval around an affinity (`crossllm.pipeline.evaluation.intervals`), from the validation residuals;
+    None in a classification."""
 
 
 def fold_seed(seed: int, fold: int) -> int:
@@ -87,13 +57,23 @@ def fold_seed(seed: int, fold: int) -> int:
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
 
 
-def fit_target(task: Task, labels: np.ndarray, train: np.ndarray, config: TrainConfig) -> Target:
-    """The scaling of an affinity, from the training part alone."""
-    if task == "classification":
-        return Target(task)
-    mean, std = float(labels[train].mean()), float(labels[train].std())
-    constant = std <= 1e-12 * float(np.abs(labels[train]).max())  # what rounding leaves of no spread at all
-    return Target(task, mean, 1.0 if constant else std, config.mse_weight)
+class _Work(NamedTuple):
+    """What one fold is fitted with, and what it is fitted to."""
+
+    batches: PairBatches
+    """Their labels scaled."""
+    labels: np.ndarray
+    """(P,) as they are."""
+    parts: Parts
+    config: TrainConfig
+    target: Target
+    device: torch.device
+    pause: Callable[[], None]
+    """Called between two steps, where a signal may stop the work and how far it has come may be kept."""
+
+
+class _Stopped(Exception):
+    """A signal arrived."""
 
 
 def fit_fold(
@@ -103,8 +83,11 @@ def fit_fold(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
+    keeper: Keeper | None = None,
 ) -> FoldResult:
-    """Train one model from scratch.
+    """Train one model from scratch, or from where a keeper has it.
+
+    SIGTERM and SIGINT take effect between two steps, after how far it has come is kept.
 
     Args:
         batches: over the whole dataset.
@@ -112,41 +95,91 @@ def fit_fold(
         config: the run's.
         seed: this fold's.
         device: where to compute.
-        on_epoch: called after every epoch.
+        on_epoch: called after every epoch, those of an earlier start included.
+        keeper: where how far it has come is kept; None: nowhere.
     """
+    progress = _begin(batches, parts, config, seed, device)
+    if keeper is not None and (saved := keeper.load()) is not None:
+        progress.restore(saved)
+    for done in progress.history:
+        on_epoch(done)
+    target = fit_target(batches.task, batches.labels, parts.train, config)
+    scaled = batches.with_labels(target.scale(batches.labels))
+    with stop_between_records() as stopped:
+
+        def pause() -> None:
+            if stopped():
+                raise _Stopped
+            if keeper is not None and keeper.due():
+                keeper.save(progress.to_saved())
+
+        work = _Work(scaled, batches.labels, parts, config, target, device, pause)
+        try:
+            while not _finished(progress, config):
+                _run_epoch(progress, work, on_epoch)
+        except _Stopped:
+            pass  # leaving this block raises what the signal stands for
+        if stopped() and keeper is not None:
+            keeper.save(progress.to_saved())
+    return _score_once(progress, work._replace(pause=go_on))
+
+
+def _begin(batches: PairBatches, parts: Parts, config: TrainConfig, seed: int, device: torch.device) -> Progress:
+    """A fold before its first step."""
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     model = _new_model(batches, parts, config).to(device)
     optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
     warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
-    labels = batches.labels
-    target = fit_target(batches.task, labels, parts.train, config)
-    scaled = target.scale(labels)
-    batches = batches.with_labels(scaled)
-    history: list[Epoch] = []
-    best, best_epoch, state = math.inf, 0, copy.deepcopy(model.state_dict())
-    for epoch in range(1, config.epochs + 1):
-        epoch_parts = shuffled_batches(parts.train, batches.sides, bounds(config), config.sharing, rng)
-        train_loss = _train_epoch(model, batches, target, epoch_parts, config, optimiser, warmup, device)
-        output = predict(model, batches, parts.validation, config, device)
-        loss = float(target.loss(output, torch.from_numpy(scaled[parts.validation]).float(), config))
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
-            )
-        history.append(Epoch(epoch, train_loss, loss, _quality(target, labels[parts.validation], output)))
-        on_epoch(history[-1])
-        if loss < best:
-            best, best_epoch, state = loss, epoch, copy.deepcopy(model.state_dict())
-        elif epoch - best_epoch >= config.patience:
-            break
-    model.load_state_dict(state)
-    threshold = None
-    if target.task == "classification":
-        validation = target.score(predict(model, batches, parts.validation, config, device))
-        threshold = best_threshold(labels[parts.validation], validation)
-    score = target.score(predict(model, batches, parts.test, config, device))
-    return FoldResult(score, threshold, target, best_epoch, history, {k: v.cpu() for k, v in state.items()})
+    return Progress(model, optimiser, warmup, np.random.default_rng(seed), device)
+
+
+def _finished(progress: Progress, config: TrainConfig) -> bool:
+    """Whether no further epoch is trained; the paper's way takes the best of all of them and stops early never."""
+    done = progress.epoch - 1
+    patient = config.protocol == "paper" or done - progress.best_epoch < config.patience
+    return done >= config.epochs or not patient
+
+
+def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None]) -> None:
+    """One epoch, or what is left of it, and its place among the others."""
+    config, target, validation = work.config, work.target, work.parts.validation
+    order = shuffled_batches(work.parts.train, work.batches.sides, bounds(config), config.sharing, progress.rng)
+    train_loss = _train_epoch(progress, work, order)
+    output = predict(progress.model, work.batches, validation, config, work.device, work.pause)
+    loss = float(target.loss(output, torch.from_numpy(work.batches.labels[validation]).float(), config))
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
+        )
+    cost = loss if config.protocol == "honest" else -_paper_score(progress, work)
+    progress.end_epoch(Epoch(progress.epoch, train_loss, loss, _quality(target, work.labels[validation], output)), cost)
+    on_epoch(progress.history[-1])
+
+
+def _paper_score(progress: Progress, work: _Work) -> float:
+    """The first metric of the task on the *test* part, at threshold ½; −∞ where it is undefined."""
+    test = work.parts.test
+    score = work.target.score(predict(progress.model, work.batches, test, work.config, work.device, work.pause))
+    found = compute(work.target.task, Scored(work.labels[test], score, score >= 0.5), np.ones((1, len(test))))
+    value = float(found[METRICS[work.target.task][0]][0])
+    return value if math.isfinite(value) else -math.inf
+
+
+def _score_once(progress: Progress, work: _Work) -> FoldResult:
+    """The best epoch's weights; threshold, calibration and interval from validation pairs; the test part, scored."""
+    model, config, target, parts = progress.model, work.config, work.target, work.parts
+    model.load_state_dict(progress.best_state)
+    validation, test = (
+        target.score(predict(model, work.batches, pairs, config, work.device))
+        for pairs in (parts.validation, parts.test)
+    )
+    state = {name: tensor.cpu() for name, tensor in progress.best_state.items()}
+    result = FoldResult(test, None, target, progress.best_epoch, progress.history, state)
+    label = work.labels[parts.validation]
+    if target.task == "regression":
+        return result._replace(half_width=half_width(label, validation, config.interval))
+    threshold = 0.5 if config.protocol == "paper" else best_threshold(label, validation)
+    return result._replace(threshold=threshold, calibration=fit_calibration(label, validation))
 
 
 def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> InteractionModel:
@@ -168,61 +201,25 @@ def _decay_groups(model: InteractionModel, decay: float) -> list[dict[str, Any]]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def predict(
-    model: InteractionModel, batches: PairBatches, pairs: np.ndarray, config: TrainConfig, device: torch.device
-) -> Tensor:
-    """(P,) logits or scaled affinities of these pairs on the CPU, in their order; no noise, no dropout."""
-    model.eval()
-    places = ordered_batches(np.arange(len(pairs)), [side.at(pairs) for side in batches.sides], bounds(config))
-    outputs = torch.empty(len(pairs))
-    with torch.inference_mode():
-        stream = batches.stream([pairs[part] for part in places])
-        for part, batch in zip(places, stream, strict=True):
-            with autocast(config, device):
-                output = model(batch.to(device))
-            outputs[torch.from_numpy(part)] = output.float().cpu()
-    return outputs
-
-
-def bounds(config: TrainConfig) -> Bounds:
-    """Of a batch."""
-    # The kernel of mamba_ssm takes no states, which the mixer's shortcut hands on.
-    joined = joins_pairs(config.model) or config.scan == "mamba_ssm"
-    return Bounds(config.batch_pairs, config.batch_tokens, joined)
-
-
-def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Matrix products in the type of `compute`; parameters, scan and sums stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.compute == "bfloat16")
-
-
-def _train_epoch(
-    model: InteractionModel,
-    batches: PairBatches,
-    target: Target,
-    parts: list[np.ndarray],
-    config: TrainConfig,
-    optimiser: torch.optim.Optimizer,
-    warmup: torch.optim.lr_scheduler.LambdaLR,
-    device: torch.device,
-) -> float:
-    """One pass over the training pairs, batch by batch; their mean loss."""
+def _train_epoch(progress: Progress, work: _Work, order: list[np.ndarray]) -> float:
+    """One pass over the training pairs, batch by batch, from the step on that it has come to; their mean loss."""
+    model, optimiser, config = progress.model, progress.optimiser, work.config
     model.train()
-    total = 0.0
-    for batch in batches.stream(parts):
-        batch = batch.to(device)
-        with autocast(config, device):
+    for batch in work.batches.stream(order[progress.step :]):
+        batch = batch.to(work.device)
+        with autocast(config, work.device):
             output = model(batch)
-        loss = target.loss(output.float(), batch.label, config)
+        loss = work.target.loss(output.float(), batch.label, config)
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step()
-        warmup.step()
-        total += loss.item() * len(batch.label)
-    return total / sum(map(len, parts))
+        progress.warmup.step()
+        progress.step, progress.total = progress.step + 1, progress.total + loss.item() * len(batch.label)
+        work.pause()
+    return progress.total / sum(map(len, order))
 
 
 def _quality(target: Target, label: np.ndarray, output: Tensor) -> float | None:

@@ -4,13 +4,14 @@
     config.toml              every resolved choice, the digests of dataset and recipes
     splits.tsv               a_id, b_id, fold
     checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done
+    checkpoints/fold-N.partial-K.json, .safetensors     how far fold N has come (`keeping`), until it is done
     tensorboard/             events of each fold, written while it trains
     history.csv  predictions.tsv  predictions.<baseline>.tsv
     loss_curves.png  roc_pr.png or scatter.png
     metrics.json             last: a run that has it is finished
 
-A continued run takes the finished folds from `checkpoints/`; each fold has its own seed, so its numbers do not depend
-on where the run was interrupted.
+A continued run takes the finished folds from `checkpoints/`, and the one that was cut off from where it was; each fold
+has its own seed, so its numbers do not depend on where the run was interrupted.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
 from crossllm.pipeline.data.labels import MAX_LABEL
 from crossllm.pipeline.evaluation import table as report
+from crossllm.pipeline.evaluation.calibration import calibration_of
+from crossllm.pipeline.evaluation.intervals import half_width_as_json, half_width_of
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.fold import Epoch, FoldResult, Target
+from crossllm.pipeline.training.fold import FoldResult
+from crossllm.pipeline.training.keeping import Keeper
+from crossllm.pipeline.training.progress import Epoch
+from crossllm.pipeline.training.target import Target
 
 _MAX_JSON = 256 << 20
 
@@ -66,6 +72,8 @@ class RunFolder:
         if not held and not fsio.publish(where, tomli_w.dumps(config).encode()):
             self._check_same(where, resume)
         fsio.make_dirs(path / "checkpoints")  # after config.toml: a run killed here can still be continued
+        for left in (path / "checkpoints").glob(".tmp-*"):  # of a run that was killed; the folder is ours
+            fsio.remove_file(left)
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +153,10 @@ class RunFolder:
             raise CacheCorrupt(f"{where}: {error!r}; remove it and run again with --resume") from None
         return found
 
+    def keeper(self, number: int, digest: str) -> Keeper:
+        """Keeps how far a fold has come, whose `fold_digest` is given."""
+        return Keeper(self.path / "checkpoints", number, digest)
+
     def save_fold(self, number: int, result: FoldResult, digest: str) -> None:
         """Keep a finished fold, whose `fold_digest` is given: weights first, the JSON that says it is finished last."""
         weights = {name: tensor.contiguous() for name, tensor in result.state.items()}
@@ -156,8 +168,11 @@ class RunFolder:
             "target": result.target._asdict(),
             "best_epoch": result.best_epoch,
             "history": [list(epoch) for epoch in result.history],
+            "calibration": result.calibration and result.calibration._asdict(),
+            "half_width": half_width_as_json(result.half_width),
         }
         self.write(f"checkpoints/fold-{number}.json", json.dumps(body, allow_nan=False))
+        self.keeper(number, digest).clear()
 
     def load_fold(self, number: int, pairs: int, target: Target, epochs: int, digest: str) -> FoldResult | None:
         """A fold finished before, without its weights; None where it is not.
@@ -194,9 +209,12 @@ class RunFolder:
                 score = score.astype(np.float32)
             if not where.with_suffix(".safetensors").is_file():
                 raise ValueError("its weights are missing")
-            result = FoldResult(score, threshold, target, best, history, {})
+            calibration = calibration_of(body["calibration"]) if classes else None
+            half = None if classes else half_width_of(body["half_width"])
+            result = FoldResult(score, threshold, target, best, history, {}, calibration, half)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove it and run again with --resume") from None
+        self.keeper(number, digest).clear()  # of a run killed just after it had finished the fold
         return result
 
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from crossllm.pipeline.data.labels import Task
-from crossllm.pipeline.training.fold import Epoch
+from crossllm.pipeline.training.progress import Epoch
 
 
 class FoldEvents:

@@ -26,9 +26,12 @@ from crossllm.cache.store.reader import CacheReader
 from crossllm.model.interaction import InteractionModel
 from crossllm.model.tokens import parse_tokens
 from crossllm.pipeline.data.labels import Task
+from crossllm.pipeline.evaluation.calibration import Calibration, calibration_of
+from crossllm.pipeline.evaluation.intervals import half_width_of
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
-from crossllm.pipeline.training.fold import Target, predict
+from crossllm.pipeline.training.predicting import predict
+from crossllm.pipeline.training.target import Target
 
 _MAX_JSON = 256 << 20
 
@@ -41,6 +44,10 @@ class Fold(NamedTuple):
     target: Target
     threshold: float | None
     """Score from which on a pair is predicted 1; None in a regression."""
+    calibration: Calibration | None
+    """From score to probability; None in a regression, and in a run of a version that had none."""
+    half_width: float | None
+    """Of the interval around an affinity; None in a classification, and in a run of a version that had none."""
 
 
 class TrainedRun(NamedTuple):
@@ -60,7 +67,8 @@ class TrainedRun(NamedTuple):
     ) -> np.ndarray:
         """(K, P) scores from 0 to 1, or affinities in the unit of the table, of each fold's model.
 
-        A score ranks pairs; it is no probability.  `predicted` compares it with the threshold of its fold.
+        A score ranks pairs; it is no probability, which `probability` makes of it.  `predicted` compares it with the
+        threshold of its fold.
 
         Args:
             a: the embeddings of the first partners, of the recipe that the run was trained on.
@@ -101,6 +109,41 @@ class TrainedRun(NamedTuple):
         found: np.ndarray = (scores >= thresholds[:, None]).astype(int)
         return found
 
+    def probability(self, scores: np.ndarray) -> np.ndarray:
+        """(K, P) probabilities of label 1 for `score`'s, each by the calibration of its fold.
+
+        It was fitted on that fold's validation pairs: it holds for pairs like those, with as large a share of
+        positives.
+
+        Raises:
+            InputError: the run predicts affinities, or was trained before there were calibrations.
+        """
+        found = [fold.calibration for fold in self.folds]
+        if any(calibration is None for calibration in found):
+            raise InputError(f"{self.folder}: {self._without('calibration', 'affinities', 'intervals')}")
+        return np.stack([made.probability(row) for made, row in zip(found, scores, strict=True) if made is not None])
+
+    def intervals(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(K, P) lower and upper ends of the interval around each of `score`'s affinities.
+
+        The share of labels that it holds is the run's setting `interval`, 90 % by default, for pairs like the
+        validation pairs (`crossllm.pipeline.evaluation.intervals`).
+
+        Raises:
+            InputError: the run predicts classes, or was trained before there were intervals.
+        """
+        found = [fold.half_width for fold in self.folds]
+        if any(half is None for half in found):
+            raise InputError(f"{self.folder}: {self._without('interval', 'classes', 'probability')}")
+        half = np.array(found, float)[:, None]
+        return scores - half, scores + half
+
+    def _without(self, what: str, predicts: str, other: str) -> str:
+        own = "affinities" if self.task == "regression" else "classes"
+        if own == predicts:
+            return f"predicts {predicts}, which have no {what}; use {other}"
+        return f"was trained by a version that kept no {what}; train it again"
+
 
 def load_run(folder: str | Path) -> TrainedRun:
     """A finished run's models and all that their input must be.
@@ -138,7 +181,15 @@ def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:
         dim_a, dim_b = (state[f"project_{side}.weight"].shape[1] for side in "ab")
         model = InteractionModel(dim_a, dim_b, config.model, config.scan)
         model.load_state_dict(state)
-        return Fold(name, model.eval(), Target(**body["target"]), body["threshold"])
+        made, half = body.get("calibration"), body.get("half_width")
+        return Fold(
+            name,
+            model.eval(),
+            Target(**body["target"]),
+            body["threshold"],
+            None if made is None else calibration_of(made),
+            None if half is None else half_width_of(half),
+        )
     except OSError as error:
         raise CacheCorrupt(f"{error.filename or path}: {error.strerror or error}; a finished run has it") from None
     except Exception as error:  # safetensors raises a class of its own from Rust

@@ -1,0 +1,55 @@
+"""A model's outputs for pairs, in the batches and the precision that training has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossllm.model.interaction import InteractionModel, joins_pairs
+from crossllm.pipeline.training.batches import PairBatches
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.sampler import Bounds, ordered_batches
+
+
+def go_on() -> None:
+    """Nothing stops."""
+
+
+def predict(
+    model: InteractionModel,
+    batches: PairBatches,
+    pairs: np.ndarray,
+    config: TrainConfig,
+    device: torch.device,
+    pause: Callable[[], None] = go_on,
+) -> Tensor:
+    """(P,) logits or scaled affinities of these pairs on the CPU, in their order; no noise, no dropout.
+
+    `pause` is called after every batch.
+    """
+    model.eval()
+    places = ordered_batches(np.arange(len(pairs)), [side.at(pairs) for side in batches.sides], bounds(config))
+    outputs = torch.empty(len(pairs))
+    with torch.inference_mode():
+        stream = batches.stream([pairs[part] for part in places])
+        for part, batch in zip(places, stream, strict=True):
+            with autocast(config, device):
+                output = model(batch.to(device))
+            outputs[torch.from_numpy(part)] = output.float().cpu()
+            pause()
+    return outputs
+
+
+def bounds(config: TrainConfig) -> Bounds:
+    """Of a batch."""
+    # The kernel of mamba_ssm takes no states, which the mixer's shortcut hands on.
+    joined = joins_pairs(config.model) or config.scan == "mamba_ssm"
+    return Bounds(config.batch_pairs, config.batch_tokens, joined)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Matrix products in the type of `compute`; parameters, scan and sums stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.compute == "bfloat16")

@@ -1,0 +1,124 @@
+"""How far a fold has come: all that the rest of its training depends on, as numbers and tensors and back.
+
+With it a fold that was cut off between any two steps gives the same loss trace and weights as one that was not, bit by
+bit on a CPU.  The order of an epoch's batches is drawn when it begins, so its place is the generator's state at that
+moment and the number of steps done.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from crossllm.model.interaction import InteractionModel
+from crossllm.pipeline.training.keeping import Saved
+
+
+class Epoch(NamedTuple):
+    """One line of `history.csv`."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    validation_score: float | None
+    """AUROC, or Pearson's correlation; None where the validation part has one class only."""
+
+
+@dataclass
+class Progress:
+    """A fold in training; whole whenever no step is under way."""
+
+    model: InteractionModel
+    optimiser: Optimizer
+    warmup: LambdaLR
+    rng: np.random.Generator
+    """Draws the order of the pairs."""
+    device: torch.device
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the best epoch so far."""
+    epoch: int = 1
+    """The one under way, from 1."""
+    step: int = 0
+    """Steps done in it."""
+    total: float = 0.0
+    """Sum of their losses, each times its pairs."""
+    order: Mapping[str, Any] = field(init=False)
+    """The generator's state when the epoch began."""
+    cost: float = math.inf
+    """What the best epoch was chosen by; less is better."""
+    best_epoch: int = 0
+    """0: none is done yet."""
+    history: list[Epoch] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.order = self.rng.bit_generator.state
+
+    def end_epoch(self, done: Epoch, cost: float) -> None:
+        """Close the epoch under way; its weights are kept if it cost the least so far."""
+        self.history.append(done)
+        if self.best_epoch == 0 or cost < self.cost:
+            self.cost, self.best_epoch = cost, done.epoch
+            self.best_state = copy.deepcopy(self.model.state_dict())
+        self.epoch, self.step, self.total = done.epoch + 1, 0, 0.0
+        self.order = self.rng.bit_generator.state
+
+    def to_saved(self) -> Saved:
+        """All of it."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
+        for number, held in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in held.items()}
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        numbers = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "total": self.total,
+            "order": self.order,
+            "steps": self.warmup.last_epoch,
+            "cost": self.cost if math.isfinite(self.cost) else None,
+            "best_epoch": self.best_epoch,
+            "history": [list(epoch) for epoch in self.history],
+        }
+        return Saved(numbers, tensors)
+
+    def restore(self, saved: Saved) -> None:
+        """Take all of it from `to_saved` of the same fold."""
+        numbers, tensors = saved
+        self.model.load_state_dict(_below("model.", tensors))
+        self.best_state = {name: tensor.to(self.device) for name, tensor in _below("best.", tensors).items()}
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("optimiser.", tensors).items():
+            number, _, what = name.partition(".")
+            state.setdefault(int(number), {})[what] = tensor
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self._restore_rate(numbers["steps"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+        self.order = self.rng.bit_generator.state = numbers["order"]
+        self.epoch, self.step, self.total = numbers["epoch"], numbers["step"], numbers["total"]
+        self.cost = math.inf if numbers["cost"] is None else numbers["cost"]
+        self.best_epoch = numbers["best_epoch"]
+        self.history = [Epoch(*values) for values in numbers["history"]]
+
+    def _restore_rate(self, steps: int) -> None:
+        """The learning rate after so many steps, by the schedule's own formula."""
+        self.warmup.last_epoch, self.warmup._step_count = steps, steps + 1
+        rises = zip(self.optimiser.param_groups, self.warmup.base_lrs, self.warmup.lr_lambdas, strict=True)
+        for group, rate, factor in rises:
+            group["lr"] = rate * factor(steps)
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
