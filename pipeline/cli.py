@@ -14,6 +14,8 @@ COMMANDS = {
     "data": ("crossllm.pipeline.cli_data", "data", "Make datasets, split them, and look for leaks."),
     "embed": ("crossllm.embed.cli", "embed", "Run frozen encoders once over every distinct sequence, into a cache."),
     "train": ("crossllm.pipeline.cli_train", "train", "Train and evaluate the fusion model on a cache."),
+    "ablate": ("crossllm.pipeline.cli_ablate", "ablate", "Train over a grid of settings: one table, one plot."),
+    "compare": ("crossllm.pipeline.cli_compare", "compare", "Compare finished runs pair by pair with the first."),
     "cache": ("crossllm.embed.cli_cache", "cache", "Look into a cache of embeddings, check it, import and export."),
 }
 """Command → its module, its name there and its help line; a module is imported when its command is run."""

@@ -41,16 +41,19 @@ The flags are texts here: `crossllm.pipeline.training.config.resolve` checks the
 """
 
 
-@click.command("train", cls=Command)
-@version_option
-@cache_option
-@click.option(
+recipe_option = click.option(
     "--recipe",
     "recipes",
     multiple=True,
     metavar="a=NAME|b=NAME",
     help="Recipe of a side where the cache holds several: encoder, folder name or digest.",
 )
+
+
+@click.command("train", cls=Command)
+@version_option
+@cache_option
+@recipe_option
 @setting_flags(SETTINGS)
 @click.option(
     "--config",
@@ -67,6 +70,13 @@ The flags are texts here: `crossllm.pipeline.training.config.resolve` checks the
     help="Any setting of config.toml; may be given several times.  --config < --set < flags.",
 )
 @split_file_option
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="K",
+    help="Repeat it all with the seeds seed … seed + K - 1, each a run in OUT/seed-S.  [default: 1]",
+)
 @click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
 @click.option(
     "--baselines",
@@ -100,20 +110,24 @@ def train(
     recipes: tuple[str, ...],
     config_file: Path | None,
     sets: tuple[str, ...],
+    seeds: int | None,
     **flags: Any,
 ) -> None:
     """Train and evaluate the fusion model on a cache, one model a fold, with baselines beside it."""
-    chosen = _recipes(recipes)
+    chosen = recipes_of(recipes)
     prepare_machine()
     # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
     # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     from crossllm.pipeline.data.dataset import default_run
+    from crossllm.pipeline.evaluation.seeds_table import seeds_table
     from crossllm.pipeline.evaluation.table import table
+    from crossllm.pipeline.experiments.seeds import train_seeds
     from crossllm.pipeline.train import train as run_training
     from crossllm.pipeline.training.config import held_config, held_recipes, resolve
     from crossllm.pipeline.training.inputs import TrainOptions
     from crossllm.pipeline.training.memory import keep_freed_memory
+    from crossllm.pipeline.training.seed_folders import held_seeds
 
     flags["by"] = flags["by"] and as_text(flags["by"])
     flags["baselines"] = flags["baselines"] and as_text(flags["baselines"])
@@ -123,17 +137,21 @@ def train(
     config = resolve(
         config_file, [*map(as_text, sets)], {name: as_text(text) for name, text in settings.items() if text is not None}
     )
-    _check_device(flags["device"])
+    check_device(flags["device"])
     keep_freed_memory()
-    done = run_training(TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags))
+    options = TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags)
+    held_before = held_seeds(flags["out"] or default_run(cache_dir)) if flags["resume"] else None
+    repeated = (seeds or 1) > 1 or held_before is not None
+    done = train_seeds(options, seeds or len(held_before or (config.seed,))) if repeated else run_training(options)
     if as_json:
         click.echo(json.dumps(done.metrics))
         return
-    click.echo(table(done.metrics))
+    click.echo(seeds_table(done.metrics) if repeated else table(done.metrics))
     say(f"→ {done.folder}")
 
 
-def _recipes(texts: tuple[str, ...]) -> dict[str, str]:
+def recipes_of(texts: tuple[str, ...]) -> dict[str, str]:
+    """Side → recipe, of what `--recipe` was given."""
     found = {}
     for text in texts:
         side, equals, name = text.partition("=")
@@ -143,7 +161,8 @@ def _recipes(texts: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _check_device(name: str) -> None:
+def check_device(name: str) -> None:
+    """Raise `InputError` for a device that torch cannot compute on here."""
     import torch
 
     try:

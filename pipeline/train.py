@@ -34,6 +34,7 @@ from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
 from crossllm.pipeline.training.target import fit_target
 from crossllm.pipeline.training.tracking import FoldEvents
+from crossllm.pipeline.training.usage import measured, read_usage, write_usage
 
 VERSION = 6
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
@@ -164,6 +165,7 @@ def _fit_folds(
 ) -> list[FoldResult]:
     config = options.config
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
+    before = read_usage(folder.path)
     counts = parameter_counts(inputs, config)
     named = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     note(f"note: {config.model.fusion}, {sum(counts.values()):,} parameters ({named}), scan by {scan}")
@@ -195,6 +197,7 @@ def _fit_folds(
                     folder.keeper(number, digest),
                 )
             folder.save_fold(number, result, digest)
+            write_usage(folder.path, before.plus(measured(batches)))
         bar.update((number + 1) * config.epochs - bar.n)  # early stopping leaves epochs out
         results.append(result)
     bar.close()

@@ -20,8 +20,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise tokens",
     ),
     "pipeline": (
-        "main", "cli", "cli_data cli_train", "cli_split_flags", "train", "reporting use", "baselines", "training",
-        "evaluation features", "splits", "similarity", "data",
+        "main", "cli", "cli_ablate cli_compare cli_data cli_train", "cli_split_flags", "experiments", "train",
+        "reporting use", "baselines", "training", "evaluation features", "splits", "similarity", "data",
     ),
 }  # fmt: skip
 """Package → its files and folders from the top floor down; those of one entry are neighbours.
@@ -172,6 +172,14 @@ def test_public_names_have_docstrings(name: str) -> None:
         (
             "from crossllm.pipeline.cli_train import train; train(['--help'], standalone_mode=False)",
             "torch transformers rdkit dask h5py numcodecs",
+        ),
+        (
+            "from crossllm.pipeline.cli_ablate import ablate; ablate(['--help'], standalone_mode=False)",
+            "numpy torch matplotlib scipy sklearn rdkit zarr",
+        ),
+        (
+            "from crossllm.pipeline.cli_compare import compare; compare(['--help'], standalone_mode=False)",
+            "numpy torch matplotlib scipy sklearn rdkit zarr",
         ),
         (
             "from crossllm.embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",

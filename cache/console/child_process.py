@@ -10,24 +10,27 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 
-def start_child(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def start_child(
+    module: str, *arguments: str, env: Mapping[str, str] | None = None, log: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
     """Run one of our modules as a program, its standard input and output in pipes.
 
     Args:
         module: its name, `crossllm.…`: nothing that a user's own folder holds has it.
         arguments: of the program.
         env: added to the environment.
+        log: takes what it writes, errors too; None: its output is in the pipe, its errors are nowhere.
     """
     # -P: the folder at hand is no place to import from.
     # A session of its own: Ctrl-C is for the parent, which lets the record at hand be finished.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if log is None else log,
+        stderr=subprocess.DEVNULL if log is None else log,
         env={**os.environ, **(env or {})},
         start_new_session=True,
     )

@@ -6,7 +6,13 @@ import re
 import sys
 from collections.abc import Sequence
 
-PROGRAMS = ("crossllm", "crossllm.__main__", "crossllm.cache.records.rdkit_child", "crossllm.embed.foreign.hdf5_child")
+PROGRAMS = (
+    "crossllm",
+    "crossllm.__main__",
+    "crossllm.cache.records.rdkit_child",
+    "crossllm.embed.foreign.hdf5_child",
+    "crossllm.pipeline.experiments.row_program",
+)
 """The umbrella command, and the children that our own processes start."""
 INSTEAD = {
     "crossllm.embed": "embed",
@@ -14,6 +20,10 @@ INSTEAD = {
     "crossllm.pipeline.cli_train": "train",
     "crossllm.pipeline.train": "train",
     "crossllm.pipeline.cli_data": "data",
+    "crossllm.pipeline.cli_ablate": "ablate",
+    "crossllm.pipeline.cli_compare": "compare",
+    "crossllm.pipeline.experiments.ablation": "ablate",
+    "crossllm.pipeline.experiments.compare": "compare",
     "crossllm.pipeline.data": "data",
     "crossllm.embed.cli_cache": "cache",
 }

@@ -90,8 +90,8 @@ def summarise(
     rng = np.random.default_rng(seed)
     points = [compute(task, fold, np.ones((1, len(fold.label)))) for fold in folds]
     draws: list[list[dict[str, np.ndarray]]] = [[] for _ in folds]
-    for count in _block_sizes(replicates):
-        for fold, weights, drawn in zip(folds, _weights(rng, folds, partners, count), draws, strict=True):
+    for count in block_sizes(replicates):
+        for fold, weights, drawn in zip(folds, drawn_weights(rng, folds, partners, count), draws, strict=True):
             drawn.append(compute(task, fold, weights))
     found = {}
     for name in METRICS[task]:
@@ -131,10 +131,10 @@ def _interval(replicates: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _weights(
+def drawn_weights(
     rng: np.random.Generator, folds: Sequence[Scored], partners: Sequence[Partners] | None, replicates: int
 ) -> list[np.ndarray]:
-    """(R, P) for each fold: how often each pair counts in each replicate."""
+    """(R, P) for each fold: how often each pair counts in each replicate; a sequence counts the same in all of them."""
     if partners is None:
         return [_drawn(rng, len(fold.label), replicates) for fold in folds]
     drawn_a = _drawn(rng, 1 + max(int(found.a.max()) for found in partners), replicates)
@@ -150,7 +150,7 @@ def pooled(folds: Sequence[Scored]) -> Scored:
     return Scored(*(np.concatenate(parts) for parts in zip(*folds, strict=True)))
 
 
-def _block_sizes(replicates: int) -> list[int]:
+def block_sizes(replicates: int) -> list[int]:
     """Replicates are drawn in blocks, so that memory does not grow with their number."""
     return [min(BLOCK, replicates - start) for start in range(0, replicates, BLOCK)]
 

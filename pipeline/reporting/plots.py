@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import os
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from crossllm.cache.errors import printable
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.calibration import reliability
 from crossllm.pipeline.evaluation.classification import CALIBRATION_BINS
 from crossllm.pipeline.evaluation.metrics import Scored, pooled
 from crossllm.pipeline.evaluation.table import NAMES
+from crossllm.pipeline.reporting.figures import figure_bytes
+from crossllm.pipeline.reporting.figures import new_figure as _figure
+from crossllm.pipeline.reporting.figures import plain_label as _plain
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-DPI = 150
 
 
 def draw_losses(folder: RunFolder, names: Sequence[str], results: Sequence[FoldResult], *, optimistic: bool) -> None:
@@ -179,35 +176,6 @@ def _scatter(scored: dict[str, Scored], numbers: dict[str, Any], groups: tuple[s
     return figure
 
 
-def _plain(name: str) -> str:
-    """A name from a table as a label: dollars make no formula, and no '_' first, which would leave it out."""
-    plain = printable(name, 30).replace("$", r"\$")
-    return f" {plain}" if plain.startswith("_") else plain
-
-
-def _figure(columns: int) -> tuple[Figure, Any]:
-    """A figure of its own, without pyplot's global state and whatever the display."""
-    # A Jupyter kernel hands its own backend to its children, which do not know it; files need none.
-    chosen = os.environ.pop("MPLBACKEND", None)
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    finally:
-        if chosen is not None:
-            os.environ["MPLBACKEND"] = chosen
-
-    figure = Figure(figsize=(5 * columns, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
 def _save(folder: RunFolder, name: str, figure: Figure) -> None:
-    """PNG for the screen, SVG for the paper: text stays text, and two runs of one result give the same bytes."""
-    import matplotlib
-
     for kind in ("png", "svg"):
-        data = io.BytesIO()
-        with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-            warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks shows boxes
-            figure.savefig(data, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
-        folder.write_bytes(f"{name}.{kind}", data.getvalue())
+        folder.write_bytes(f"{name}.{kind}", figure_bytes(figure, name, kind))

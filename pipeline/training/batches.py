@@ -63,6 +63,8 @@ class Entities:
         self._memo: dict[int, np.ndarray] = {}
         self._memo_bytes = 0
         self._reading = self._keys[:1]
+        self.rows_read = 0
+        """Rows taken from the reader so far."""
 
     @property
     def place(self) -> Place:
@@ -76,7 +78,9 @@ class Entities:
         if entity in self._memo:
             return self._memo[entity]
         self._reading = [self._keys[entity]]
-        tokens = window_mean(self._reader[self._keys[entity]], self._window)
+        rows = self._reader[self._keys[entity]]
+        self.rows_read += len(rows)
+        tokens = window_mean(rows, self._window)
         if self._window > 1 and self._memo_bytes + tokens.nbytes <= MEMO_BYTES:
             self._memo[entity] = tokens
             self._memo_bytes += tokens.nbytes
@@ -106,6 +110,7 @@ class Entities:
         if self._window == 1:
             self._reading = [self._keys[entity] for entity in distinct.tolist()]
             rows, offsets = self._reader.gather(self._reading)
+            self.rows_read += len(rows)
             return Packed(torch.from_numpy(rows), torch.from_numpy(offsets)), torch.from_numpy(index)
         parts = [self.tokens(entity) for entity in distinct.tolist()]
         offsets = np.cumsum([0, *(len(part) for part in parts)])
@@ -152,6 +157,11 @@ class PairBatches:
     ) -> PairBatches:
         """Of pairs that have no labels."""
         return cls(readers, a_keys, b_keys, window, task, np.zeros(len(a_keys)))
+
+    @property
+    def rows_read(self) -> int:
+        """Rows of both sides taken from the cache so far."""
+        return self._a.rows_read + self._b.rows_read
 
     def with_labels(self, labels: np.ndarray) -> PairBatches:
         """The same pairs, and the same tokens in memory, with other labels (P,)."""

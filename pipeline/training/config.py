@@ -22,7 +22,7 @@ from crossllm.model.scan.backends import NAMES
 from crossllm.pipeline.similarity.rules import Molecules
 from crossllm.pipeline.splits.options import BLOCKS, KINDS, MOLECULES, SplitOptions
 
-RUN_TABLES = ("dataset", "recipe", "run")
+RUN_TABLES = ("dataset", "recipe", "run", "seeds")
 """Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
 
 
@@ -155,7 +155,7 @@ def resolve(
     train = TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
     if train.loss != "focal":
         for name in ("focal_gamma", "focal_alpha"):
-            if getattr(train, name) != getattr(TrainConfig, name):
+            if getattr(train, name) != _FIELDS["train"][name].default:
                 raise InputError(
                     f"{name} {getattr(train, name)}: the loss is {train.loss}, focal alone has it; --set loss=focal"
                 )

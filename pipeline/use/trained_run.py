@@ -31,6 +31,7 @@ from crossllm.pipeline.evaluation.intervals import half_width_of
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
 from crossllm.pipeline.training.predicting import predict
+from crossllm.pipeline.training.seed_folders import held_seeds, seed_folder
 from crossllm.pipeline.training.target import Target
 
 _MAX_JSON = 256 << 20
@@ -146,7 +147,7 @@ class TrainedRun(NamedTuple):
 
 
 def load_run(folder: str | Path) -> TrainedRun:
-    """A finished run's models and all that their input must be.
+    """A finished run's models and all that their input must be; of a run of several seeds, every fold of every seed.
 
     Raises:
         InputError: no finished run is there.
@@ -158,6 +159,8 @@ def load_run(folder: str | Path) -> TrainedRun:
         raise InputError(f"{folder}: holds no run; name the folder of one, runs/NAME in its cache")
     if not (folder / "metrics.json").exists():
         raise InputError(f"{folder}: this run is not finished; go on with `train --resume`")
+    if (seeds := held_seeds(folder)) is not None:
+        return _joined(folder, {seed: load_run(seed_folder(folder, seed)) for seed in seeds})
     metrics = parse_json(read_bytes(folder / "metrics.json", _MAX_JSON), folder / "metrics.json")
     config, recipes = resolve(where), held_recipes(where)
     try:
@@ -170,6 +173,16 @@ def load_run(folder: str | Path) -> TrainedRun:
     checkpoints = folder / "checkpoints"
     folds = tuple(_load_fold(str(name), checkpoints / f"fold-{n}.json", config) for n, name in enumerate(names))
     return TrainedRun(folder, task, config, sides, window, folds)
+
+
+def _joined(folder: Path, runs: dict[int, TrainedRun]) -> TrainedRun:
+    """The folds of several seeds as those of one run; `seed-S/NAME` is a fold's name."""
+    first = next(iter(runs.values()))
+    for run in runs.values():
+        if (run.task, run.recipes, run.window) != (first.task, first.recipes, first.window):
+            raise CacheCorrupt(f"{run.folder}: was trained on other input than {first.folder}; train again")
+    folds = tuple(fold._replace(name=f"seed-{seed}/{fold.name}") for seed, run in runs.items() for fold in run.folds)
+    return first._replace(folder=folder, folds=folds)
 
 
 def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:

@@ -1,0 +1,206 @@
+"""`crossllm ablate`: train every row of a grid, each an ordinary run, and put them beside the first.
+
+OUT/ablation.toml        what all rows share; another ablation is refused
+OUT/rows/SETTINGS/       the run of a row, or its seeds' runs
+OUT/logs/SETTINGS.txt    what its process wrote
+OUT/ablation.tsv, .json, .png, .svg
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tomli_w
+
+from crossllm.cache.console.messages import note
+from crossllm.cache.console.progress import duration
+from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
+from crossllm.cache.files import fsio
+from crossllm.cache.files.plain_file import read_bytes
+from crossllm.cache.records.modality import OnBad
+from crossllm.cache.store.recipe import choose_recipe
+from crossllm.cache.store.row_source import IO
+from crossllm.pipeline.baselines.registry import chosen
+from crossllm.pipeline.data.dataset import load_dataset
+from crossllm.pipeline.experiments.ablation_report import (
+    Report,
+    RowResult,
+    first_number,
+    has_result,
+    row_result,
+    write_report,
+)
+from crossllm.pipeline.experiments.grid import Row, plan_rows
+from crossllm.pipeline.experiments.row_processes import Task, cores, run_tasks
+from crossllm.pipeline.training.config import TrainConfig
+
+_MAX_TOML = 1 << 20
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """What `ablate` was asked for."""
+
+    cache_dir: Path
+    grids: Sequence[str]
+    """`FIELD=V1,V2` each."""
+    one_at_a_time: bool = False
+    seeds: int = 1
+    jobs: int = 1
+    config_file: Path | None = None
+    sets: Sequence[str] = ()
+    recipe_a: str | None = None
+    recipe_b: str | None = None
+    out: Path | None = None
+    """None: `ablations/<the fields>` in the cache."""
+    baselines: str | None = None
+    """As `train` takes them, for every row; None: the fast ones for the first row and none for the others, whose
+    question is how they differ from it."""
+    device: str = "cpu"
+    on_bad: OnBad = "error"
+    io: IO = "mmap"
+
+
+class Ablation(NamedTuple):
+    """A finished ablation."""
+
+    folder: Path
+    report: Report
+    failed: int
+    """Rows that could not be trained."""
+
+
+def ablate(options: AblationOptions) -> Ablation:
+    """Train what is not finished yet, write the table, and go on after a row that fails.
+
+    Raises:
+        InputError: a bad grid, a dataset or recipe that is not there, or every row failed.
+        Conflict: the folder holds another ablation, or somebody is at work in it.
+    """
+    base, rows = plan_rows(options.grids, options.config_file, options.sets, one_at_a_time=options.one_at_a_time)
+    if options.seeds > 1 and "seed" in rows[0].settings:
+        raise InputError("--grid seed=…: --seeds repeats every row with other seeds; give one of the two")
+    dataset, _ = load_dataset(options.cache_dir, options.on_bad)
+    for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b)):
+        choose_recipe(options.cache_dir, modality, named)
+    wanted = [] if options.baselines is None else chosen(options.baselines, dataset.task)
+    folder = options.out or options.cache_dir / "ablations" / "-".join(rows[0].settings)
+    with closing(_opened(folder, _shared(options, base, rows))):
+        problems = _train_rows(options, folder, rows, wanted)
+        results = [_result(folder, row, problems.get(row.name)) for row in rows]
+        if all(found.problem is not None for found in results):
+            raise InputError(f"every row failed; the first ({rows[0].label}): {results[0].problem}")
+        return Ablation(folder, write_report(folder, results), sum(found.problem is not None for found in results))
+
+
+def _result(folder: Path, row: Row, problem: str | None) -> RowResult:
+    if problem is not None:
+        return RowResult(row, folder / "rows" / row.name, problem)
+    return row_result(row, folder / "rows" / row.name)
+
+
+def _train_rows(
+    options: AblationOptions, folder: Path, rows: Sequence[Row], baselines: Sequence[str]
+) -> dict[str, str]:
+    """Train the rows that have no result yet, or not all of these baselines; name of a row → why it has none."""
+    problems = {row.name: row.problem for row in rows if row.problem is not None}
+    for row in rows:
+        if row.problem is not None:
+            note(f"note: row {row.label}: {row.problem}; left out")
+    todo = [row for row in rows if row.problem is None and not has_result(folder / "rows" / row.name, baselines)]
+    kept = len(rows) - len(problems) - len(todo)
+    share = f", {max(1, cores() // options.jobs)} threads each" if options.jobs > 1 else ""
+    note(f"note: {folder}: {len(rows)} rows, {kept} finished before, {options.jobs} at a time{share}")
+    tasks = [_task(options, folder, number, row, "none" if row.changed else "fast") for number, row in enumerate(todo)]
+    began, done = time.monotonic(), 0
+    try:
+        with closing(run_tasks(tasks, options.jobs)) as ended:
+            for found in ended:
+                row, done = todo[found.number], done + 1
+                if found.problem is not None:
+                    problems[row.name] = found.problem
+                    told = f"failed: {found.problem}"
+                else:
+                    told = first_number(folder / "rows" / row.name)
+                left = (time.monotonic() - began) / done * (len(todo) - done)
+                time_left = f", about {duration(left)} left" if done < len(todo) else ""
+                note(f"row {kept + done} of {kept + len(todo)}: {row.label}: {told}, "
+                     f"{duration(found.seconds)}{time_left}")  # fmt: skip
+    except BaseException:
+        note(f"note: {kept + done} of {kept + len(todo)} rows are finished or have failed, the others stand where they "
+             "were; the same command goes on")  # fmt: skip
+        raise
+    return problems
+
+
+def _task(options: AblationOptions, folder: Path, number: int, row: Row, baselines: str) -> Task:
+    asked: dict[str, Any] = {
+        "cache": os.fspath(options.cache_dir),
+        "out": os.fspath(folder / "rows" / row.name),
+        "config": None if options.config_file is None else os.fspath(options.config_file),
+        "sets": [*options.sets, *row.sets],
+        "seeds": options.seeds,
+        "options": {
+            "recipe_a": options.recipe_a,
+            "recipe_b": options.recipe_b,
+            "baselines": options.baselines or baselines,
+            "device": options.device,
+            "on_bad": options.on_bad,
+            "io": options.io,
+        },
+    }
+    return Task(number, asked, folder / "logs" / f"{row.name}.txt")
+
+
+def _shared(options: AblationOptions, base: TrainConfig, rows: Sequence[Row]) -> dict[str, Any]:
+    """What all rows of one folder share: every setting that is not in the grid."""
+    grid = {field.rpartition(".")[2] for field in rows[0].settings}
+    tables = {
+        table: {name: value for name, value in fields.items() if name not in grid}
+        for table, fields in base.to_tables().items()
+    }
+    recipe = {side: named for side, named in (("a", options.recipe_a), ("b", options.recipe_b)) if named is not None}
+    return {"ablation": {"fields": sorted(grid), "seeds": options.seeds, "recipe": recipe}, **tables}
+
+
+def _opened(folder: Path, shared: dict[str, Any]) -> fsio.Lock:
+    """The folder made or gone on with, and locked.
+
+    Raises:
+        Conflict: it holds something else, or somebody is at work in it.
+    """
+    path = folder / "ablation.toml"
+    if path.exists():
+        if different := list(_differences(path, shared)):
+            raise Conflict(f"{path}: this ablation differs in {'; '.join(different)}; name another folder by --out")
+    elif folder.is_dir() and any(not found.name.startswith((".tmp-", ".lock")) for found in folder.iterdir()):
+        raise Conflict(f"{folder}: is not empty and holds no ablation; name another folder by --out")
+    for part in ("", "rows", "logs"):
+        fsio.make_dirs(folder / part)
+    try:
+        lock = fsio.Lock(folder / ".lock")
+    except BlockingIOError:
+        raise Conflict(f"{folder}: another ablation is at work in it; wait for it, or name another --out") from None
+    if not path.exists():
+        fsio.replace(path, tomli_w.dumps(shared).encode())
+    return lock
+
+
+def _differences(path: Path, shared: dict[str, Any]) -> Iterator[str]:
+    try:
+        held = tomllib.loads(read_bytes(path, _MAX_TOML).decode())
+    except (ValueError, RecursionError) as error:
+        raise CacheCorrupt(f"{path}: {error}; remove the folder and run again") from None
+    known = TrainConfig().to_tables()  # a setting that is younger than the folder had its default then
+    for table, fields in shared.items():
+        there = known.get(table, {}) | (held[table] if isinstance(held.get(table), dict) else {})
+        for name, value in fields.items():
+            if there.get(name) != value:
+                yield f"{table}.{name} ({printable(str(value))}, there {printable(str(there.get(name)))})"

@@ -1,0 +1,107 @@
+"""Rows of an ablation as child processes, some at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from crossllm.cache.console.child_process import end_child, start_child
+
+_POLL = 0.1
+"""Seconds between two looks at the children."""
+_GRACE = 30.0
+"""Seconds that a child has after SIGTERM to save where it stands."""
+_TAIL = 64 << 10
+"""Bytes at the end of a log that are searched for errors."""
+
+
+class Task(NamedTuple):
+    """One row to be trained."""
+
+    number: int
+    asked: dict[str, Any]
+    """As `row_program` takes it."""
+    log: Path
+    """Where its output goes."""
+
+
+class Ended(NamedTuple):
+    """How a row ended."""
+
+    number: int
+    problem: str | None
+    """Its error line, or its exit code; None where it finished."""
+    seconds: float
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[Ended]:
+    """Train every row, `jobs` at a time; each as it ends.
+
+    When this is left early, by Ctrl-C or SIGTERM, the children get SIGTERM, save where they stand and have ended.
+    """
+    waiting = list(reversed(tasks))
+    running: dict[int, tuple[Task, subprocess.Popen[bytes], float]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                task = waiting.pop()
+                with open(task.log, "wb") as log:
+                    child = start_child(
+                        "crossllm.pipeline.experiments.row_program",
+                        json.dumps(task.asked),
+                        env=_environment(jobs),
+                        log=log,
+                    )
+                running[task.number] = task, child, time.monotonic()
+            for number, (task, child, began) in list(running.items()):
+                if child.poll() is not None:
+                    del running[number]
+                    end_child(child)
+                    problem = None if child.returncode == 0 else _problem(task.log, child.returncode)
+                    yield Ended(number, problem, time.monotonic() - began)
+            time.sleep(_POLL)
+    finally:
+        _stop([child for _, child, _ in running.values()])
+
+
+def cores() -> int:
+    """Cores that this process may use, or the threads that its user has set."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """Of a child: its share of the cores, one at least."""
+    if jobs == 1:
+        return {}
+    share = str(max(1, cores() // jobs))
+    return {"OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}
+
+
+def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM for all, and SIGKILL for what has not ended in time; a second signal does not leave one running."""
+    with ExitStack() as stack:
+        for child in children:
+            stack.callback(end_child, child)
+            child.terminate()
+        end = time.monotonic() + _GRACE
+        while time.monotonic() < end and any(child.poll() is None for child in children):
+            time.sleep(_POLL)
+
+
+def _problem(log: Path, code: int) -> str:
+    """What a child said last of what went wrong."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    said = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), None)
+    ended = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+    return said or f"{ended}; its output is in {log}"

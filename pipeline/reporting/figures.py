@@ -1,0 +1,53 @@
+"""Figures without a display: made for files alone, two of one result the same bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from crossllm.cache.errors import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
+KINDS = ("png", "svg", "pdf")
+
+
+def new_figure(columns: int, height: float = 4.5) -> tuple[Figure, Any]:
+    """A figure of its own and its axes in a row, without pyplot's global state and whatever the display."""
+    # A Jupyter kernel hands its own backend to its children, which do not know it; files need none.
+    chosen = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
+
+    figure = Figure(figsize=(5 * columns, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def figure_bytes(figure: Figure, name: str, kind: str) -> bytes:
+    """PNG for the screen, SVG or PDF for the paper: text stays text, and two runs of one result give the same bytes."""
+    import matplotlib
+
+    data = io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42}),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks shows boxes
+        figure.savefig(data, format=kind, dpi=DPI, metadata=undated.get(kind))
+    return data.getvalue()
+
+
+def plain_label(name: str, limit: int = 30) -> str:
+    """A name from a table as a label: dollars make no formula, and no '_' first, which would leave it out."""
+    plain = printable(name, limit).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
