@@ -122,25 +122,6 @@ def cache_folder(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("folder", metavar="[DIR]", type=CachePath(), required=False)(flag(with_folder))
 
 
-def version_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--version`: the program and the version of what is installed."""
-
-    def show(context: click.Context, _param: click.Parameter, asked: bool) -> None:
-        if asked and not context.resilient_parsing:
-            from importlib.metadata import PackageNotFoundError, version
-
-            try:
-                found = version("crossllm-mamba")
-            except PackageNotFoundError:
-                found = "of a checkout that is not installed"
-            click.echo(f"{context.command_path} {found}")
-            context.exit()
-
-    return click.option(
-        "--version", is_flag=True, expose_value=False, is_eager=True, callback=show, help="Print the version and leave."
-    )(command)
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bar.")
 dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done and change nothing.")
@@ -158,6 +139,11 @@ def read_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--id-column", help="Of a table of molecules. Default: a column that ends in id, else a name."),
         click.option("--smiles-column", help="Of a table of molecules. Default: smiles, canonical_smiles, …"),
         click.option("--id-field", help="Data field of an SD file that holds the ids. Default: the title lines."),
+        click.option(
+            "--smiles-first",
+            is_flag=True,
+            help="Lines without a header are a SMILES, blanks or a TAB, and the id, as in most .smi files.",
+        ),
         click.option(
             "--allow-nucleotides",
             is_flag=True,

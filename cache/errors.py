@@ -14,6 +14,7 @@ An error carries one line for each bad record.  A line says what, where, got, ex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +79,33 @@ class Problem(NamedTuple):
         named = f" (record {printable(self.record)})" if self.record else ""
         place = f"{self.path}:{self.line}" if self.line else str(self.path)
         return f"{place}: {what}{named}{semicolon}{fix}"
+
+
+SAME = 4
+"""Bad records with one fault up to which each has a line of its own."""
+_NAMED = 12
+"""Of more, the lines that are named."""
+_OWN = re.compile(r"'[^']*'|[0-9]+")
+"""What differs in the words between two records with one fault."""
+
+
+def bad_lines(problems: Iterable[Problem]) -> list[str]:
+    """One line a bad record, in their order; where more than `SAME` of a file have one fault, one line for all of them.
+
+    A whole column, a cut download or an alignment is one fault: twenty lines that say it would hide the others.
+    """
+    alike: dict[tuple[Path, str], list[Problem]] = {}
+    for problem in problems:
+        alike.setdefault((problem.path, _OWN.sub("", problem.what)), []).append(problem)
+    found: list[str] = []
+    for same in alike.values():
+        if len(same) <= SAME:
+            found += map(str, same)
+            continue
+        where = "lines" if same[0].line else "records"
+        named = [str(p.line) if p.line else f"'{printable(p.record, 30)}'" for p in same[:_NAMED]]
+        found.append(f"{same[0]} ({len(same)} such, {where} {', '.join(named)}{', …' * (len(same) > _NAMED)})")
+    return found
 
 
 def one_line(error: BaseException, limit: int = 120) -> str:

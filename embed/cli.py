@@ -17,7 +17,6 @@ from crossllm.cache.cli_flags import (
     followed_store_options,
     on_bad_option,
     read_options,
-    version_option,
 )
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Group
@@ -66,7 +65,6 @@ def _one_list(_ctx: click.Context, _param: click.Parameter, given: tuple[tuple[i
 
 
 @click.group("embed", cls=Group)
-@version_option
 def embed() -> None:
     """Run frozen encoders once over every distinct sequence, into a cache."""
 

@@ -19,7 +19,7 @@ from crossllm.cache.cli_flags import (
     store_options,
 )
 from crossllm.cache.console.messages import say
-from crossllm.cache.console.once import Command
+from crossllm.cache.console.once import Command, Group
 from crossllm.cache.errors import printable
 from crossllm.cache.records.modality import MODALITIES
 
@@ -129,7 +129,7 @@ def _exported(done: ExportSummary) -> str:
     return f"{what} → {done.output}; which id has which: {done.mapping}"
 
 
-cache = click.Group(
+cache = Group(
     "cache",
     commands=[*store_commands.commands.values(), import_command, export_command],
     help=store_commands.help,

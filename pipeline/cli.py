@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import version_option
+from crossllm.cache.console.once import Group
 from crossllm.cache.console.runner import run as run_program
 
 COMMANDS = {
@@ -21,7 +21,7 @@ COMMANDS = {
 """Command → its module, its name there and its help line; a module is imported when its command is run."""
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Imports a command's module only when that command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,7 +43,6 @@ class LazyGroup(click.Group):
 
 
 @click.group("crossllm", cls=LazyGroup)
-@version_option
 def crossllm() -> None:
     """Cross-Mamba interaction models on cached embeddings of biological language models."""
 

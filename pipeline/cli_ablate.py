@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option
+from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -19,7 +19,7 @@ from crossllm.pipeline.cli_train import check_device, recipe_option, recipes_of
 
 
 @click.command("ablate", cls=Command)
-@cache_option
+@cache_folder
 @click.option(
     "--grid",
     "grids",

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_option, on_bad_option, version_option
+from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -51,8 +51,7 @@ recipe_option = click.option(
 
 
 @click.command("train", cls=Command)
-@version_option
-@cache_option
+@cache_folder
 @recipe_option
 @setting_flags(SETTINGS)
 @click.option(

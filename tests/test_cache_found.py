@@ -14,6 +14,7 @@ import pytest
 from rdkit import Chem
 
 from crossllm.cache import InputError, read_records
+from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.record_list import Records
 from crossllm.pipeline.data.pairs import read_pairs
 
@@ -38,14 +39,15 @@ def mol(title: str, smiles: str) -> str:
 def test_mol_files_joined_without_the_end_of_a_record(tmp_path: Path, field: str) -> None:
     first = mol("a", "CCO") + field
     text = first + mol("b", "CCN") + mol("c", "C") + "$$$$\n" + mol("d", "CC") + "$$$$\n"
-    (line,) = refusal(tmp_path, "molecule", text)
-    at = first.count("\n") + 1
-    assert line.endswith(
-        f"in.txt:{at}: a second mol block before '$$$$' (record a); put a line $$$$ after each 'M  END'"
+    lines = refusal(tmp_path, "molecule", text)
+    assert len(lines) == 3
+    assert lines[0].endswith(
+        "in.txt:1: of several mol blocks before one '$$$$' (record a); put a line $$$$ after each 'M  END'"
     )
     found = read(tmp_path, "molecule", text, "skip")
     assert [record.id for record in found.records] == ["d"]
-    assert [(problem.line, problem.record) for problem in found.skipped] == [(at, "a")]
+    starts = [1, first.count("\n") + 1, (first + mol("b", "CCN")).count("\n") + 1]
+    assert [(problem.line, problem.record) for problem in found.skipped] == [*zip(starts, "abc", strict=True)]
 
 
 def test_a_mol_block_in_a_data_field_is_no_second_molecule(tmp_path: Path) -> None:
@@ -160,24 +162,63 @@ def test_an_id_that_speaks_of_smiles_is_no_header(tmp_path: Path) -> None:
     assert len(read(tmp_path, "molecule", "smiles_1\tCCO\nsmiles_2\tCCN\n").records) == 2
 
 
-def test_smiles_files_by_blanks_have_a_cure_that_works(tmp_path: Path) -> None:
-    text = "CCO ethanol\nCCN ethylamine\n"
-    (line,) = refusal(tmp_path, "molecule", text)
-    assert line.endswith("replace the blanks by TABs, and put a header line smiles TAB id above")
-    cured = "smiles\tid\n" + text.replace(" ", "\t")
-    assert [record.id for record in read(tmp_path, "molecule", cured).records] == ["ethanol", "ethylamine"]
-    (line,) = refusal(tmp_path, "molecule", "CCO an alcohol\nCCN ethylamine\n")
-    assert "replace the first blank of each line by a TAB, and put a header line" in line
-    (line,) = refusal(tmp_path, "molecule", "ethanol CCO\nethylamine CCN\n")
-    assert "replace the blanks by TABs, id first: id TAB SMILES" in line
+SMILES_FIRST = {
+    "blanks": "CCO ethanol\nCCN   ethyl amine\n",
+    "TABs": "CCO\tethanol\nCCN\tethyl amine\n",
+    "both": "CCO ethanol\nCCN\tethyl amine\n",
+    "RDKit's header": "SMILES Name \nCCO ethanol\nCCN ethyl amine\n",
+    "a header with a TAB": "smiles\tid\nCCO\tethanol\nCCN\tethyl amine\n",
+    "CRLF and an empty line": "CCO ethanol\r\n\r\nCCN ethyl amine\r\n",
+}
+
+
+@pytest.mark.parametrize("name", SMILES_FIRST)
+def test_smiles_first_is_read_as_it_stands(name: str, tmp_path: Path) -> None:
+    (tmp_path / "m.smi").write_text(SMILES_FIRST[name], newline="")
+    found = read_records(tmp_path / "m.smi", "molecule", asked=ReadOptions(smiles_first=True))
+    assert [(record.id, record.sequence) for record in found.records] == [("ethanol", "CCO"), ("ethyl amine", "CCN")]
+
+
+def test_smiles_first_with_a_comma_in_a_name(tmp_path: Path) -> None:
+    (tmp_path / "m.smi").write_text("ClCCCl 1,2-dichloroethane\nCCO ethanol\n")
+    found = read_records(tmp_path / "m.smi", "molecule", asked=ReadOptions(smiles_first=True))
+    assert [record.id for record in found.records] == ["1,2-dichloroethane", "ethanol"]
+
+
+NOT_SMILES_FIRST = {
+    "CCO\n": "m.smi:1: a molecule without an id; write it behind the SMILES",
+    "CCO a\tb\n": "m.smi:1: more than a SMILES and an id; name the columns in a header",
+    "CCO |$R1$| a\n": "m.smi:1: '|$R1$| a' behind the SMILES; CXSMILES?",
+    "ethanol\tCCO\n": "'CCO' is a SMILES and 'ethanol' is none (1 such line): is the order id, SMILES? leave",
+    "a\n\n\n  0  0  0  0  0  0  0  0  0  0999 V2000\nM  END\n$$$$\n": "--smiles-first: ",
+}
+
+
+@pytest.mark.parametrize("text", NOT_SMILES_FIRST)
+def test_what_is_not_smiles_first_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m.smi").write_text(text)
+    with pytest.raises(InputError) as refused:
+        read_records(tmp_path / "m.smi", "molecule", asked=ReadOptions(smiles_first=True))
+    (line,) = refused.value.lines
+    assert NOT_SMILES_FIRST[text] in line
+
+
+@pytest.mark.parametrize(
+    "text", ["CCO ethanol\n", "CCO ethanol\nCCN ethyl amine\n", "CCO\tethanol\n", "CCO ethanol\nCCN\tx\n",
+             "ClCCCl 1,2-dichloroethane\nCCO ethanol\n"]
+)  # fmt: skip
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_smiles_first_is_named_where_it_helps(text: str, on_bad: str, tmp_path: Path) -> None:
+    assert "--smiles-first" in refusal(tmp_path, "molecule", text, on_bad)[0]
+    (tmp_path / "in.txt").write_text(text)
+    assert read_records(tmp_path / "in.txt", "molecule", asked=ReadOptions(smiles_first=True)).records
 
 
 def test_a_file_of_bad_records_alone_shows_the_first(tmp_path: Path) -> None:
-    lines = refusal(tmp_path, "rna", "".join(f">r{n}\nAC-GU\n" for n in range(25)), "skip")
-    assert len(lines) == 21
-    assert "in.txt:1: letter '-' at nucleotide 3 of 5 is an alignment gap (record r0)" in lines[0]
-    assert "in.txt:39: " in lines[19]
-    assert "in.txt: holds no records, 25 bad ones were left out; the first 20 are above" in lines[20]
+    fault, all_ = refusal(tmp_path, "rna", "".join(f">r{n}\nAC-GU\n" for n in range(25)), "skip")
+    assert "in.txt:1: letter '-' at nucleotide 3 of 5 is an alignment gap (record r0)" in fault
+    assert "(25 such, lines 1, 3, 5, " in fault
+    assert "in.txt: holds no records, 25 bad ones were left out; a FASTA file" in all_
     assert len(refusal(tmp_path, "molecule", "a\tC1\nb\tC(\n", "skip")) == 3
 
 

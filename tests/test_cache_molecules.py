@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rdkit import Chem
 
 from crossllm.cache import InputError, canonical_smiles, key_of
-from crossllm.cache.records.molecules import MAX_ATOMS, MAX_SMILES, read_molecules
+from crossllm.cache.records.molecules import MAX_ATOMS, read_molecules
+from crossllm.cache.records.raw_molecule import MAX_SMILES
 from crossllm.cache.records.rdkit_child import RdkitChild, canonical
 from crossllm.cache.records.record import length_of
 from crossllm.cache.records.record_list import Records
@@ -113,7 +114,7 @@ BAD: dict[str, tuple[str | bytes, int, str]] = {
     "charge that overflows": ("a\t[C+200]\n", 1, "an isotope or a charge with too many digits: '+200'"),
     "isotope that overflows": ("a\t[99999C]\n", 1, "an isotope or a charge with too many digits: '[99999'"),
     "one column": ("CCO\n", 1, "1 column, 2 expected; separate by a TAB, id first: id TAB SMILES"),
-    "space for a tab": ("CCO ethanol\n", 1, "1 column, 2 expected; separate by a TAB, id first"),
+    "space for a tab": ("CCO ethanol\n", 1, "1 column, 2 expected; SMILES first? say so by --smiles-first, or"),
     "three columns": ("a\tC\tx\n", 1, "3 columns, 2 expected"),
     "short row": ("id,smiles,x\na,C\n", 1, "m.smi:2: 2 columns, the header has 3"),
     "open quote": ('id,smiles\na,"CCO\n', 1, "m.smi:2: a quote is not closed"),
@@ -124,7 +125,7 @@ BAD: dict[str, tuple[str | bytes, int, str]] = {
     "csv without an id column": ("ref,smiles\nx,C\n", 1, "m.smi:1: no id column in the header 'ref, smiles'; one of"),
     "csv without a header": ("a,CCO\nb,CCN\n", 1, "m.smi:1: 'CCO' is a SMILES: no header line? write id,smiles"),
     "no id column": ("ref\tsmiles\nx\tC\n", 1, "m.smi:1: no id column in the header 'ref, smiles'"),
-    "smiles first": ("CC(=O)O\tacetic\n", 1, "is the order SMILES, id? id TAB SMILES is expected"),
+    "smiles first": ("CC(=O)O\tacetic\n", 1, "is the order SMILES, id? say so by --smiles-first"),
     "no id": ("\tCCO\n", 1, "a molecule without an id"),
     "fasta": (">x\nACGU\n", 2, "1 column, 2 expected"),
     "id with two molecules": ("a\tCCO\na\tCCN\n", 1, "m.smi:2: this id stands on line 1 with another sequence"),

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossllm.cache import Conflict, InputError, Record, key_of, record_of
-from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.errors import SAME, CacheCorrupt
 from crossllm.cache.records.fasta import read_fasta
 from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
@@ -176,7 +176,8 @@ def test_the_compact_list_is_the_plain_one(
             with pytest.raises(InputError) as caught:
                 validated_records(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
             said = [line.split(": ", 1)[1].split(" (record")[0] for line in caught.value.lines]
-            assert said == [what.partition(";")[0] for _, what in wrong] or on_bad == "skip"
+            told = wrong if len(wrong) <= SAME else wrong[:1]  # all are of one fault
+            assert said == [what.partition(";")[0] for _, what in told] or on_bad == "skip"
             continue
         found = validated_records(Path("a.fasta"), "rna", iter(rows), notes, [], on_bad)
         outcomes["read"] += 1

@@ -85,7 +85,7 @@ STOPS = {
     'id,"smiles\nm1,CCO\n': "t.csv:1: a quote is not closed to the end of the file",
     'id,smiles,note\nm1,CCO,"open\nm2,CCC,x\n': "t.csv:2: a quote is not closed",
     "a_id\tb_id\tlabel\n1\tr0\tp0\t1\n2\tr1\tp1\t0\n": "t.csv: every row has 4 columns, the header 3: row names, as R",
-    "a_id b_id label\nr0 p0 1\n": "its columns are separated by blanks; separate all columns by TABs or commas",
+    "a_id b_id label\nr0 p0 1\n": "its columns are separated by blanks; separate all columns by TABs, e.g. `tr",
     "#a_id\tb_id\tlabel\nr0\tp0\t1\n": "remove the '#' before it",
     "A_ID\tb_id\tlabel\nr0\tp0\t1\n": "'A_ID' differs in case: name it by --a-column",
     "": "t.csv: is empty",
@@ -285,8 +285,8 @@ def test_inosine_is_no_protein(tmp_path: Path) -> None:
     ("text", "say"),
     [
         ("CCO\tethanol\nc1ccccc1\tbenzene\nCN\tCO\n", "'CCO' is a SMILES and 'ethanol' is none (2 such lines): is the "
-         "order SMILES, id? id TAB SMILES is expected"),
-        ("CCO ethanol\nc1ccccc1 benzene\n", "m.smi:1: 1 column, 2 expected, in every line; replace the blanks by TABs"),
+         "order SMILES, id? say so by --smiles-first"),
+        ("CCO ethanol\nc1ccccc1 benzene\n", "m.smi:1: 1 column, 2 expected, in every line; SMILES first, as in most"),
     ],
 )  # fmt: skip
 def test_a_swapped_order_stops_the_file(tmp_path: Path, text: str, say: str, on_bad: str) -> None:

@@ -13,6 +13,8 @@ import pytest
 from conftest import Program
 
 from crossllm.cache.console import runner
+from crossllm.cache.console.messages import show_errors
+from crossllm.cache.errors import Problem, bad_lines
 from crossllm.pipeline.cli import crossllm
 
 
@@ -94,12 +96,31 @@ def test_bad_fasta_with_skip_goes_on_counts_and_lists(program: Program, tmp_path
     assert "2 bad records left out" in done.stderr
 
 
-def test_only_the_first_twenty_errors_are_shown_then_the_count(program: Program, tmp_path: Path) -> None:
+def test_one_fault_of_many_records_is_one_line(program: Program, tmp_path: Path) -> None:
     (tmp_path / "bad.fasta").write_text("".join(f">x{n}\nA-\n" for n in range(50)))
     done = program("embed", "run", "--modality", "rna", "--input", "bad.fasta", "--encoder", "profile")
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 21
-    assert "30 more" in done.stderr.splitlines()[-1]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: bad.fasta:1: letter '-' at nucleotide 2 of 2")
+    assert line.endswith("(50 such, lines 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, …)")
+
+
+def test_only_the_first_twenty_faults_are_shown_then_the_count(capsys: pytest.CaptureFixture[str]) -> None:
+    show_errors([f"fault {n}" for n in range(50)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert "30 more" in lines[-1]
+
+
+def test_faults_of_one_kind_are_one_line_and_hide_no_other() -> None:
+    odd = Problem(Path("f"), 7, "letter '*' at residue 3 of 9 is a stop; cut it", "x")
+    gaps = [Problem(Path("f"), n, f"letter '-' at residue {n} of 9 is a gap; remove it", f"r{n}") for n in range(1, 40)]
+    other = [Problem(Path("g"), 0, f"type int{n} where floats are taken; save it", f"a{n}") for n in range(5)]
+    gap, stop, kind = bad_lines([*gaps[:5], odd, *gaps[5:], *other])
+    assert gap.startswith("f:1: letter '-' at residue 1 of 9 is a gap (record r1); remove it (39 such, lines 1, 2, 3, ")
+    assert stop == str(odd)
+    assert kind.endswith("(5 such, records 'a0', 'a1', 'a2', 'a3', 'a4')")
+    assert bad_lines(gaps[:4]) == [*map(str, gaps[:4])]
 
 
 def test_hostile_ids_are_data_never_paths(program: Program, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_the_real_sets_import_as_their_readme_counts_them(real_data: Path, tmp_p
 
 def test_a_further_column_must_not_take_a_stored_columns_name(tmp_path: Path) -> None:
     path = table(tmp_path / "a.tsv", "rna\tb_id\ty\tlabel\nx\ty\t1\tfoo\n")
-    with pytest.raises(InputError, match="further column is named label"):
+    with pytest.raises(InputError, match="column 'label' stands beside the one that"):
         read_pairs(path, columns=Columns("rna", "b_id", "y"))
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from crossllm.cache import InputError
-from crossllm.pipeline.data.meeting import Side
-from crossllm.pipeline.data.pairs import Where, read_pairs
+from crossllm.pipeline.data.pairs import Side, Where, read_pairs
 
 
 def refusal(tmp_path: Path, rows: str, where: tuple[Where, ...] = ()) -> tuple[str, ...]:
@@ -20,13 +19,12 @@ def refusal(tmp_path: Path, rows: str, where: tuple[Where, ...] = ()) -> tuple[s
 
 
 def test_a_table_of_bad_rows_alone_shows_the_first(tmp_path: Path) -> None:
-    lines = refusal(tmp_path, "r0\tp0\t1\tx\ty\n" * 25)
-    assert len(lines) == 21
-    assert "p.tsv:2: 5 columns, the header has 3" in lines[0]
-    assert "p.tsv:21: " in lines[19]
-    assert lines[20].endswith(
-        "p.tsv: no pairs are left, 25 bad rows were left out, the first 20 are above; check the file"
-    )
+    fault, all_ = refusal(tmp_path, "r0\tp0\t1\tx\ty\n" * 25)
+    assert "p.tsv:2: 5 columns, the header has 3" in fault
+    assert "(25 such, lines 2, 3, 4, " in fault
+    assert all_.endswith("p.tsv: no pairs are left, 25 bad rows were left out; check the file")
+    lines = refusal(tmp_path, "".join(f"r{'x' * n}\tp0\t1\nr0\tp0\ta{'x' * n}\n" for n in range(1, 30)))
+    assert lines[-1].endswith("p.tsv: no pairs are left, 58 bad rows were left out; check the file")
 
 
 def test_where_is_named_where_it_was_given(tmp_path: Path) -> None:
@@ -50,10 +48,10 @@ AMBIGUOUS = {
 @pytest.mark.parametrize("id_", AMBIGUOUS)
 def test_all_ids_that_may_be_meant_are_named_in_order(id_: str) -> None:
     ids, say = AMBIGUOUS[id_]
-    said = Side("a_id", dict.fromkeys(ids).keys()).why_not(id_, None)
+    said = Side("a_id", dict.fromkeys(ids).keys()).stranger(id_, None)
     assert say in said
     assert "the same" not in said
-    assert Side("a_id", set(ids)).why_not(id_, None) == Side("a_id", dict.fromkeys(sorted(ids)).keys()).why_not(
+    assert Side("a_id", set(ids)).stranger(id_, None) == Side("a_id", dict.fromkeys(sorted(ids)).keys()).stranger(
         id_, None
     )
 
@@ -75,4 +73,4 @@ SPELT = {
 @pytest.mark.parametrize("id_", SPELT)
 def test_an_id_spelt_otherwise_has_its_hint(id_: str) -> None:
     known, say = SPELT[id_]
-    assert say in Side("a_id", {known, "other"}).why_not(id_, Side("b_id", {"p0"}))
+    assert say in Side("a_id", {known, "other"}).stranger(id_, Side("b_id", {"p0"}))

@@ -31,7 +31,7 @@ ASKED = {
     "3 3 3": "labels are 3 (3 rows from line 2)",
     "0 1 " * 20 + "0.5 0.25": "labels are 0 (20 rows), 0.25 (1 row from line 43)",
     "5.2 6.1 -999 7.7 -999": "label -999 in 2 rows, the first on line 4, beside affinities: is it 'not measured'?",
-    "yes no yes": "labels are no (1 row from line 3), yes (2 rows from line 2), no numbers; name the classes, e.g. "
+    "yes no yes": "labels are no (1 row from line 3), yes (2 rows from line 2), not numbers; name the classes, e.g. "
     "--positive yes --negative no",
     "7,3 6,25 5": "labels with a decimal comma, '7,3' on line 2; write 7.3",
 }
@@ -135,9 +135,10 @@ def test_of_contradictory_pairs_every_row_that_goes_is_counted(tmp_path: Path) -
     path.write_text("a_id\tb_id\tlabel\n" + "".join(rows) + "r0\tp1\t1\nr1\tp0\t0\n")
     with pytest.raises(InputError) as refusal:
         read_pairs(path)
-    assert len(refusal.value.lines) == 19
-    assert "p.tsv:3: this pair has the other label on line 2" in refusal.value.lines[0]
-    assert "--on-bad skip" in refusal.value.lines[0]
+    (line,) = refusal.value.lines
+    assert "(19 such, lines 3, 5, 7, 9, " in line
+    assert "p.tsv:3: this pair has the other label on line 2" in line
+    assert "--on-bad skip" in line
     found = read_pairs(path, on_bad="skip")
     assert (len(found.pairs), [p.line for p in found.skipped]) == (2, list(range(2, 40)))
     assert "other label on line 3" in found.skipped[0].what
@@ -156,3 +157,16 @@ def test_the_command_takes_names_of_classes(program: Program, tmp_path: Path) ->
     assert "3 pairs (1 positive), classification" in done.stdout
     assert "note: pairs.tsv: 1 row: label not measured (--missing), left out" in done.stderr
     assert load_dataset(tmp_path / "c")[0].labels.tolist() == [0, 1, 0]
+
+
+def test_words_beside_one_number_are_asked_about_in_one_line(tmp_path: Path) -> None:
+    """`TRUE` and `FALSE` of a spreadsheet, with a 1 typed by hand."""
+    path = tmp_path / "p.tsv"
+    rows = [f"r{n}\tp{n}\t{'TRUE' if n % 2 else 'FALSE'}\n" for n in range(30)]
+    path.write_text("a_id\tb_id\tlabel\n" + "".join(rows) + "r99\tp99\t1\n")
+    with pytest.raises(InputError) as refusal:
+        read_pairs(path)
+    (line,) = refusal.value.lines
+    assert "labels are 1 (1 row from line 32), FALSE (15 rows), TRUE (15 rows), not numbers" in line
+    assert "--positive TRUE --negative FALSE" in line
+    assert len(read_pairs(path, names=LabelNames(("TRUE", "1"), ("FALSE",))).pairs) == 31

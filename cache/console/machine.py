@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
+from crossllm.cache.console.environment import drop_empty, environment_problem
 from crossllm.cache.console.messages import size_in_words
 from crossllm.cache.console.progress import bar_class
 from crossllm.cache.errors import InputError
 from crossllm.folders import settle
-from crossllm.kernels import thread_problem
 
 LEAST = 3 << 29
 """Bytes of address space that a small training takes (measured); where there is less, LLVM aborts the process."""
@@ -21,7 +21,8 @@ def prepare_machine() -> None:
         InputError: a variable of the environment would make one of them fall over.
         MemoryError: the address space is too small to load them.
     """
-    if (problem := thread_problem()) is not None:
+    drop_empty()
+    if (problem := environment_problem()) is not None:
         raise InputError(problem)
     if (most := address_space()) is not None and most < LEAST:
         raise MemoryError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from crossllm.cache.errors import Problem, plain_line
+from crossllm.cache.errors import Problem, bad_lines, plain_line
 
 SHOWN_LINES = 20
 """Bad records are reported one line each, this many, then the count of the rest."""
@@ -41,8 +41,8 @@ def say_notes(path: Path, notes: Counter[str], skipped: Sequence[Problem], unit:
     """Say what was normalised, merged or left out of a file, counted: nothing is dropped in silence."""
     for what, times in notes.items():
         note(f"note: {path}: {times} {unit if times != 1 else unit.removesuffix('s')}: {what}")
-    for problem in skipped[:SHOWN_LINES]:
-        note(f"skipped: {problem}")
+    for line in bad_lines(skipped)[:SHOWN_LINES]:
+        note(f"skipped: {line}")
     if skipped:
         note(f"note: {path}: {len(skipped)} bad {unit} left out (--on-bad skip)")
 

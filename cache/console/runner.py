@@ -108,11 +108,23 @@ def _allow_descriptors() -> None:
 
 
 def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
+    try:
+        return _outcome(command, arguments)
+    except Exception as error:
+        from crossllm.cache.console.environment import import_problem
+
+        if (problem := import_problem(error)) is None:
+            raise
+        show_errors([problem])
+        return 2
+
+
+def _outcome(command: click.Command, arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     trains = _trains(command, given)
     try:
         # Not command.main(): it would turn a closed pipe into exit code 1.
-        with command.make_context(command.name, given) as context:
+        with command.make_context(command.name, given, help_option_names=["-h", "--help"]) as context:
             command.invoke(context)
         if sys.stdout is not None:  # closed by the caller: `>&-`
             sys.stdout.flush()

@@ -47,6 +47,7 @@ _BED = re.compile(r"[^\t]+\t\d+\t\d+(\t.*)?|track .*name=.*")
 _PHYLIP = re.compile(r"\d+\s+\d+")
 _PHYLIP_ROW = re.compile(r"\S+\s+[A-Za-z?*. -]+|\S{10}[A-Za-z?* -]+")
 _INTERVALS = "give the sequences themselves as FASTA, e.g. by `bedtools getfasta`"
+_PAIRS = "give the table of pairs: ids of both sides and a label, with a header line"
 _PIR = re.compile(r">(P1|F1|DL|DC|RL|RC|N1|N3|XX);")
 _DOTS = re.compile(r"[.()\[\]{}<>&+-]{2,}( *\(? *-?[0-9.]+\)?)?")
 """A secondary structure, perhaps with its energy."""
@@ -155,6 +156,22 @@ def wrong_sequences(head: bytes, molecules: bool = False) -> FileKind | None:
         what = f"a file of sequences and structures in dot-bracket lines ('{printable(dots, 20)}')"
         return FileKind(what, "remove the structure lines, e.g. `grep -v '^[.(\\[{]' FILE`")
     return None
+
+
+def wrong_table(head: bytes) -> FileKind | None:
+    """What is text, but no table of pairs: sequences, structures, alignments and intervals."""
+    lines = [line.strip() for line in head.decode("utf-8", "replace").removeprefix("\ufeff").splitlines()[:40]]
+    first = next(filter(None, lines), "")
+    cells = first.split("\t")
+    if first.startswith("#") and not first.startswith("# STOCKHOLM"):  # a header may
+        return None
+    if len(cells) == 3 and cells[1].isdecimal() and cells[2] in ("0", "1"):  # two ids and a label, without a header
+        return None
+    if any(mark in first for mark in "\t,;|"):  # names of columns may begin as an entry of a database does
+        kind = _structure_or_intervals([line for line in lines if line], False)
+    else:
+        kind = FileKind("a FASTA file", _PAIRS) if first.startswith(">") else wrong_sequences(head)
+    return kind and kind._replace(cure=_PAIRS)
 
 
 def _structure_or_intervals(lines: list[str], molecules: bool) -> FileKind | None:

@@ -27,6 +27,8 @@ _NUCLEOTIDES_NEARLY = "90 % or more A, C, G, T/U or N: a nucleotide sequence giv
 _RESIDUES = "less than half A, C, G, U or N: a protein given as RNA?"
 _NUCLEOTIDES = re.compile("[ACGTUN]+")
 
+_UNALIGN = "sed '/^>/!s/[-.]//g' FILE > NEW"
+"""Of aligned FASTA and A3M, whose lower-case inserts are residues of the sequence like all others."""
 SURE = 12
 """Letters from which a protein of A, C, G, T, U and N alone is too unlikely to be one."""
 
@@ -186,7 +188,7 @@ def _letter_problem(modality: str, sequence: str, position: int) -> str:
     letter = printable(sequence[position])
     what = f"letter '{letter}' at {'nucleotide' if modality == 'rna' else 'residue'} {position + 1} of {len(sequence)}"
     if letter in "-.":
-        return f"{what} is an alignment gap; give the unaligned sequence (aligned FASTA or A3M: `seqkit seq -g FILE`)"
+        return f"{what} is an alignment gap; give the unaligned sequence: `{_UNALIGN}` (A3M's inserts stay in it)"
     if letter == "*":
         return f"{what} is a stop inside the sequence; cut or split the sequence there"
     if letter.isspace() or letter.isdigit():

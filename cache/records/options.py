@@ -13,5 +13,7 @@ class ReadOptions(NamedTuple):
     smiles_column: str | None = None
     id_field: str | None = None
     """Data field of an SD file that holds the id, in place of the title line."""
+    smiles_first: bool = False
+    """Lines without a header are a SMILES, blanks and the id."""
     allow_nucleotides: bool = False
     """Proteins made of A, C, G, T, U and N alone are meant as such."""

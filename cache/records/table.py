@@ -18,6 +18,8 @@ from crossllm.cache.errors import InputError, Problem, printable
 from crossllm.cache.files.text_file import MAX_LINE_BYTES, Line
 
 DELIMITERS = {"\t": "TAB", ",": "','", ";": "';'", "|": "'|'"}
+TO_TABS = r"tr -s ' ' '\t' < FILE > NEW"
+"""What makes a table by TABs of one by blanks; cells must hold none."""
 _QUOTED = re.compile(r'"[^"]*"')
 SEP = re.compile(r'"?sep=([\t,;|])"?')
 """Excel's own first line, which names the delimiter."""
@@ -168,7 +170,8 @@ def _width_problem(cells: list[str], names: list[str], feed: _Feed) -> str:
         other = next((word for mark, word in DELIMITERS.items() if mark in cells[0]), None)
         other = other or ("blanks" if " " in cells[0] else None)
         if other is not None:
-            return f"{found}, {expected}{to}; separate columns as the header does, {other} are here"
+            how = f": `{TO_TABS}`" if other == "blanks" else ""
+            return f"{found}, {expected}{to}; separate columns as the header does, {other} are here{how}"
     return f"{found}, {expected}{to}; separate columns as the header does, and quote cells that hold the delimiter"
 
 

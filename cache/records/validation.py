@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from crossllm.cache.errors import InputError, Problem
+from crossllm.cache.errors import InputError, Problem, bad_lines
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.record import Record, id_problem
 from crossllm.cache.records.record_list import RecordList, Records
 
 SHOWN = 20
-"""Bad records that are shown where `--on-bad skip` leaves none."""
+"""Faults that are shown where `--on-bad skip` leaves none."""
 
 
 def validated_records(
@@ -54,17 +54,17 @@ def validated_records(
     read = RecordList.of(records())
     left_out, ambiguous = _repeated(path, read, lines, notes, problems)
     if problems and on_bad == "error":
-        raise InputError(map(str, sorted(problems, key=lambda problem: problem.line)))
+        raise InputError(bad_lines(sorted(problems, key=lambda problem: problem.line)))
     for place in ambiguous:
         what = "this id has another sequence further down; rename one"
         problems.append(Problem(path, lines[place], what, read[place].id))
     kept = read.take(np.flatnonzero(~left_out)) if left_out.any() else read
     if not kept:
         bad = f", {len(problems)} bad ones were left out" if problems else ""
-        bad += f"; the first {SHOWN} are above" if len(problems) > SHOWN else ""
         form = "SMILES, CSV or SDF file of one or more molecules" if modality == "molecule" else "FASTA file"
-        first = sorted(problems, key=lambda problem: problem.line)[:SHOWN]
-        raise InputError([*map(str, first), f"{path}: holds no records{bad}; a {form} is expected"])
+        faults = bad_lines(sorted(problems, key=lambda problem: problem.line))
+        bad += f"; the first {SHOWN} faults are above" if len(faults) > SHOWN else ""
+        raise InputError([*faults[:SHOWN], f"{path}: holds no records{bad}; a {form} is expected"])
     return Records(modality, kept, notes, sorted(problems, key=lambda problem: problem.line))
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.console.progress import progress
 from crossllm.cache.console.runner import stop_between_records
-from crossllm.cache.errors import InputError, Problem, printable
+from crossllm.cache.errors import InputError, Problem, bad_lines, printable
 from crossllm.cache.records.id_table import publish_table
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.options import ReadOptions
@@ -34,6 +34,7 @@ from crossllm.embed.foreign.adapting import Adapted, Adaption
 from crossllm.embed.foreign.entry import BadEntry, Entry, Source, read_rows, sha256_of
 from crossllm.embed.foreign.layouts import Found, find_files, open_source
 from crossllm.embed.foreign.matching import Matched, mapping_path, match, read_mapping
+from crossllm.embed.foreign.strangers import hint_of, nothing_fits
 from crossllm.embed.foreign.validation import Sound, check_shapes, check_values, in_source_order, problem_of
 
 SHOWN_NAMES = 3
@@ -116,7 +117,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
     matched = match(entries, records, options.fasta, read_mapping(options.input))
     problems = matched.problems
     if not matched.by_key and not problems:
-        raise InputError(_nothing_fits(options, matched, records))
+        raise InputError(nothing_fits(options.input, matched.unmatched, records, options.fasta, options.cache_dir))
     sound = check_shapes(source, matched, records.records, entries, problems, options.pooled)
     _stop_at(options, problems, len(sound.entries))
     recipe = resolve_recipe(options, found, source, sound)
@@ -130,6 +131,8 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
     _say(options, found, recipe, sound, values.rounded, problems, matched)
     without = [record for key, record in distinct.items() if key not in sound.entries or key in values.refused]
     _say_without(options, without)
+    if without and (hint := hint_of(matched.unmatched, records, options.fasta, options.cache_dir)) is not None:
+        note(f"note: {options.input}: {hint}")
     write_skipped(options.cache_dir, f"cache-import-{options.modality}", [*records.skipped, *problems])
     stored = _store(options, recipe, source, pending)
     sync_what_others_wrote(options.cache_dir, recipe)
@@ -150,19 +153,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
 def _stop_at(options: ImportOptions, problems: list[Problem], left: int) -> None:
     """Raise with all problems, unless they may be skipped and something is left."""
     if problems and (options.on_bad == "error" or not left):
-        raise InputError(map(str, problems))
-
-
-def _nothing_fits(options: ImportOptions, matched: Matched, records: Records) -> str:
-    if not matched.unmatched:
-        return f"{options.input}: holds no arrays; one a sequence is expected"
-    theirs, ours = matched.unmatched[0], records.records[0]
-    called = f"'{printable(theirs.name)}'" + (f" (id '{printable(theirs.stated)}')" if theirs.stated else "")
-    return (
-        f"{options.input}: none of its {len(matched.unmatched)} arrays belongs to a sequence of {options.fasta}: "
-        f"they are called e.g. {called}, the sequences e.g. '{printable(ours.id)}'; "
-        "name them by these ids, or by MD5 or SHA-256 of the sequence"
-    )
+        raise InputError(bad_lines(problems))
 
 
 def resolve_recipe(options: ImportOptions, found: Found, source: Source, sound: Sound) -> Recipe:

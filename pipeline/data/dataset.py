@@ -27,6 +27,7 @@ from crossllm.pipeline.data.updating import changes, refuse_removed
 FORMAT = 1
 _KEPT = ("embeddings",)
 """Keys of dataset.toml that its owner writes, and that an import leaves as they are."""
+_KEPT_LINES = re.compile(rf"^[ \t]*({'|'.join(_KEPT)})[ \t]*=.*(\r?\n|\Z)".encode(), re.MULTILINE)
 _MAX_TOML = 1 << 20
 _LINES = {"rna": ">{0.id}\n{0.sequence}\n", "protein": ">{0.id}\n{0.sequence}\n", "molecule": "{0.id}\t{0.sequence}\n"}
 """Modality → a record in its file of the dataset."""
@@ -50,7 +51,7 @@ class Dataset(NamedTuple):
     extra: dict[str, list[str]]
     """Further columns of the table: fold, species, …"""
     digest: str
-    """SHA-256 of dataset.toml and pairs.tsv."""
+    """SHA-256 of dataset.toml, without what its owner wrote there (`_KEPT`), and of pairs.tsv."""
 
     @property
     def one_modality(self) -> bool:
@@ -210,7 +211,7 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
         path, dict.fromkeys(table_a).keys(), dict.fromkeys(table_b).keys(), task=head["task"], on_bad=on_bad
     )
     pairs = found.pairs
-    digest = hashlib.sha256((cache_dir / "dataset.toml").read_bytes() + path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(_without_kept((cache_dir / "dataset.toml").read_bytes()) + path.read_bytes()).hexdigest()
     extra = {name: [p.extra[i] for p in pairs] for i, name in enumerate(found.extra_columns)}
     dataset = Dataset(
         head["name"],
@@ -227,6 +228,12 @@ def load_dataset(cache_dir: Path, on_bad: OnBad = "error") -> tuple[Dataset, Pai
     if both := _contradictory(dataset):
         found.notes["with the two sequences of another row, under other ids, and another label; kept"] += both
     return dataset, found
+
+
+def _without_kept(head: bytes) -> bytes:
+    """The bytes of dataset.toml without its owner's lines: where embeddings lie changes no number of a run."""
+    top, table, rest = head.partition(b"\n[")
+    return _KEPT_LINES.sub(b"", top + table[:1]) + table[1:] + rest
 
 
 def _contradictory(dataset: Dataset) -> int:

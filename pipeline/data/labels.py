@@ -23,6 +23,7 @@ MOSTLY = 0.5
 """Share of 0 and 1 from which the rest looks like a slip or a mark, whatever numbers it is."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_POINTS = "tr , . < FILE > NEW"
 _MARKS = frozenset(-(10.0**count - 1) for count in range(2, 7))
 """-99 to -999999: what stands for "not measured" beside affinities."""
 _FAR = 10.0
@@ -152,9 +153,10 @@ class Labels:
             raise InputError(
                 f"{self._path}: labels with a decimal comma, {first}; write {words[0].replace(',', '.')}"
                 + (f" (or {words[0].replace(',', '')}, if it parts the thousands)" if thousands else "")
-                + ": a spreadsheet saves points where its language is English"
+                + f": a spreadsheet saves points where its language is English; or `{_POINTS}`, where no others stand"
             )
-        if len(words) == len(self._seen) and 2 <= len(words) <= FEW:
+        mostly = 2 * sum(self._seen[word] for word in words) >= sum(self._seen.values())
+        if mostly and len(words) >= 2 and len(self._seen) <= FEW:
             zero = [word for word in words if _NEGATIVE.fullmatch(word)]
             one = [word for word in words if word not in zero]
             known = len(words) == 2 and len(zero) == 1  # which word is 1 is never guessed
@@ -162,7 +164,7 @@ class Labels:
                 "--positive WORD --negative WORD, each may be given several times"
             )  # fmt: skip
             raise InputError(
-                f"{self._path}: labels are {self._counts()}, no numbers; name the classes, {named}, and leave "
+                f"{self._path}: labels are {self._counts()}, not numbers; name the classes, {named}, and leave "
                 "others out by --missing"
             )
 

@@ -8,17 +8,20 @@ from collections.abc import Callable, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from crossllm.cache.errors import InputError, Problem, printable
-from crossllm.cache.files.text_file import read_lines
+from crossllm.cache.errors import InputError, Problem, bad_lines, printable
+from crossllm.cache.files.file_kind import wrong_table
+from crossllm.cache.files.text_file import first_bytes, read_lines
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.record import id_problem
-from crossllm.cache.records.table import TextTable, open_table
+from crossllm.cache.records.similar_ids import SimilarIds
+from crossllm.cache.records.table import TO_TABS, TextTable, open_table
 from crossllm.cache.records.validation import SHOWN
-from crossllm.pipeline.data.labels import LabelNames, Labels, Task
-from crossllm.pipeline.data.meeting import Side
+from crossllm.pipeline.data.labels import LabelNames, Labels, Task, number
 
 RESERVED = ("a_id", "b_id", "label")
 """Columns of every stored table."""
+
+_HEADER_ABOVE = r"(printf 'a_id\tb_id\tlabel\n'; cat FILE) > NEW"
 
 
 class Columns(NamedTuple):
@@ -49,6 +52,22 @@ class Pairs(NamedTuple):
     """What was merged or left out → how many rows."""
     skipped: list[Problem]
     """Bad rows, left out under `--on-bad skip`."""
+
+
+class Side(SimilarIds):
+    """The ids of one partner's records, and the column that names them."""
+
+    def __init__(self, column: str, ids: Set[str]) -> None:
+        super().__init__(ids)
+        self.column = column
+
+    def stranger(self, id_: str, other: Side | None) -> str:
+        """What to do about an id that is not here; `other` is the other column's side."""
+        if (unseen := self.unseen(id_)) is not None:
+            return unseen
+        if other is not None and id_ in other.ids:
+            return f"it is a record of the other side: are {self.column} and {other.column} swapped?"
+        return self.written_otherwise(id_) or f"ids there look like {self.examples()}; add it or remove the pair"
 
 
 Named = Callable[[str], tuple[str, str | None]]
@@ -94,6 +113,8 @@ def read_pairs(
     """
     problems: list[Problem] = []
     notes: Counter[str] = Counter()
+    if (kind := wrong_table(first_bytes(path))) is not None:
+        raise InputError(f"{path}: {kind}")
     table = open_table(path, read_lines(path), notes)
     if table is None:
         raise InputError(f"{path}: is empty; a table with the header 'a_id b_id label' is expected, TABs between")
@@ -103,8 +124,10 @@ def read_pairs(
     wanted = _positions(path, table, columns, where)
     extra = [i for i in range(len(header)) if i not in wanted[:3]]
     if clash := [header[i] for i in extra if header[i] in RESERVED]:
+        flag = dict(zip(RESERVED, ("--a-column", "--b-column", "--label-column"), strict=True))[clash[0]]
         raise InputError(
-            f"{path}:{table.line}: a further column is named {clash[0]}, as stored tables name another; rename it"
+            f"{path}:{table.line}: column '{clash[0]}' stands beside the one that {flag} names, and stored tables have "
+            f"one of that name; rename it in the header, or leave {flag} out to take it"
         )
     labels = Labels(path, task, names)
     side_a = None if known_a is None else Side(columns.a, known_a)
@@ -137,7 +160,7 @@ def read_pairs(
             if side is None or id_ in side.ids:
                 met.add(side)
             elif what is None:
-                why = side.why_not(id_, other)
+                why = side.stranger(id_, other)
                 what = f"{side.column} '{printable(id_)}' has no record, or a bad one, in the input; {why}"
                 strangers.setdefault(side, (line, what))
         if what is None:
@@ -153,7 +176,7 @@ def read_pairs(
         pairs = [p for p in pairs if p.label in (0.0, 1.0)]
     kept = _merge(path, pairs, task, notes, problems, on_bad)
     if problems and on_bad == "error":
-        raise InputError(map(str, sorted(problems, key=lambda p: p.line)))
+        raise InputError(bad_lines(sorted(problems, key=lambda p: p.line)))
     if not kept:
         raise InputError(_nothing_left(path, problems, notes, where))
     if task == "classification" and problems:
@@ -164,11 +187,11 @@ def read_pairs(
 def _nothing_left(path: Path, problems: list[Problem], notes: Counter[str], where: tuple[Where, ...]) -> list[str]:
     """The first bad rows, and what else left nothing."""
     bad = f", {len(problems)} bad rows were left out" if problems else ""
-    bad += f", the first {SHOWN} are above" if len(problems) > SHOWN else ""
+    lines = bad_lines(sorted(problems, key=lambda p: p.line))
+    bad += f", the first {SHOWN} faults are above" if len(lines) > SHOWN else ""
     gone = "".join(f", {count} row{'s' * (count != 1)}: {note}" for note, count in notes.items() if "left out" in note)
-    first = sorted(problems, key=lambda p: p.line)[:SHOWN]
     check = "the file and --where" if where else "the file"
-    return [*map(str, first), f"{path}: no pairs are left{bad}{gone}; check {check}"]
+    return [*lines[:SHOWN], f"{path}: no pairs are left{bad}{gone}; check {check}"]
 
 
 def _positions(path: Path, table: TextTable, columns: Columns, where: tuple[Where, ...]) -> list[int]:
@@ -184,7 +207,9 @@ def _no_column(header: list[str], missing: list[str]) -> str:
     found = printable(" ".join(header), 80)
     no = f"no column {', '.join(map(printable, missing))} in the header '{found}'"
     if len(header) == 1 and set(missing) & set(header[0].split()):
-        return f"{no}: its columns are separated by blanks; separate all columns by TABs or commas"
+        return f"{no}: its columns are separated by blanks; separate all columns by TABs, e.g. `{TO_TABS}`"
+    if any(not math.isnan(number(name)) for name in header):  # a label: no column is called 0 or 7.3
+        return f"{no}; no header line? write one above, e.g. `{_HEADER_ABOVE}`"
     if header and header[0].lstrip("# ") in missing:
         return f"{no}; remove the '#' before it"
     alike = {name.casefold(): name for name in header}

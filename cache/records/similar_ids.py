@@ -1,4 +1,4 @@
-"""Why an id of a pairs table has no record: the same id written in another way, or the other column's."""
+"""Why an id has no record: the same id written in another way, in a table of pairs or the name of an array."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from crossllm.cache.errors import printable
 _VERSION = re.compile(r"\.[0-9]{1,3}$")
 _FLOAT = re.compile(r"([0-9]+)\.0+")
 _QUOTES = re.compile(r"""="(.+)"|"(.+)"|'(.+)'""")
+_MARKS = re.compile(r"[^0-9A-Za-z]+")
+"""What tools write as '_' in the name of a file, and people as they like."""
 _SHOWN = 2
 _NAMED = 5
 """Ids that are named where several may be meant."""
 
 
-class Side:
-    """The ids of one partner's records, looked up in every way they may have been meant."""
+class SimilarIds:
+    """The ids of records, looked up in every way in which an id without a record may have been meant."""
 
-    def __init__(self, column: str, ids: Set[str]) -> None:
-        self.column, self.ids = column, ids
+    def __init__(self, ids: Set[str], holder: str = "the input") -> None:
+        """`holder` is what has the records, for messages."""
+        self.ids, self._holder = ids, holder
 
-    def why_not(self, id_: str, other: Side | None) -> str:
-        """What to do about an id that is not here; `other` is the other column's side."""
+    def unseen(self, id_: str) -> str | None:
+        """What to do where the two differ by a character that nobody sees; None where they do not."""
         if (odd := _invisible(id_)) is not None and (seen := self._visible.get(_bare(id_))):
             return f"it holds an invisible character 0x{ord(odd):02x} that {_names(seen)} has not: remove it"
         hidden = [(seen, odd) for seen in self._visible.get(id_, ()) if (odd := _invisible(seen)) is not None]
         if hidden:
-            return f"the input's id holds an invisible character 0x{ord(hidden[0][1]):02x}: remove it there"
-        if other is not None and id_ in other.ids:
-            return f"it is a record of the other side: are {self.column} and {other.column} swapped?"
+            return f"{self._holder}'s id holds an invisible character 0x{ord(hidden[0][1]):02x}: remove it there"
+        return None
+
+    def written_otherwise(self, id_: str) -> str | None:
+        """What to do where the id stands there in another way of writing; None where nothing is like it."""
         if (fix := self._spelt(id_)) is not None:
             return fix
         for found, what in (
@@ -40,12 +45,17 @@ class Side:
             ([part for part in dict.fromkeys(id_.split("|")) if part in self.ids], "alone, without bars"),
             (self._versions.get(_VERSION.sub("", id_)), "of another version"),
             (self._numbers.get(id_.lstrip("0")) if id_.isdecimal() else None, "with other zeros before it"),
+            (self._marks.get(_MARKS.sub("_", id_)), "with other marks between letters and digits"),
         ):
             if found and len(found) > 1:
-                return f"the input has {_names(found)}: which is meant? write that one"
+                return f"{self._holder} has {_names(found)}: which is meant? write that one"
             if found:
-                return f"the input has {_names(found)}, the same {what}? write both alike"
-        return f"ids there look like {self.examples()}; add it or remove the pair"
+                return f"{self._holder} has {_names(found)}, the same {what}? write both alike"
+        return None
+
+    def why_not(self, id_: str) -> str | None:
+        """What to do about an id that is not here; None where nothing is like it."""
+        return self.unseen(id_) or self.written_otherwise(id_)
 
     def examples(self) -> str:
         """The first ids in order."""
@@ -54,16 +64,19 @@ class Side:
     def _spelt(self, id_: str) -> str | None:
         """What to write, where the id stands there with something around it, or in other code points."""
         if id_.startswith(">") and (word := next(iter(id_[1:].split()), "")) in self.ids:
-            return f"{_has(word)}write it without the '>' and what follows the first word of a FASTA header"
+            return f"{self._has(word)}write it without the '>' and what follows the first word of a FASTA header"
         if " " in id_ and (word := id_.split()[0]) in self.ids:
-            return f"{_has(word)}an id is the first word of a FASTA header; write that alone"
+            return f"{self._has(word)}an id is the first word of a FASTA header; write that alone"
         if (quoted := _QUOTES.fullmatch(id_)) and (bare := next(filter(None, quoted.groups()))) in self.ids:
-            return f"{_has(bare)}remove the quotes around it" + " and the '='" * id_.startswith("=")
+            return f"{self._has(bare)}remove the quotes around it" + " and the '='" * id_.startswith("=")
         if (number := _FLOAT.fullmatch(id_)) and number[1] in self.ids:
-            return f"{_has(number[1])}a float, as pandas makes of a column with gaps? write ids as text"
+            return f"{self._has(number[1])}a float, as pandas makes of a column with gaps? write ids as text"
         if same := self._composed.get(unicodedata.normalize("NFC", id_)):
-            return f"the input has {_names(same)}, the same in other code points (NFC and NFD): write both alike"
+            return f"{self._holder} has {_names(same)}, the same in other code points (NFC and NFD): write both alike"
         return None
+
+    def _has(self, id_: str) -> str:
+        return f"{self._holder} has '{printable(id_)}': "
 
     @cached_property
     def _order(self) -> list[str]:
@@ -99,12 +112,12 @@ class Side:
         return self._by(lambda id_: [id_.lstrip("0")] if id_.isdecimal() else [])
 
     @cached_property
+    def _marks(self) -> dict[str, list[str]]:
+        return self._by(lambda id_: [_MARKS.sub("_", id_)])
+
+    @cached_property
     def _composed(self) -> dict[str, list[str]]:
         return self._by(lambda id_: [unicodedata.normalize("NFC", id_)])
-
-
-def _has(id_: str) -> str:
-    return f"the input has '{printable(id_)}': "
 
 
 def _names(ids: list[str]) -> str:
