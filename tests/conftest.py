@@ -16,17 +16,15 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import pytest
-import torch
-from made_runs import QUICK, embedded_demo
 from zygote import ENTRY, TIMEOUT, Zygote
 
-from crossllm.cache import CacheWriter, Recipe, key_of
-from crossllm.pipeline.train import train
-from crossllm.pipeline.training.inputs import TrainOptions
+if TYPE_CHECKING:  # what is heavy is imported where it is used: the process that hands out the tests runs none
+    from crossllm.cache import Recipe
+    from crossllm.pipeline.training.inputs import TrainOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
@@ -36,8 +34,15 @@ os.environ["CROSSLLM_WEIGHTS"] = os.devnull + "/none"  # no test finds weights t
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's job in the background: its children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)
-numba.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """One thread each, in the processes that run tests."""
+    import numba
+    import torch
+
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -114,12 +119,16 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture
 def recipe() -> Recipe:
+    from crossllm.cache import Recipe
+
     return Recipe("rna", "profile", 1, 24, tokenizer="letters")
 
 
 @pytest.fixture
 def made_rows(rng: np.random.Generator) -> dict[bytes, np.ndarray]:
     """Random rows of 40 sequences, lengths 1 to 300."""
+    from crossllm.cache import key_of
+
     lengths = [1, 2, 300, *rng.integers(1, 200, 37).tolist()]
     return {
         key_of("rna", "ACGU" * (n + 1)): rng.normal(size=(length, 24)).astype(np.float16)
@@ -130,6 +139,8 @@ def made_rows(rng: np.random.Generator) -> dict[bytes, np.ndarray]:
 @pytest.fixture
 def made_cache(tmp_path: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray]) -> Path:
     """A cache of `made_rows` in several segments."""
+    from crossllm.cache import CacheWriter
+
     folder = tmp_path / "cache" / "made"
     with CacheWriter(folder, recipe, segment_bytes=64 << 10) as writer:
         for key, rows in made_rows.items():
@@ -140,11 +151,18 @@ def made_cache(tmp_path: Path, recipe: Recipe, made_rows: dict[bytes, np.ndarray
 @pytest.fixture(scope="session")
 def _demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made once, and only ever copied."""
+    from made_runs import embedded_demo
+
     return embedded_demo(tmp_path_factory.mktemp("made") / "demo", entities=30, pairs=160)
 
 
 @pytest.fixture(scope="session")
 def _trained(_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from made_runs import QUICK
+
+    from crossllm.pipeline.train import train
+    from crossllm.pipeline.training.inputs import TrainOptions
+
     folder = tmp_path_factory.mktemp("trained") / "demo"
     shutil.copytree(_demo, folder)
     train(TrainOptions(folder, QUICK, quiet=True))
@@ -154,10 +172,18 @@ def _trained(_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(tmp_path: Path, _demo: Path) -> TrainOptions:
     """A small embedded demo, to be trained on quickly."""
+    from made_runs import QUICK
+
+    from crossllm.pipeline.training.inputs import TrainOptions
+
     return TrainOptions(shutil.copytree(_demo, tmp_path / "demo"), QUICK, quiet=True)
 
 
 @pytest.fixture
 def trained(tmp_path: Path, _trained: Path) -> TrainOptions:
     """As `small`, and the run of it is finished, in its own folder `runs/demo`."""
+    from made_runs import QUICK
+
+    from crossllm.pipeline.training.inputs import TrainOptions
+
     return TrainOptions(shutil.copytree(_trained, tmp_path / "demo"), QUICK, quiet=True)

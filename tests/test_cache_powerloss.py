@@ -28,7 +28,7 @@ from crossllm.embed.run import run as run_module
 pytestmark = pytest.mark.slow
 
 CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
-STATES = 20_000 if CHAOS else 3_000
+STATES = 20_000 if CHAOS else 2_000
 """Of the protocol as it is, over all histories."""
 MUTANT_STATES = 1_000 if CHAOS else 200
 """Of each protocol with a step left out or changed; twice that where writers are interrupted at several places.
@@ -38,7 +38,7 @@ Outside `make chaos` the first that breaks a promise is enough."""
 @pytest.mark.parametrize("name", HISTORIES)
 def test_nothing_acknowledged_is_lost(memory: Path, rng: np.random.Generator, name: str) -> None:
     total: Counter[str] = Counter()
-    interrupted = places(name, 30 if CHAOS else 12, rng, memory)
+    interrupted = places(name, 30 if CHAOS else 10, rng, memory)
     for n in interrupted:
         history = record(memory, name, n)
         count = -(-STATES // len(HISTORIES) // len(interrupted))

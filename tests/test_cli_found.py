@@ -71,10 +71,12 @@ def test_sound_variables_of_numba_are_no_fault(monkeypatch: pytest.MonkeyPatch) 
     assert thread_problem() is None
 
 
+@pytest.mark.slow
 def test_a_backend_of_jupyter_and_odd_variables_of_tqdm_stop_no_run(tmp_path: Path) -> None:
-    folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
+    folder = embedded_demo(tmp_path / "demo", entities=16, pairs=60)
     command = [sys.executable, "-c", "from crossllm.pipeline.main import train; train()", "--cache", str(folder),
-               "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--tokens", "pooled"]  # fmt: skip
+               "--folds", "2", "--epochs", "1", "--d-model", "8", "--d-state", "4", "--tokens", "pooled",
+               "--scan", "reference"]  # fmt: skip
     odd = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "TQDM_MININTERVAL": "abc"}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | odd, timeout=200)
     assert done.returncode == 0, done.stderr

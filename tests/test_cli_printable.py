@@ -63,7 +63,7 @@ def test_a_path_in_a_result_is_printable(program: Program, tmp_path: Path) -> No
     embedded_demo(folder / "demo", entities=30, pairs=160)
     merged = folder / "merged"
     rna = ("run", "--modality", "rna", "--encoder", "profile", "--quiet")
-    quick = ("--folds", "2", "--epochs", "1", "--d-model", "8", "--quiet", "--baselines", "fast")
+    quick = ("--folds", "2", "--epochs", "1", "--d-model", "8", "--tokens", "pooled", "--quiet", "--baselines", "fast")
     export = ("--modality", "rna", "--format", "csv", "--cache", folder / "demo")
     for number, (name, *arguments) in enumerate(
         [
