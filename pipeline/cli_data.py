@@ -1,4 +1,4 @@
-"""`crossllm data import|split|leaks|demo`: parsing and printing only."""
+"""`crossllm data import|split|leaks|negatives|demo`: parsing and printing only."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flag
 if TYPE_CHECKING:
     from crossllm.pipeline.data.dataset import Dataset
     from crossllm.pipeline.data.labels import Task
+    from crossllm.pipeline.negatives.options import Match
     from crossllm.pipeline.splits.choosing import Split
     from crossllm.pipeline.training.config import TrainConfig
 
@@ -48,6 +49,11 @@ def data() -> None:
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
+@click.option(
+    "--all-positive",
+    is_flag=True,
+    help="Every row is a known interaction, and no column is one of labels: see `crossllm data negatives`.",
+)
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Keep only such rows; may be given several times.")
 @click.option(
     "--task",
@@ -81,6 +87,7 @@ def import_command(
     a_column: str,
     b_column: str,
     label_column: str,
+    all_positive: bool,
     where: tuple[str, ...],
     task: Task | None,
     positive: tuple[str, ...],
@@ -98,6 +105,8 @@ def import_command(
     if (pairs is None) == (table is None):
         both = "leave one of the two out" if pairs is not None else "give one of the two"
         raise InputError(f"--pairs: is the table of ids, --table one that holds the sequences itself; {both}")
+    if all_positive:
+        _check_all_positive(task, (positive, negative, missing), label_column)
     wheres = []
     for text in where:
         column, equals, value = as_text(text).partition("=")
@@ -109,7 +118,7 @@ def import_command(
         parse_side(b),
         pairs,
         cache_dir,
-        Columns(a_column, b_column, label_column),
+        Columns(a_column, b_column, None if all_positive else label_column),
         tuple(wheres),
         task,
         LabelNames(positive, negative, missing),
@@ -119,6 +128,15 @@ def import_command(
         update,
     )
     say(import_dataset(options))
+
+
+def _check_all_positive(task: Task | None, labels: tuple[tuple[str, ...], ...], label_column: str) -> None:
+    """Raise `InputError` where --all-positive stands beside a flag that says what labels mean."""
+    flags = ("--positive", "--negative", "--missing")
+    given = [flag for flag, values in zip(flags, labels, strict=True) if values]
+    given += ["--task regression"] * (task == "regression") + ["--label-column"] * (label_column != "label")
+    if given:
+        raise InputError(f"--all-positive: says that there are no labels, {given[0]} that there are; leave one out")
 
 
 @data.command("split")
@@ -180,3 +198,50 @@ def demo_command(cache_dir: Path, seed: int) -> None:
     from crossllm.pipeline.data.demo import write_demo
 
     say(write_demo(cache_dir, seed))
+
+
+@data.command("negatives")
+@click.option("--cache", "cache_dir", type=CachePath(), required=True, help="Dataset whose positives are taken.")
+@click.option("--out", type=CachePath(), required=True, help="Folder of the new dataset.")
+@click.option("--per-positive", type=int, default=1, show_default=True, help="Negatives for one positive.")
+@click.option(
+    "--match",
+    type=click.Choice(["degree", "none"]),
+    default="degree",
+    show_default=True,
+    help="degree: each id as often in negatives as in positives, in each part; none: uniformly random pairs.",
+)
+@click.option("--hard", is_flag=True, help="Draw relatives of positive partners, where there are any.")
+@click.option(
+    "--near",
+    type=float,
+    default=0.9,
+    show_default=True,
+    help="Leave out pairs whose two sequences both have this identity to those of a known positive.",
+)
+@click.option("--folds", type=int, default=None, help="Random parts of the positives.  [default: 5]")
+@click.option("--fold-column", default=None, help="Column that names the parts, in place of --folds.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="No progress.")
+def negatives_command(
+    cache_dir: Path,
+    out: Path,
+    per_positive: int,
+    match: Match,
+    hard: bool,
+    near: float,
+    folds: int | None,
+    fold_column: str | None,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Draw negatives for the positives of a dataset, and write both as a new one."""
+    from crossllm.pipeline.negatives.making import make_negatives
+    from crossllm.pipeline.negatives.options import NegativeOptions
+
+    if folds is not None and fold_column is not None:
+        raise InputError("--folds: makes the parts, --fold-column names them; leave one of the two out")
+    options = NegativeOptions(
+        cache_dir, out, per_positive, match, hard, near, 5 if folds is None else folds, fold_column, seed
+    )
+    say(*make_negatives(options, quiet=quiet))

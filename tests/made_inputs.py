@@ -30,6 +30,7 @@ def write_inputs(folder: Path) -> None:
     rows = [(a, b, rng.randrange(2), n % 4, "ath" if n % 8 else "gma")
             for n, (a, b) in enumerate((a, b) for a in rna for b in protein)]  # fmt: skip
     _table(folder / "pairs.tsv", "\t", ("a_id", "b_id", "label", "fold", "species"), rows)
+    _table(folder / "known.tsv", "\t", ("a_id", "b_id"), [(f"r{n % 8}", f"p{(n * 3 + n // 8) % 8}") for n in range(16)])
     mirna, lncrna = _sequences(rng, "mi", "ACGU", 4), _sequences(rng, "lnc", "ACGU", 4)
     _fasta(folder / "mirna.fasta", mirna)
     _fasta(folder / "lncrna.fasta", lncrna)

@@ -21,7 +21,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline": (
         "main", "cli", "cli_ablate cli_compare cli_data cli_train", "cli_split_flags", "experiments", "train",
-        "reporting use", "baselines", "training", "evaluation features", "splits", "similarity", "data",
+        "reporting use", "baselines", "training", "evaluation features negatives", "splits", "similarity",
+        "data",
     ),
 }  # fmt: skip
 """Package → its files and folders from the top floor down; those of one entry are neighbours.

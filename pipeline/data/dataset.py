@@ -109,6 +109,7 @@ def write_dataset(
     extra_columns: tuple[str, ...],
     source: dict[str, Any],
     update: bool = False,
+    embeddings: str | None = None,
 ) -> list[str] | None:
     """Write a dataset into a cache folder; `dataset.toml` comes last, so that a folder with one is complete.
 
@@ -118,6 +119,7 @@ def write_dataset(
         source: where the data comes from, for people: kept as written under `[source]`.
         update: the folder may hold a dataset that this one takes the place of.  Killed in the middle, the same again
             makes it whole.
+        embeddings: the folder, seen from `cache_dir`, whose embeddings a new dataset takes; None: its own.
 
     Returns:
         What an update changed, in words; None where there was nothing to update.
@@ -138,6 +140,7 @@ def write_dataset(
     }
     files["pairs.tsv"] = table.getvalue().encode()
     head: dict[str, Any] = {
+        **({} if embeddings is None else {"embeddings": embeddings}),
         "format": FORMAT,
         "name": name,
         "task": task,
@@ -153,7 +156,8 @@ def write_dataset(
         if other or (held.get("sha256") != head["sha256"] and not update):
             ways = "use another --cache" if other else "add to it with --update, or use another --cache"
             raise Conflict(f"{cache_dir}: already holds another dataset; {ways}")
-        head = {name: held[name] for name in _KEPT if name in held} | head | {"name": held["name"]}
+        kept = {name: held[name] for name in _KEPT if name in held}
+        head = kept | head | kept | {"name": held["name"]}
         if update:
             refuse_removed(cache_dir, records)
             texts = {p.label: _label_text(p.label, task) for p in pairs}

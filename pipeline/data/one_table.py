@@ -69,7 +69,7 @@ class _Column:
 def read_one_table(
     path: Path,
     sides: tuple[tuple[str, str], tuple[str, str]],
-    label: str,
+    label: str | None,
     where: tuple[Where, ...],
     task: Task | None,
     names: LabelNames,
@@ -81,7 +81,7 @@ def read_one_table(
     Args:
         path: TSV or CSV with a header line.
         sides: modality and column of each partner.
-        label: column of the labels.
+        label: column of the labels; None: every row is a positive.
         where, task, names, on_bad: as of `read_pairs`.
         reading: whether proteins of nucleotides alone are meant.
 

@@ -25,11 +25,17 @@ _HEADER_ABOVE = r"(printf 'a_id\tb_id\tlabel\n'; cat FILE) > NEW"
 
 
 class Columns(NamedTuple):
-    """Names of the three columns that every pairs table has."""
+    """Names of the three columns that a pairs table has."""
 
     a: str = "a_id"
     b: str = "b_id"
-    label: str = "label"
+    label: str | None = "label"
+    """None: there is none, and every row is a positive."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return (self.a, self.b) if self.label is None else (self.a, self.b, self.label)
 
 
 class Pair(NamedTuple):
@@ -122,7 +128,10 @@ def read_pairs(
     if len(set(header)) != len(header):
         raise InputError(f"{path}:{table.line}: a column name stands twice in the header; rename one")
     wanted = _positions(path, table, columns, where)
-    extra = [i for i in range(len(header)) if i not in wanted[:3]]
+    own, asked = wanted[: len(columns.named)], wanted[len(columns.named) :]
+    extra = [i for i in range(len(header)) if i not in own]
+    if columns.label is None and "label" in (header[i] for i in extra):
+        raise InputError(f"{path}:{table.line}: has a column label; leave --all-positive out, or rename the column")
     if clash := [header[i] for i in extra if header[i] in RESERVED]:
         flag = dict(zip(RESERVED, ("--a-column", "--b-column", "--label-column"), strict=True))[clash[0]]
         raise InputError(
@@ -141,10 +150,10 @@ def read_pairs(
         if row == header:
             problems.append(Problem(path, line, "the header once more; were two files joined? remove the line"))
             continue
-        if any(row[at] != w.value for at, w in zip(wanted[3:], where, strict=True)):
+        if any(row[at] != w.value for at, w in zip(asked, where, strict=True)):
             notes["left out by --where"] += 1
             continue
-        a_id, b_id, label = (row[i] for i in wanted[:3])
+        a_id, b_id, label = (*(row[i] for i in own), "1")[:3]
         if labels.is_missing(label):
             notes["label not measured (--missing), left out"] += 1
             continue
@@ -196,7 +205,7 @@ def _nothing_left(path: Path, problems: list[Problem], notes: Counter[str], wher
 
 def _positions(path: Path, table: TextTable, columns: Columns, where: tuple[Where, ...]) -> list[int]:
     """Where the id and label columns and those of `where` stand."""
-    header, names = table.header, (*columns, *(w.column for w in where))
+    header, names = table.header, (*columns.named, *(w.column for w in where))
     missing = [name for name in names if name not in header]
     if missing:
         raise InputError(f"{path}:{table.line}: {_no_column(header, missing)}")
@@ -215,7 +224,8 @@ def _no_column(header: list[str], missing: list[str]) -> str:
     alike = {name.casefold(): name for name in header}
     if close := [alike[name.casefold()] for name in missing if name.casefold() in alike]:
         return f"{no}; '{printable(close[0])}' differs in case: name it by --a-column, --b-column, --label-column"
-    return f"{no}; write a header line or name the columns by --a-column, --b-column, --label-column"
+    positives = "; where every row is a known interaction, say --all-positive" if missing == ["label"] else ""
+    return f"{no}; write a header line or name the columns by --a-column, --b-column, --label-column{positives}"
 
 
 def _merge(

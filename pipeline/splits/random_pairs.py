@@ -22,6 +22,7 @@ def random_folds(dataset: Dataset, count: int, seed: int) -> Folds:
         raise InputError(
             f"--folds {count}: {len(first)} distinct sequence pairs{positive}; 2 or more folds with at least one pair "
             f"of each label, and {MIN_GROUPS} pairs more than folds, are needed"
+            + ("; `crossllm data negatives` draws negatives" if one_class and dataset.labels.all() else "")
         )
     fold = np.empty(len(first), np.int64)
     kind = StratifiedKFold if dataset.task == "classification" else KFold
