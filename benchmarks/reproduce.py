@@ -91,7 +91,7 @@ ROWS = [
 ]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
@@ -99,8 +99,9 @@ def main() -> None:
     for modality in TRIOS["paper"]:
         parser.add_argument(f"--{modality}", metavar="ENCODER[=WEIGHTS]", help="in place of the trio's")
     parser.add_argument("--only", nargs="*", metavar="SET", choices=SETS, help="these sets alone")
+    parser.add_argument("--rows", nargs="*", metavar="NAME", help="these rows alone: given, cluster, ath→mtr, …")
     parser.add_argument("--train", default="", metavar="FLAGS", help="further flags of every `train`")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     encoders = {modality: getattr(asked, modality) or name for modality, name in TRIOS[asked.trio].items()}
     done = []
     for name in asked.only or SETS:
@@ -108,7 +109,7 @@ def main() -> None:
             print(f"{name}: not in {asked.data}; left out", file=sys.stderr)
             continue
         cache = prepared(name, asked.data, asked.work, encoders)
-        for row in (row for row in ROWS if row.dataset == name):
+        for row in (row for row in ROWS if row.dataset == name and (not asked.rows or row.name in asked.rows)):
             done.append((row, trained(row, cache, asked.work, shlex.split(asked.train))))
             (asked.work / "results.md").write_text(table(done))
     print(table(done))

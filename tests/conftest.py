@@ -61,6 +61,21 @@ def real_data() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session")
+def rpi1460_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RPI1460 as a dataset; its alignment is made once for all test processes."""
+    from made_baselines import imported
+
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}")
+    folder = imported(DATA / "rpi1460", ("rna", "protein"), tmp_path_factory.mktemp("real") / "rpi1460")
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "similarity-of-rpi1460"
+    shared.mkdir(exist_ok=True)
+    (folder / "similarity").symlink_to(shared)
+    return folder
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A generator whose seed is printed; `CROSSLLM_TEST_SEED` sets another."""

@@ -28,10 +28,9 @@ def imported(source: Path, sides: tuple[str, str], folder: Path) -> Path:
     return folder
 
 
-def material_of(folder: Path, dataset: Dataset, readers: Any = (None, None)) -> Material:
-    """Without readers for baselines that need no rows; of a made dataset its maker plants the similarities."""
-    on_disk = (folder / "dataset.toml").exists()
-    similarities: Any = similarities_of(dataset, SplitOptions(), folder, quiet=True) if on_disk else None
+def material_of(folder: Path, dataset: Dataset, readers: Any = (None, None), *, aligned: bool = False) -> Material:
+    """Without readers for baselines that need no rows; not aligned, for those that need no similarities."""
+    similarities: Any = similarities_of(dataset, SplitOptions(), folder, quiet=True) if aligned else None
     return Material(dataset, folder, readers, 1, QUICK, torch.device("cpu"), similarities, quiet=True)
 
 

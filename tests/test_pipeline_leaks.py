@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_splits import made_dataset
 
-from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.data.dataset import Dataset, load_dataset
 from crossllm.pipeline.evaluation.leak_lines import leak_lines
 from crossllm.pipeline.reporting.leaks import find_leaks
 from crossllm.pipeline.splits.choosing import choose_folds, similarities_of
@@ -81,17 +81,11 @@ def test_labels_that_follow_a_partner_show_in_the_counts(tmp_path: Path, rng: np
 
 
 @pytest.mark.slow
-def test_rpi1460_as_measured_independently(real_data: Path, tmp_path: Path) -> None:
+def test_rpi1460_as_measured_independently(rpi1460_cache: Path) -> None:
     """../shared/BASELINES.md: given folds C1 92.6 and C2 7.4 % by sequence, 98.6 and 1.4 % by cluster, 82.0 % of the
     test pairs have a training pair of their two clusters; every test RNA and 96.1 % of the proteins stand in training.
     """
-    from crossllm.pipeline.data.dataset import load_dataset
-    from crossllm.pipeline.data.importing import ImportOptions, import_dataset, parse_side
-
-    folder, cache = real_data / "rpi1460", tmp_path / "cache"
-    sides = parse_side(f"rna={folder}/rna.fasta"), parse_side(f"protein={folder}/protein.fasta")
-    import_dataset(ImportOptions(*sides, folder / "pairs.tsv", cache))
-    found = by_kind(load_dataset(cache)[0], "given", cache)
+    found = by_kind(load_dataset(rpi1460_cache)[0], "given", rpi1460_cache)
     share = {name: round(100 * value, 1) for name, value in found["by_sequence"].items()}
     assert share == {"C1": 92.6, "C2a": 0.0, "C2b": 7.4, "C3": 0.0}
     share = {name: round(100 * value, 1) for name, value in found["by_cluster"].items()}

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_baselines import imported
 from made_splits import made_dataset
 
-from crossllm.pipeline.data.importing import ImportOptions, import_dataset, parse_side
+from crossllm.pipeline.data.dataset import load_dataset
 from crossllm.pipeline.similarity import similarity as room
 from crossllm.pipeline.similarity.alignment import SCORING, align_all
 from crossllm.pipeline.similarity.hits import Hits
 from crossllm.pipeline.similarity.molecules import groups, tanimoto_all
-from crossllm.pipeline.similarity.rules import Rule, default_rule
+from crossllm.pipeline.similarity.rules import default_rule
 from crossllm.pipeline.similarity.similarity import similarity_of
 
 LETTERS = {"rna": "ACGU", "protein": "ACDEFGHIKLMNPQRSTVWY"}
@@ -164,26 +165,19 @@ SIDES = (("a", "rna"), ("b", "protein"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "other", "clusters"), [("rpi1460", "protein.fasta", (22, 197)), ("rsim", "molecules.smi", (164, 704))]
-)
-def test_the_real_sets_have_so_many_clusters(
-    name: str, other: str, clusters: tuple[int, int], real_data: Path, tmp_path: Path
-) -> None:
-    """As measured independently for RPI1460 (../shared/BASELINES.md), and R-SIM's 742 keys of 704 skeletons."""
-    folder = real_data / name
-    kind = other.split(".")[0].removesuffix("s")
-    sides = parse_side(f"rna={folder}/rna.fasta"), parse_side(f"{kind}={folder}/{other}")
-    import_dataset(ImportOptions(*sides, folder / "pairs.tsv", tmp_path / "c", on_bad="skip"))
-    dataset = room_dataset(tmp_path / "c")
-    found = [
-        similarity_of(dataset, side, tmp_path / "c", Rule(m, default_rule(m).identity), quiet=True)
-        for side, m in (("a", "rna"), ("b", kind))
-    ]
-    assert tuple(int(s.component.max()) + 1 for s in found) == clusters
+def test_rpi1460_has_so_many_clusters(rpi1460_cache: Path) -> None:
+    """As measured independently (../shared/BASELINES.md)."""
+    assert clusters_of(rpi1460_cache, ("rna", "protein")) == [22, 197]
 
 
-def room_dataset(cache: Path):  # type: ignore[no-untyped-def]
-    from crossllm.pipeline.data.dataset import load_dataset
+@pytest.mark.slow
+def test_molecules_of_rsim_are_so_many_structures(real_data: Path, tmp_path: Path) -> None:
+    folder = imported(real_data / "rsim", ("rna", "molecule"), tmp_path / "rsim")
+    assert clusters_of(folder, ("rna", "molecule"))[1] == 704
 
-    return load_dataset(cache)[0]
+
+def clusters_of(cache: Path, modalities: tuple[str, str]) -> list[int]:
+    dataset, _ = load_dataset(cache)
+    sides = zip("ab", modalities, strict=True)
+    found = [similarity_of(dataset, side, cache, default_rule(modality), quiet=True) for side, modality in sides]
+    return [int(similarity.component.max()) + 1 for similarity in found]

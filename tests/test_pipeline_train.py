@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from made_runs import QUICK, embedded_demo, rows
 from safetensors.torch import load_file
 from sklearn import metrics as sk
 
-from crossllm.cache import InputError
+from crossllm.cache import CacheReader, InputError
+from crossllm.cache.store.reader import Packed as StoredRows
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.pipeline.baselines.material import Material
+from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.splits.choosing import choose_folds
@@ -141,6 +145,47 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
     assert mcc >= 0.8
 
 
+class ShuffledRows:
+    """A reader that gives each sequence the rows of another one, always the same."""
+
+    def __init__(self, reader: CacheReader, keys: list[bytes], rng: np.random.Generator) -> None:
+        self.folder, self.recipe, self._reader = reader.folder, reader.recipe, reader
+        distinct = sorted(set(keys))
+        self._other = dict(zip(distinct, [distinct[n] for n in rng.permutation(len(distinct))], strict=True))
+
+    def __getitem__(self, key: bytes) -> np.ndarray:
+        return self._reader[self._other[key]]
+
+    def length(self, key: bytes) -> int:
+        return self._reader.length(self._other[key])
+
+    def gather(self, keys: Sequence[bytes]) -> StoredRows:
+        return self._reader.gather([self._other[key] for key in keys])
+
+    def prefetch(self, keys: Iterable[bytes]) -> None:
+        self._reader.prefetch(self._other[key] for key in keys)
+
+
+def test_with_one_sides_rows_shuffled_the_model_falls_to_one_partner(tmp_path: Path, rng: np.random.Generator) -> None:
+    """What it reads of the proteins is then of others: it knows no more than the RNA tells alone."""
+    config = TrainConfig(folds=3, epochs=5, lr=3e-3, model=ModelConfig(standardise=False))
+    inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
+    parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
+    shuffled = ShuffledRows(inputs.readers[1], inputs.dataset.b_keys, rng)
+    batches = PairBatches.of_dataset(inputs.dataset, (inputs.readers[0], shuffled), inputs.window)
+    result = fit_fold(batches, parts, config, fold_seed(config.seed, 0), torch.device("cpu"), lambda _epoch: None)
+    label = inputs.dataset.labels[parts.test]
+    material = Material(
+        inputs.dataset, tmp_path / "demo", inputs.readers, inputs.window, config, torch.device("cpu"),
+        inputs.similarities, quiet=True,
+    )  # fmt: skip
+    alone = BASELINES["classification"]["one_partner_a"](material, parts, 0)
+    model, baseline = (sk.roc_auc_score(label, score) for score in (result.score, alone.score))
+    print(f"AUROC: the model {model:.3f}, one_partner_a {baseline:.3f}")
+    assert abs(model - baseline) < 0.08
+    assert model < 0.6
+
+
 def test_a_split_that_cannot_be_cut_leaves_no_run_folder(small: TrainOptions) -> None:
     with pytest.raises(InputError):
         train(dataclasses.replace(small, config=dataclasses.replace(QUICK, split="given")))
@@ -191,6 +236,7 @@ def test_the_loss_trace_is_the_recorded_one(small: TrainOptions) -> None:
 def test_train_loads_no_encoder_and_no_foreign_library(small: TrainOptions) -> None:
     code = f"""
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from crossllm.model.interaction import ModelConfig
 from crossllm.pipeline.training.config import TrainConfig
