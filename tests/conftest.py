@@ -45,6 +45,13 @@ def pytest_collection_finish() -> None:
     numba.set_num_threads(1)
 
 
+def pytest_runtest_setup() -> None:
+    """And one thread still, whatever the test before left behind: another number changes the last bits of a run."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs programs, kills them or has a made dataset to train on is slow, whether its test says so or not."""
     slow = {"fresh_program", "programs", "zygote", "_demo", "affinities"}

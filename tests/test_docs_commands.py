@@ -111,7 +111,7 @@ def _check_make(block: Block) -> None:
         "embed run --input rna.fasta",
         "crossllm cache verify --cache cache/mine --data-subset half",
         "crossllm cache info --data",
-        "train --cache cache/mine --resume yes",
+        "train --cache cache/mine --resumed",
         "trian --cache cache/mine",
     ],
 )

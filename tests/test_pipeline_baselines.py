@@ -33,7 +33,7 @@ class Rows:
     """Stands in for a reader."""
 
     def __init__(self, rows: dict[bytes, np.ndarray], modality: str = "rna") -> None:
-        self._rows = rows
+        self._rows, self.folder = rows, Path("made")
         self.recipe = Recipe(modality, "profile", 1, next(iter(rows.values())).shape[1], tokenizer="letters")
 
     def __getitem__(self, key: bytes) -> np.ndarray:

@@ -26,6 +26,7 @@ def trees(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.ndarr
     kind = ExtraTreesClassifier if task == "classification" else ExtraTreesRegressor
     forest = kind(TREES, max_features="sqrt", n_jobs=torch.get_num_threads(), random_state=seed)
     forest.fit(_joined(material, fitted), labels[fitted])
+    forest.n_jobs = 1  # threads add their votes in the order in which they end: another last bit each time
     found = np.empty(len(asked))
     for start in range(0, len(asked), AT_ONCE):
         rows = _joined(material, asked[start : start + AT_ONCE])

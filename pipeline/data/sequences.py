@@ -23,7 +23,7 @@ def read_sequences(cache_dir: Path, modality: str) -> dict[bytes, str]:
         CacheCorrupt: the file is not as it was imported.
     """
     path = cache_dir / INPUT_NAMES[modality]
-    head = tomllib.loads((cache_dir / "dataset.toml").read_text())
+    head = tomllib.loads((cache_dir / "dataset.toml").read_text(encoding="utf-8"))
     try:
         data = read_bytes(path, _MAX_BYTES)
     except FileNotFoundError:

@@ -155,7 +155,8 @@ def _split(metrics: dict[str, Any]) -> str:
         return "a fixed split"
     blocks = "blocks of the grid" if metrics.get("blocks") == "all" else "folds"
     how = SPLITS[metrics["split"]].format(folds=metrics["folds"], blocks=blocks)
-    return how if metrics["tested"] == metrics["pairs"] else f"{how}, {metrics['tested']} pairs tested"
+    tested = metrics.get("tested", metrics["pairs"])
+    return how if tested == metrics["pairs"] else f"{how}, {tested} pairs tested"
 
 
 def _head(shown: tuple[str, ...]) -> list[str]:

@@ -29,7 +29,7 @@ def search_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: 
     with tempfile.TemporaryDirectory(prefix="crossllm-mmseqs-") as folder:
         fasta, table = Path(folder, "all.fasta"), Path(folder, "hits.tsv")
         letters = (s.replace("U", "T") if modality == "rna" else s for s in sequences)
-        fasta.write_text("".join(f">{n}\n{sequence}\n" for n, sequence in enumerate(letters)))
+        fasta.write_text("".join(f">{n}\n{sequence}\n" for n, sequence in enumerate(letters)), encoding="ascii")
         kind = ["--search-type", "3", "--strand", "1"] if modality == "rna" else ["-s", str(SENSITIVITY)]
         command = [
             _binary(), "easy-search", str(fasta), str(fasta), str(table), str(Path(folder, "work")), *kind,
@@ -37,12 +37,12 @@ def search_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: 
             "--cov-mode", "0", "-e", str(E_VALUE), "--max-seqs", str(len(sequences)), "-v", "1",
         ]  # fmt: skip
         with announced(f"note: MMseqs2 compares {len(sequences):,} {modality} sequences", quiet):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             said = printable(" ".join((done.stderr or done.stdout).split()) or f"exit {done.returncode}", 300)
             raise InputError(f"MMseqs2 could not compare {len(sequences):,} {modality} sequences: {said}")
         best: dict[tuple[int, int], float] = {}
-        for line in table.read_text().splitlines():
+        for line in table.read_text(encoding="ascii").splitlines():
             query, target, identity = line.split("\t")
             pair = min(int(query), int(target)), max(int(query), int(target))
             if pair[0] != pair[1]:

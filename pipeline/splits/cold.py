@@ -6,16 +6,13 @@ and `cluster`, where no relative of them is seen either).
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.model_selection import StratifiedGroupKFold
 
 from crossllm.cache.errors import InputError
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.splits.folds import Cut, Folds
-from crossllm.pipeline.splits.parts import strata
+from crossllm.pipeline.splits.parts import held_out, strata
 
 
 def cold_one(dataset: Dataset, side: str, count: int, seed: int) -> Folds:
@@ -108,16 +105,13 @@ def _parts(groups: np.ndarray, of_pair: np.ndarray, count: int, seed: int, what:
     if held < count:
         raise InputError(f"{what} --folds {count}: a side has only {held} {things}; take fewer --folds")
     part = np.empty(len(groups), np.int64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # a rare class is in few groups
-        try:
-            cutter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-            for number, (_, test) in enumerate(cutter.split(groups, of_pair, groups)):
-                part[test] = number
-        except ValueError:
-            raise InputError(
-                f"{what} --folds {count}: {len(groups)} pairs are too few for so many folds; take fewer --folds"
-            ) from None
+    try:
+        for number, test in enumerate(held_out(groups, of_pair, count, seed)):
+            part[test] = number
+    except ValueError:
+        raise InputError(
+            f"{what} --folds {count}: {len(groups)} pairs are too few for so many folds; take fewer --folds"
+        ) from None
     return part
 
 

@@ -5,6 +5,8 @@ What chooses epoch and threshold then has seen no more than the test part will.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +46,16 @@ def strata(dataset: Dataset) -> np.ndarray:
     return np.searchsorted(edges, dataset.labels, side="right")
 
 
+def held_out(groups: np.ndarray, of_pair: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
+    """`count` times the places of some whole groups, which are all of them in the end, strata spread alike."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # a rare class is in few groups
+        yield from (
+            held
+            for _, held in StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(groups, of_pair, groups)
+        )
+
+
 def cut_parts(dataset: Dataset, folds: Folds, number: int, validation: float, seed: int) -> Parts:
     """Test fold `number`; what may be trained on cut again, into a training and a validation part.
 
@@ -80,8 +92,7 @@ def _of_groups(dataset: Dataset, cut: Cut, rest: np.ndarray, validation: float, 
     of_pair = strata(dataset)[rest]
     count = min(max(2, round(1 / validation)), len(np.unique(groups)), int(np.bincount(of_pair).max()))
     if count >= 2:
-        cutter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-        for _, held in cutter.split(rest, of_pair, groups):
+        for held in held_out(groups, of_pair, count, seed):
             chosen = np.isin(groups, groups[held])
             if cut.one_modality:
                 chosen |= np.isin(sides[0][0], groups[held]) | np.isin(sides[1][0], groups[held])

@@ -97,7 +97,10 @@ def _check_digest(path: Path) -> None:
     beside = path.with_name(path.name + ".sha256")
     if not beside.exists():
         return
-    expected, got = beside.read_text().split()[:1], hashlib.sha256(path.read_bytes()).hexdigest()
+    expected, got = (
+        beside.read_text(encoding="utf-8", errors="replace").split()[:1],
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
     if expected != [got]:
         raise CacheCorrupt(f"{path}: has SHA-256 {got[:16]}…, {beside.name} says otherwise; remove that file if the "
                            "split was changed on purpose")  # fmt: skip
