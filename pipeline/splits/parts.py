@@ -80,8 +80,10 @@ def cut_parts(dataset: Dataset, folds: Folds, number: int, validation: float, se
         return Parts(rest[~chosen], rest[chosen], test)
     groups, first = np.unique(dataset.sequence_pairs()[rest], return_index=True)
     size = max(2, round(validation * len(groups)))
-    _, held_out = train_test_split(groups, test_size=size, stratify=classes_of(dataset, rest[first]), random_state=seed)
-    chosen = np.isin(dataset.sequence_pairs()[rest], held_out)
+    _, validation_groups = train_test_split(
+        groups, test_size=size, stratify=classes_of(dataset, rest[first]), random_state=seed
+    )
+    chosen = np.isin(dataset.sequence_pairs()[rest], validation_groups)
     return Parts(rest[~chosen], rest[chosen], test)
 
 
