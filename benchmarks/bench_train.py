@@ -41,7 +41,7 @@ from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.memory import keep_freed_memory
-from crossllm.pipeline.training.prefetch import Waiting
+from crossllm.pipeline.training.prefetch import WaitTime
 from crossllm.pipeline.training.sampler import Bounds, shuffled_batches
 
 WIDTH = 1280
@@ -218,7 +218,7 @@ def print_epoch(
 
 def epoch_waiting(model: InteractionModel, batches: PairBatches, parts: list[np.ndarray]) -> float:
     """Share of the time of these steps in which the next batch was not ready."""
-    batches.waiting = Waiting()
+    batches.waiting = WaitTime()
     optimiser = torch.optim.AdamW(model.parameters(), 1e-5)
     for batch in batches.stream(parts):
         step(model, [batch], optimiser)

@@ -60,7 +60,7 @@ def test_trees_of_rpi1460(rpi1460: Material) -> None:
 
 @pytest.mark.parametrize("name", ["id_only", "id_only_sequence", "one_number", "relatives", "nearest", "trees"])
 def test_permuted_labels_are_told_by_nothing(rpi1460: Material, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(trees, "TREES", 25)
+    monkeypatch.setattr(trees, "TREES", 8)
     found = []
     for seed in range(5):
         labels = np.random.default_rng(seed).permutation(rpi1460.dataset.labels)
@@ -75,15 +75,18 @@ def cut(material: Material, split: str, blocks: str = "diagonal", **other: str) 
     return [cut_parts(material.dataset, folds, n, 0.15, 0) for n in range(len(folds.names))]
 
 
-def test_with_both_sides_unseen_by_cluster_trees_have_nothing_left(rpi1460: Material) -> None:
-    """All 25 blocks, so that every pair is tested: AUROC 0.49 where the given folds say 0.90."""
+def test_with_both_sides_unseen_by_cluster_trees_have_nothing_left(
+    rpi1460: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All 25 blocks, so that every pair is tested: AUROC 0.49 where the given folds say 0.90 (a fifth of the trees)."""
+    monkeypatch.setattr(trees, "TREES", 40)
     found = score(rpi1460, "trees", cut(rpi1460, "cluster", "all"))
     assert found["auroc"].mean == pytest.approx(0.49, abs=0.03)
 
 
 @pytest.mark.parametrize("split", ["random", "cold-a", "cold-b", "cold-both", "cluster", "given"])
 def test_permuted_labels_are_told_in_no_split(rpi1460: Material, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
-    monkeypatch.setattr(trees, "TREES", 25)
+    monkeypatch.setattr(trees, "TREES", 8)
     found = []
     for seed in range(5):
         labels = np.random.default_rng(seed).permutation(rpi1460.dataset.labels)
