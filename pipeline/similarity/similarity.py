@@ -24,7 +24,7 @@ from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.sequences import read_sequences
 from crossllm.pipeline.similarity.alignment import SCORING, align_all
 from crossllm.pipeline.similarity.hits import Hits
-from crossllm.pipeline.similarity.mmseqs import SENSITIVITY, search_all
+from crossllm.pipeline.similarity.mmseqs import RNA_KMER, SENSITIVITY, search_all
 from crossllm.pipeline.similarity.molecules import groups, tanimoto_all
 from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE, EXACT_SEQUENCES, FLOOR, SHORT, Rule
 
@@ -81,7 +81,7 @@ def similarity_of(dataset: Dataset, side: str, cache_dir: Path, rule: Rule, *, q
         how = f"exact {SCORING[rule.modality]} {terms}"
         hits = kept.hits(how, lambda sequences: align_all(sequences, rule.modality, floor, quiet=quiet))
         return Similarity(distinct, hits.components(rule.identity), hits.matrix(), rule, "exact alignment")
-    how = f"mmseqs {SENSITIVITY} exact {SHORT} {SCORING[rule.modality]} {terms}"
+    how = f"mmseqs {SENSITIVITY} {RNA_KMER} exact {SHORT} {SCORING[rule.modality]} {terms}"
     hits = kept.hits(how, lambda sequences: _searched(sequences, rule.modality, floor, quiet))
     return Similarity(distinct, hits.components(rule.identity), hits.matrix(), rule, "MMseqs2, which misses some")
 
