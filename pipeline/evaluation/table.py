@@ -39,6 +39,8 @@ COMPARED: dict[Task, dict[str, int]] = {
 
 Not MCC alone: a threshold that was chosen on few pairs makes a perfect order of pairs look poor.
 """
+REST = (9, 8, 7, 8)
+"""Columns of the metrics after the first; a metric that is below 0 leaves its interval's neighbours a blank."""
 WIDTH = 80
 """Columns of a terminal that nobody made wider."""
 
@@ -160,8 +162,8 @@ def _split(metrics: dict[str, Any]) -> str:
 
 
 def _head(shown: tuple[str, ...]) -> list[str]:
-    rest = "".join(f"{NAMES.get(name, name):>{9 if n < 1 else 8}}" for n, name in enumerate(shown[1:]))
-    heading = f"{'':16}{NAMES[shown[0]] + ' ± std':>15}{'95 % interval':>16}{rest}"
+    rest = "".join(f"{NAMES.get(name, name):>{width}}" for name, width in zip(shown[1:], REST, strict=True))
+    heading = f"{'':16}{NAMES[shown[0]] + ' ± std':>15}{'95 % interval':>17}{rest}"
     return [heading, "─" * WIDTH]
 
 
@@ -188,8 +190,8 @@ def _row(name: str, found: dict[str, Any], shown: tuple[str, ...]) -> str:
     low, high = first["ci95"]
     spread = f"{_number(first['mean'])} ± {_number(first['std'])}"
     interval = f"[{_number(low)}, {_number(high)}]"
-    rest = "".join(f"{_number(found[key]['mean']):>{9 if n < 1 else 8}}" for n, key in enumerate(shown[1:]))
-    return f"{name:16}{spread:>15}{interval:>16}{rest}"
+    rest = "".join(f"{_number(found[key]['mean']):>{width}}" for key, width in zip(shown[1:], REST, strict=True))
+    return f"{name:16}{spread:>15}{interval:>17}{rest}"
 
 
 def _number(value: float | None) -> str:
