@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SEEN = {"C1": "both seen", "C2a": "{a} unseen", "C2b": "{b} unseen", "C3": "both unseen"}
+SEEN = {"C1": "both seen", "C2a": "new {a}", "C2b": "new {b}", "C3": "both new"}
 """Class of a test pair → in words."""
 
 
@@ -16,11 +16,11 @@ def leak_lines(leaks: dict[str, Any]) -> list[str]:
     measure = "AUROC" if leaks["task"] == "classification" else "Spearman"
     return [
         f"by sequence: {_classes(leaks['by_sequence'], names)}",
-        f"by cluster: {_classes(leaks['by_cluster'], names)}; pair {leaks['same_cluster_pair']:.1%}",
+        f"by cluster: {_classes(leaks['by_cluster'], names)}",
         f"nearest {names[0]} {_bins(leaks['nearest_a'])}",
         f"nearest {names[1]} {_bins(leaks['nearest_b'])}",
-        f"same pair trained {leaks['same_sequence_pair']:.1%}; rows repeated {data['repeated']}, contradictory "
-        f"{data['contradictory']}",
+        f"same pair trained {leaks['same_sequence_pair']:.1%}, of their clusters {leaks['same_cluster_pair']:.1%}; rows "
+        f"repeated {data['repeated']}, contradictory {data['contradictory']}",
         f"counts alone: {measure} {_number(counts['by_id'])} by id, {_number(counts['by_sequence'])} by sequence",
     ]
 
