@@ -19,8 +19,8 @@ def leak_lines(leaks: dict[str, Any]) -> list[str]:
         f"by cluster: {_classes(leaks['by_cluster'], names)}",
         f"nearest {names[0]} {_bins(leaks['nearest_a'])}",
         f"nearest {names[1]} {_bins(leaks['nearest_b'])}",
-        f"same pair trained {leaks['same_sequence_pair']:.1%}, of their clusters {leaks['same_cluster_pair']:.1%}; rows "
-        f"repeated {data['repeated']}, contradictory {data['contradictory']}",
+        f"same pair trained {leaks['same_sequence_pair']:.1%}, of their clusters {leaks['same_cluster_pair']:.1%}; "
+        f"rows repeated {data['repeated']}, contradictory {data['contradictory']}",
         f"counts alone: {measure} {_number(counts['by_id'])} by id, {_number(counts['by_sequence'])} by sequence",
     ]
 
