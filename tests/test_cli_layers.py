@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "pipeline": (
         "main", "cli", "cli_ablate cli_compare cli_data cli_train", "cli_split_flags", "experiments", "train",
-        "reporting use", "baselines", "training", "evaluation features negatives", "splits", "similarity",
+        "reporting use", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
         "data",
     ),
 }  # fmt: skip

@@ -6,6 +6,7 @@ Shapes: S molecules.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,17 +25,33 @@ def morgan(smiles: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: this RDKit cannot read one.
     """
-    from rdkit import Chem, rdBase
-    from rdkit.Chem import rdFingerprintGenerator
+    from rdkit import rdBase
 
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
-    bits = np.zeros((len(smiles), BITS), np.uint8)
+    made, bits = generator(), np.zeros((len(smiles), BITS), np.uint8)
     with rdBase.BlockLogs():
         for number, text in enumerate(smiles):
-            if (molecule := Chem.MolFromSmiles(text)) is None:
-                raise InputError(
-                    f"molecule '{printable(text)}': this version of RDKit cannot read it, the one that imported it "
-                    "could; install that version, or import the dataset again with --on-bad skip"
-                )
-            bits[number] = generator.GetFingerprintAsNumPy(molecule)
+            bits[number] = made.GetFingerprintAsNumPy(molecule_of(text))
     return bits
+
+
+def generator() -> Any:
+    """RDKit's generator of these fingerprints."""
+    from rdkit.Chem import rdFingerprintGenerator
+
+    return rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+
+
+def molecule_of(smiles: str) -> Any:
+    """RDKit's molecule of a record's SMILES.
+
+    Raises:
+        InputError: this RDKit cannot read it.
+    """
+    from rdkit import Chem
+
+    if (molecule := Chem.MolFromSmiles(smiles)) is None:
+        raise InputError(
+            f"molecule '{printable(smiles)}': this version of RDKit cannot read it, the one that imported it "
+            "could; install that version, or import the dataset again with --on-bad skip"
+        )
+    return molecule

@@ -8,20 +8,18 @@ from typing import Any
 import numpy as np
 
 from crossllm.cache.console.progress import progress
+from crossllm.pipeline.features.fingerprints import generator, molecule_of
 from crossllm.pipeline.similarity.hits import Hits
 from crossllm.pipeline.similarity.rules import Molecules
-
-RADIUS, BITS = 2, 2048
-"""Of the Morgan fingerprints: ECFP4 (Rogers & Hahn, J Chem Inf Model 2010;50:742)."""
 
 
 def tanimoto_all(smiles: Sequence[str], floor: float, *, quiet: bool = False) -> Hits:
     """The pairs whose ECFP4 fingerprints have a Tanimoto similarity of at least `floor`."""
-    from rdkit import DataStructs
-    from rdkit.Chem import rdFingerprintGenerator
+    from rdkit import DataStructs, rdBase
 
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
-    prints = [generator.GetFingerprint(_molecule(text)) for text in smiles]
+    made = generator()
+    with rdBase.BlockLogs():
+        prints = [made.GetFingerprint(molecule_of(text)) for text in smiles]
     found = []
     for n in progress(range(1, len(prints)), len(prints) - 1, "comparing molecules", quiet):
         values = np.array(DataStructs.BulkTanimotoSimilarity(prints[n], prints[:n]))
@@ -36,12 +34,6 @@ def groups(smiles: Sequence[str], by: Molecules) -> np.ndarray:
     return np.array([numbers.setdefault(name(text), len(numbers)) for text in smiles], np.int64)
 
 
-def _molecule(smiles: str) -> Any:
-    from rdkit import Chem
-
-    return Chem.MolFromSmiles(smiles)
-
-
 def _parent_block(smiles: str) -> str:
     """The connectivity block of the parent's InChIKey: salts, protonation states and stereo twins share it.
 
@@ -54,7 +46,7 @@ def _parent_block(smiles: str) -> str:
     key_of: Any = inchi.MolToInchiKey
     with rdBase.BlockLogs():
         try:
-            parent = rdMolStandardize.FragmentParent(_molecule(smiles))
+            parent = rdMolStandardize.FragmentParent(molecule_of(smiles))
             parent = rdMolStandardize.Uncharger().uncharge(parent)
             return str(key_of(parent)).partition("-")[0] or smiles
         except (ValueError, RuntimeError):
@@ -66,4 +58,4 @@ def _scaffold(smiles: str) -> str:
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
     scaffold_of: Any = MurckoScaffold.MurckoScaffoldSmiles
-    return str(scaffold_of(mol=_molecule(smiles))) or smiles
+    return str(scaffold_of(mol=molecule_of(smiles))) or smiles
