@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, read_options
-from crossllm.cache.console.messages import say, say_notes
+from crossllm.cache.console.messages import note, say, say_notes
 from crossllm.cache.console.once import Group
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.paths import as_text
@@ -148,11 +148,19 @@ def _check_all_positive(task: Task | None, labels: tuple[tuple[str, ...], ...], 
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def split_command(cache_dir: Path, out: Path, on_bad: OnBad, quiet: bool, **flags: Any) -> None:
     """Cut a dataset's pairs into folds and write them as a file for train --split-file."""
+    from crossllm.pipeline.splits.parts import cut_parts
     from crossllm.pipeline.splits.split_file import write_split
 
-    _, _, (dataset, folds) = _split(cache_dir, on_bad, quiet, flags)
+    _, config, (dataset, folds) = _split(cache_dir, on_bad, quiet, flags)
     digest, tested = write_split(out, dataset, folds), int((folds.of_pair >= 0).sum())
-    say(f"{len(folds.names)} folds, {tested} of {len(dataset.labels)} pairs tested, split {digest[:16]} → {out}")
+    for number in range(len(folds.names)):
+        try:
+            cut_parts(dataset, folds, number, config.validation, config.seed)
+        except InputError as error:
+            note(f"note: train would refuse this split: {error}")
+            break
+    count = "1 fold" if len(folds.names) == 1 else f"{len(folds.names)} folds"
+    say(f"{count}, {tested} of {len(dataset.labels)} pairs tested, split {digest[:16]} → {out}")
 
 
 @data.command("leaks")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from crossllm.cache.cli_flags import PathName
+from crossllm.cache.errors import InputError, printable
 
 SPLIT_SETTINGS = {
     "split": (
@@ -49,8 +50,16 @@ def split_file_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def take_settings(flags: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, str | None]:
-    """The settings among parsed flags, taken out of them; a split file is a split."""
+    """The settings among parsed flags, taken out of them; a split file is a split.
+
+    Raises:
+        InputError: a split file beside another split.
+    """
     found: dict[str, str | None] = {name: flags.pop(name) for name in settings}
-    if flags["split_file"] is not None and found["split"] is None:
+    if flags["split_file"] is not None:
+        if found["split"] not in (None, "file"):
+            raise InputError(
+                f"--split-file: is a split, --split {printable(found['split'])} cuts another; leave one of the two out"
+            )
         found["split"] = "file"
     return found

@@ -81,7 +81,7 @@ recipe_option = click.option(
     "--baselines",
     default=None,
     metavar="NAME,…|fast|all|none",
-    help="Baselines beside the model; fast leaves out alignment, forest and network.  [default: all]",
+    help="Baselines beside the model; fast: those of ids and lengths alone.  [default: all]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option(

@@ -60,7 +60,7 @@ def train(options: TrainOptions) -> Run:
     scan = _backend(options.config.scan, torch.device(options.device))
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
-    names = chosen(options.baselines or "all", dataset.task)
+    names = chosen("all" if options.baselines is None else options.baselines, dataset.task)
     _check_protocol(config, inputs.folds)
     count = len(inputs.folds.names)
     parts = [cut_parts(dataset, inputs.folds, n, config.validation, config.seed) for n in range(count)]

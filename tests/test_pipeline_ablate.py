@@ -94,6 +94,12 @@ def test_a_combination_that_contradicts_itself_is_a_row_with_a_problem() -> None
         planned("seed=" + ",".join(map(str, range(101))), "epochs=" + ",".join(map(str, range(1, 11))))
 
 
+def test_a_split_from_a_file_is_refused_before_a_row_begins() -> None:
+    assert planned("split=random,file")[1].problem == "split file: rows take no --split-file; name another split"
+    with pytest.raises(InputError, match=r"the first row.*rows take no --split-file"):
+        planned("lr=0.1,0.2", sets=("split=file",))
+
+
 def test_the_name_of_a_row_is_one_of_a_file() -> None:
     plain, colon, path = planned("tokens=residue,window:2,../../x")[:2] + planned("fold_column=../../x")
     assert plain.name == "tokens=residue"
@@ -117,6 +123,20 @@ def options(_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AblationOp
 def whole(options: AblationOptions) -> Ablation:
     """Finished; only ever copied."""
     return ablate(options)
+
+
+@pytest.mark.slow
+def test_a_row_by_the_papers_protocol_is_called_optimistic(options: AblationOptions, tmp_path: Path) -> None:
+    grid = ["protocol=honest,paper"]
+    done = ablate(dataclasses.replace(options, grids=grid, out=tmp_path / "out", seeds=2, baselines="none"))
+    assert [row["optimistic"] for row in table(done.folder)] == ["no", "yes"]
+    text = ablation_table(done.report)
+    assert "protocol=paper (optimistic)" in text
+    assert "first row (optimistic)" not in text
+    assert "OPTIMISTIC (--protocol paper)" in text
+    assert "optimistic: protocol=paper" in (done.folder / "ablation.svg").read_text()
+    seeds = [(done.folder / "rows" / row["folder"] / "seeds.svg").read_text() for row in table(done.folder)]
+    assert ["model optimistic" in svg for svg in seeds] == [False, True]
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_a_run_against_itself_has_no_difference_and_p_1(rng: np.random.Generator
     for metric in found.metrics.values():
         assert (metric.difference, metric.ci95, metric.p) == (0, (0, 0), 1)
     assert (found.test.first_better, found.test.second_better, found.test.p) == (0, 0, 1)
-    assert found.remarks == []
+    assert found.remarks == ["the run is the reference itself"]
     assert found.pairs == 60
 
 
@@ -289,6 +290,11 @@ def test_the_plot_is_a_file_of_each_kind(rng: np.random.Generator, tmp_path: Pat
     assert comparison_plot(found, "pdf").startswith(b"%PDF")
     assert comparison_plot(found, "svg") == comparison_plot(found, "svg")
     assert b"95 % interval" in comparison_plot(found, "svg")
+    assert b"optimistic" not in comparison_plot(found, "svg")
+    paper = made_run(tmp_path / "paper", rows, optimistic=True)
+    svg = comparison_plot(compare([runs[0], paper]), "svg").decode()
+    assert re.search("optimistic: .*/paper", svg)
+    assert b"the reference (optimistic)" in comparison_plot(compare([paper, runs[0]]), "svg")
 
 
 def test_the_program_compares_real_runs(trained: TrainOptions, program: Program) -> None:

@@ -221,7 +221,7 @@ def test_a_fixed_split_is_fitted_chosen_and_scored_once(tmp_path: Path) -> None:
     named = rows(done.folder / "splits.tsv")
     assert [row["fold"] for row in named] == [part.lower() for part in PARTS]
     assert done.metrics["model"]["mcc"]["std"] is None
-    assert "fixed split" in table(done.metrics)
+    assert "a fixed split, 40 pairs tested" in table(done.metrics)
 
 
 def test_two_runs_are_never_at_work_in_one_folder(tmp_path: Path) -> None:

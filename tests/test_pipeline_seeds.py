@@ -75,6 +75,15 @@ def test_the_table_says_what_is_over_folds_and_what_over_seeds(repeated: TrainOp
     assert f"{metrics['model']['mcc']['std_over_seeds']:.3f}" in text
 
 
+def test_a_number_of_several_seeds_is_called_optimistic(repeated: TrainOptions) -> None:
+    metrics = json.loads((out_of(repeated) / "metrics.json").read_text())
+    assert "optimistic" not in seeds_table(metrics).lower()
+    text = seeds_table(metrics | {"optimistic": True})
+    assert "model optimistic" in text
+    assert "OPTIMISTIC (--protocol paper)" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
 def test_a_metric_undefined_in_a_seed_is_left_out_of_the_mean_and_named() -> None:
     def run(seed: int, mean: float | None) -> dict[str, Any]:
         one = {"mcc": {"mean": mean, "std": None, "ci95": [None, None], "per_fold": [mean]}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -140,10 +141,23 @@ def test_what_was_compared_is_kept_and_a_damaged_file_is_not_trusted(
         np.testing.assert_array_equal(again.component, first.component)
         np.testing.assert_array_equal(again.identity.toarray(), first.identity.toarray())
     (kept,) = (tmp_path / "similarity").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-30])
-    mended = similarity_of(dataset, "a", tmp_path, rule, quiet=True)
-    assert "computed again" in capsys.readouterr().err
-    np.testing.assert_array_equal(mended.component, first.component)
+    whole = kept.read_bytes()
+    compression = whole.index(b"PK\1\2") + 10  # of the first array, in the zip's directory
+
+    def lacks_an_array(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, first=np.zeros(0, np.int64))
+
+    damages: list[Callable[[Path], object]] = [
+        lambda path: path.write_bytes(whole[:-30]),
+        lambda path: path.write_bytes(whole[:compression] + b"\x63" + whole[compression + 1 :]),
+        lacks_an_array,
+    ]
+    for damage in damages:
+        damage(kept)
+        mended = similarity_of(dataset, "a", tmp_path, rule, quiet=True)
+        assert "computed again" in capsys.readouterr().err
+        np.testing.assert_array_equal(mended.component, first.component)
 
 
 def test_many_sequences_go_through_mmseqs(

@@ -11,6 +11,8 @@ import pytest
 from made_splits import made_dataset
 
 from crossllm.cache.errors import CacheCorrupt, InputError
+from crossllm.pipeline.cli_data import split_command
+from crossllm.pipeline.cli_split_flags import take_settings
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.splits.choosing import choose_folds, clusters_of, similarities_of
 from crossllm.pipeline.splits.options import SplitOptions
@@ -172,6 +174,13 @@ def test_a_fold_without_a_positive_is_refused(tmp_path: Path, rng: np.random.Gen
         choose_folds(dataset._replace(labels=labels), asked("cold-both"), tmp_path, quiet=True)
 
 
+@pytest.mark.parametrize("kind", ["cold-a", "cold-both"])
+def test_positives_alone_are_sent_to_negatives(kind: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    dataset = made_dataset(tmp_path, rng)
+    with pytest.raises(InputError, match="every pair is positive; `crossllm data negatives`"):
+        choose_folds(dataset._replace(labels=np.ones(len(dataset.labels))), asked(kind), tmp_path, quiet=True)
+
+
 def test_two_thresholds_for_one_set_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
     dataset = made_dataset(tmp_path, rng, modalities=("rna", "rna"))
     with pytest.raises(InputError, match="both sides are rna and are clustered together"):
@@ -204,6 +213,8 @@ BAD_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (lambda path: path.write_text(""), "is no split"),
     "a sequence in two parts": (edited(set_cell(1, 3, "7")), "lies in the parts"),
     "a fold that is no block": (edited(set_cell(1, 2, "5")), "does not test one block of parts"),
+    "no fold": (edited(lambda table: [row.__setitem__(2, "-") for row in table[1:]]), "no pair has a fold"),
+    "a lone carriage return": (edited(set_cell(3, 0, "x\ry")), ":4: carriage return inside the line"),
 }
 
 
@@ -227,6 +238,80 @@ def test_a_changed_split_file_is_noticed(tmp_path: Path, rng: np.random.Generato
     path.write_text(path.read_text().replace("\t0\n", "\t1\n", 1))
     with pytest.raises(CacheCorrupt, match="remove that file if the split was changed on purpose"):
         read_split(path, dataset)
+
+
+def test_ids_with_quotes_are_read_back(tmp_path: Path, rng: np.random.Generator) -> None:
+    dataset = made_dataset(tmp_path, rng)
+    dataset = dataset._replace(a_ids=[f'"{id_}",\'3" end' for id_ in dataset.a_ids])
+    path = tmp_path / "splits.tsv"
+    _, folds = choose_folds(dataset, asked("cold-a"), tmp_path, quiet=True)
+    write_split(path, dataset, folds)
+    assert read_split(path, dataset)[1].digest(dataset) == folds.digest(dataset)
+
+
+def test_what_is_no_split_is_neither_read_nor_replaced(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, folds = choose_folds(made_dataset(tmp_path, rng), asked("random"), tmp_path, quiet=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is a folder"):
+        read_split(Path(), dataset)
+    with pytest.raises(InputError, match="is no file"):
+        write_split(Path(), dataset, folds)
+    before = Path("pairs.tsv").read_bytes()
+    with pytest.raises(InputError, match="something else than a split"):
+        write_split(Path("pairs.tsv"), dataset, folds)
+    assert Path("pairs.tsv").read_bytes() == before
+    for _ in range(2):  # a split is replaced by another
+        write_split(Path("splits.tsv"), dataset, folds)
+
+
+def test_a_split_file_is_given_no_advice_that_it_cannot_take(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = made_dataset(tmp_path, rng)
+    path = tmp_path / "splits.tsv"
+    write_split(path, *choose_folds(dataset, asked("cold-both"), tmp_path, quiet=True))
+    assert "--blocks all" in capsys.readouterr().err
+    choose_folds(dataset, asked("file"), tmp_path, path, quiet=True)
+    said = capsys.readouterr().err
+    assert "are in no test" in said
+    assert "--blocks" not in said
+
+
+def test_what_a_split_has_no_use_for_is_said(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = made_dataset(tmp_path, rng)
+    options = SplitOptions(kind="cold-a", folds=2, blocks="all", test_on="fold=1")
+    choose_folds(dataset, options, tmp_path, quiet=True)
+    said = capsys.readouterr().err
+    assert "note: --blocks all: --split cold-a has no use for it" in said
+    assert "note: --test-on fold=1: --split cold-a has no use for it" in said
+    assert "--folds" not in said
+
+
+def test_a_split_file_beside_another_split_is_refused() -> None:
+    settings = {"split": None}
+    assert take_settings({"split": None, "split_file": Path("s.tsv")}, settings) == {"split": "file"}
+    with pytest.raises(InputError, match="--split cluster cuts another; leave one of the two out"):
+        take_settings({"split": "cluster", "split_file": Path("s.tsv")}, settings)
+
+
+def test_one_cluster_is_not_to_be_cut_by_fewer_folds(tmp_path: Path, rng: np.random.Generator) -> None:
+    dataset = made_dataset(tmp_path, rng, count=1, members=8, pairs=40)
+    with pytest.raises(InputError, match=r"only 1 clusters; one cannot be cut, .*--identity-a"):
+        choose_folds(dataset, asked("cluster"), tmp_path, quiet=True)
+
+
+@pytest.mark.slow
+def test_a_split_that_train_would_refuse_is_said(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_dataset(tmp_path / "d", rng, modalities=("rna", "rna"))
+    arguments = f"--cache {tmp_path / 'd'} --split cold-both --blocks all --folds 2 --out {tmp_path / 's.tsv'}"
+    split_command.main(arguments.split(), standalone_mode=False)
+    assert "note: train would refuse this split: fold 0x1: 0 distinct sequence pairs" in capsys.readouterr().err
 
 
 def test_pairs_that_a_split_file_does_not_name_are_left_out_and_counted(

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from crossllm.cache.errors import plain_line
-from crossllm.pipeline.evaluation.table import NAMES, SHOWN, WIDTH
+from crossllm.pipeline.evaluation.table import NAMES, PAPER, SHOWN, WIDTH, model_name
 
 
 def seeds_table(metrics: dict[str, Any]) -> str:
@@ -14,7 +14,7 @@ def seeds_table(metrics: dict[str, Any]) -> str:
     shown = SHOWN[metrics["task"]]
     rest = "".join(f"{NAMES.get(name, name):>{10 if n < 1 else 8}}" for n, name in enumerate(shown[1:]))
     head = f"{'':17}{NAMES[shown[0]]:>7}{'± folds':>8}{'± seeds':>8}{rest}"
-    rows = [("model", metrics["model"]), *metrics["baselines"].items()]
+    rows = [(model_name(metrics), metrics["model"]), *metrics["baselines"].items()]
     lines = [*_title(metrics), head, "─" * WIDTH, *(_row(name, found, shown) for name, found in rows)]
     for where, why in metrics["undefined"].items():
         lines += textwrap.wrap(f"{where}: {why}; left out of what is undefined there", WIDTH)
@@ -27,9 +27,10 @@ def _title(metrics: dict[str, Any]) -> list[str]:
     texts = (
         f"{metrics.get('dataset', 'dataset')}: {metrics.get('pairs', '?')} pairs, split {metrics.get('split', '?')}, "
         f"{folds or 'its'} folds, {len(seeds)} seed{'s' * (len(seeds) > 1)} ({how})",
+        *([PAPER] if metrics.get("optimistic") else []),
         "each number is the mean over seeds of the mean over folds; ± folds is the deviation from fold to fold within "
         "a seed (mean over seeds), ± seeds the deviation of the seeds' means: a seed draws initial weights, order and "
-        "noise, and with random folds the folds too",
+        "noise, and the folds too where they are not given",
     )
     return [line for text in texts for line in textwrap.wrap(plain_line(text), WIDTH)]
 

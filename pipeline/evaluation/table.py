@@ -41,6 +41,7 @@ Not MCC alone: a threshold that was chosen on few pairs makes a perfect order of
 """
 REST = (9, 8, 7, 8)
 """Columns of the metrics after the first; a metric that is below 0 leaves its interval's neighbours a blank."""
+PAPER = "OPTIMISTIC (--protocol paper): the epoch is the best one on the scored pairs themselves"
 WIDTH = 80
 """Columns of a terminal that nobody made wider."""
 
@@ -48,17 +49,22 @@ WIDTH = 80
 def table(metrics: dict[str, Any]) -> str:
     """`metrics.json` as text, at most `WIDTH` wide: model and baselines, mean ± standard deviation over folds."""
     shown = SHOWN[metrics["task"]]
-    model = "model optimistic" if metrics.get("optimistic") else "model"
-    rows = [(model, metrics["model"]), *metrics["baselines"].items()]
+    rows = [(model_name(metrics), metrics["model"]), *metrics["baselines"].items()]
     lines = [*_title(metrics), *_head(shown)]
     lines += [_row(name, found, shown) for name, found in rows]
     lines += [line for text in _remarks(metrics, shown) for line in textwrap.wrap(plain_line(text), WIDTH)]
     if "leaks" in metrics:
-        lines += ["", "test pairs, and what their fold was trained or chosen on:"]
+        what = "trained on (chosen on these pairs)" if metrics.get("optimistic") else "trained or chosen on"
+        lines += ["", f"test pairs, and what their fold was {what}:"]
         lines += [part for text in leak_lines(metrics["leaks"]) for part in textwrap.wrap(text, WIDTH)]
     if "by" in metrics:
         lines += ["", *_groups(metrics["by"], shown)]
     return "\n".join(map(plain_line, lines))  # names come from files
+
+
+def model_name(metrics: dict[str, Any]) -> str:
+    """The model as a table names it: with the word that its number must never stand without."""
+    return "model optimistic" if metrics.get("optimistic") else "model"
 
 
 def _remarks(metrics: dict[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
@@ -130,10 +136,9 @@ def _title(metrics: dict[str, Any]) -> list[str]:
     chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
     covers = "95 % interval: of the mean, the sequences of both sides drawn again; another training is not in it"
     honest = f"{chosen} chosen on validation pairs, each test fold scored once"
-    paper = "OPTIMISTIC (--protocol paper): the epoch is the best one on the scored pairs themselves"
     texts = (
         f"{metrics['dataset']}: {metrics['pairs']} pairs, {how}, tokens {metrics['tokens']}, {encoders}",
-        f"{paper if metrics.get('optimistic') else honest}; ± is the deviation over folds; {covers}",
+        f"{PAPER if metrics.get('optimistic') else honest}; ± is the deviation over folds; {covers}",
     )
     return [line for text in texts for line in textwrap.wrap(plain_line(text), WIDTH)]
 
@@ -154,9 +159,10 @@ SPLITS = {
 def _split(metrics: dict[str, Any]) -> str:
     """How the pairs were split, and how many of them are tested."""
     if metrics["folds"] == 1 and metrics["split"] != "transfer":
-        return "a fixed split"
-    blocks = "blocks of the grid" if metrics.get("blocks") == "all" else "folds"
-    how = SPLITS[metrics["split"]].format(folds=metrics["folds"], blocks=blocks)
+        how = "a fixed split"
+    else:
+        blocks = "blocks of the grid" if metrics.get("blocks") == "all" else "folds"
+        how = SPLITS[metrics["split"]].format(folds=metrics["folds"], blocks=blocks)
     tested = metrics.get("tested", metrics["pairs"])
     return how if tested == metrics["pairs"] else f"{how}, {tested} pairs tested"
 

@@ -39,6 +39,11 @@ class RowResult(NamedTuple):
     """In the form of several seeds (`seeds.summarise_seeds`), also of one."""
     usage: Usage = Usage()
 
+    @property
+    def optimistic(self) -> bool:
+        """Whether its epochs were chosen on the scored pairs themselves."""
+        return self.metrics is not None and bool(self.metrics.get("optimistic"))
+
 
 class Report(NamedTuple):
     """An ablation as it is printed."""
@@ -96,11 +101,12 @@ def has_result(folder: Path, baselines: Sequence[str]) -> bool:
 
 
 def first_number(folder: Path) -> str:
-    """`MCC 0.731` of a finished row."""
+    """`MCC 0.731` of a finished row, with the word if it is optimistic."""
     found = _metrics(folder)
     task: Task = found["task"]
     metric = SHOWN[task][0]
-    return f"{NAMES.get(metric, metric)} {number(found['model'][metric]['mean'])}"
+    mark = ", optimistic" if found.get("optimistic") else ""
+    return f"{NAMES.get(metric, metric)} {number(found['model'][metric]['mean'])}{mark}"
 
 
 def write_report(folder: Path, results: Sequence[RowResult]) -> Report:
@@ -139,17 +145,17 @@ def _tsv(report: Report) -> str:
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     fields = list(report.results[0].row.settings)
-    table.writerow([*fields, *columns, *against, "parameters", "folder", "problem"])
+    table.writerow([*fields, *columns, *against, "optimistic", "parameters", "folder", "problem"])
     for found in report.results:
         values: list[Any] = [""] * len(columns)
-        parameters: Any = ""
+        optimistic, parameters = "", ""
         if found.metrics is not None:
             model = found.metrics["model"]
             values = [model[m][part] for m in shown for part in ("mean", "std_over_folds", "std_over_seeds")]
-            parameters = sum(found.metrics["parameters"].values())
+            optimistic, parameters = ("no", "yes")[found.optimistic], str(sum(found.metrics["parameters"].values()))
         table.writerow(
-            [*found.row.settings.values(), *values, *_against(report, found), parameters, found.folder.name,
-             found.problem or ""]
+            [*found.row.settings.values(), *values, *_against(report, found), optimistic, parameters,
+             found.folder.name, found.problem or ""]
         )  # fmt: skip
     return text.getvalue()
 
@@ -176,7 +182,8 @@ def _plot(report: Report, done: Sequence[RowResult], kind: str) -> bytes:
         Panel(f"{name}\nbar: ± deviation over folds{', dots: seeds' if several else ''}", means),
         Panel(f"{name}: difference to the first row\nbar: 95 % interval", differences, zero=True),
     ]
-    return forest_bytes([found.row.label for found in done], panels, kind, "ablation")
+    labels = ["optimistic: " * found.optimistic + found.row.label for found in done]
+    return forest_bytes(labels, panels, kind, "ablation")
 
 
 def _mean(found: dict[str, Any] | None) -> Estimate:

@@ -8,7 +8,7 @@ from collections import Counter
 from crossllm.cache.console.progress import duration
 from crossllm.cache.errors import plain_line
 from crossllm.pipeline.evaluation.seeds_table import number
-from crossllm.pipeline.evaluation.table import NAMES, WIDTH
+from crossllm.pipeline.evaluation.table import NAMES, PAPER, WIDTH
 from crossllm.pipeline.experiments.ablation_report import Report, RowResult
 from crossllm.pipeline.experiments.compare_table import interval, p_value
 from crossllm.pipeline.experiments.grid import in_words
@@ -24,15 +24,19 @@ def ablation_table(report: Report) -> str:
     head = f"{'':{_LABEL}}{name:>7}{'± folds':>8}{'± seeds':>8}{'differs':>9}{'95 % interval':>17}{'p':>6}"
     lines = [*_wrapped(f"first row: {in_words(first.row.settings)}"), head, "─" * WIDTH]
     for found in report.results:
-        lines += _row(report, found, "first row" if found is first else found.row.label)
+        mark = " (optimistic)" if found.optimistic else ""
+        lines += _row(report, found, ("first row" if found is first else found.row.label) + mark)
     lines += _baselines(report)
+    if any(found.optimistic for found in report.results):
+        lines += _wrapped(PAPER)
     lines += _wrapped(
         "± folds: deviation from fold to fold within a seed; ± seeds: of the seeds' means. differs: row − first row, "
         "the interval and p by drawing the sequences of both sides again, for both rows together; p is for one row, "
         "with many rows some are small by chance"
     )
     counted = Counter(remark for compared in report.comparisons.values() for remark in compared.remarks)
-    lines += [line for remark, count in counted.items() for line in _wrapped(f"{remark} ({count} rows)")]
+    for remark, count in counted.items():
+        lines += _wrapped(f"{remark} ({count} row{'s' * (count > 1)})")
     return "\n".join(map(plain_line, lines))
 
 

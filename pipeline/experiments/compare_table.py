@@ -11,7 +11,7 @@ from crossllm.pipeline.evaluation.metrics import REPLICATES
 from crossllm.pipeline.evaluation.seeds_table import number
 from crossllm.pipeline.evaluation.table import NAMES, SHOWN, WIDTH
 from crossllm.pipeline.experiments.compare import Comparison
-from crossllm.pipeline.reporting.forest import Estimate, Panel, forest_bytes
+from crossllm.pipeline.reporting.forest import LONGEST_LABEL, Estimate, Panel, forest_bytes
 
 
 def comparison_text(comparisons: Sequence[Comparison]) -> str:
@@ -31,15 +31,23 @@ def comparison_plot(comparisons: Sequence[Comparison], kind: str) -> bytes:
     """Forest plot of the differences in the two metrics that are read first."""
     task = comparisons[0].run.task
     shown = SHOWN[task][0], SHOWN[task][3 if task == "classification" else 1]
+    reference = "the reference" + " (optimistic)" * comparisons[0].reference.optimistic
     panels = [
         Panel(
-            f"{NAMES.get(metric, metric)}: difference to the reference\nbar: 95 % interval",
+            f"{NAMES.get(metric, metric)}: difference to {reference}\nbar: 95 % interval",
             [estimate(found.metrics[metric]) for found in comparisons],
             zero=True,
         )
         for metric in shown
     ]
-    return forest_bytes([str(found.run.folder) for found in comparisons], panels, kind, "compare")
+    return forest_bytes([_label(found) for found in comparisons], panels, kind, "compare")
+
+
+def _label(found: Comparison) -> str:
+    """The end of the folder's name, where runs differ, with the word if the run is optimistic."""
+    mark, folder = "optimistic: " * found.run.optimistic, str(found.run.folder)
+    room = LONGEST_LABEL - len(mark)
+    return mark + (folder if len(folder) <= room else f"…{folder[1 - room :]}")
 
 
 def estimate(found: Difference) -> Estimate:

@@ -124,10 +124,10 @@ def _added(grid: dict[str, list[str]], text: str, sets: Sequence[str]) -> Iterat
 
 def _problem(config: Path | None, sets: Sequence[str], settings: dict[str, str]) -> str | None:
     try:
-        resolve(config, [*sets, *(f"{field}={value}" for field, value in settings.items())])
+        found = resolve(config, [*sets, *(f"{field}={value}" for field, value in settings.items())])
     except InputError as error:
         return one_line(error, 300)
-    return None
+    return "split file: rows take no --split-file; name another split" if found.split == "file" else None
 
 
 def _product(grid: dict[str, list[str]]) -> int:

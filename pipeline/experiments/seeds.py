@@ -19,7 +19,7 @@ from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
 from crossllm.pipeline.data.dataset import default_run
-from crossllm.pipeline.evaluation.table import NAMES, SHOWN
+from crossllm.pipeline.evaluation.table import NAMES, SHOWN, model_name
 from crossllm.pipeline.reporting.forest import Estimate, Panel, forest_bytes
 from crossllm.pipeline.train import Run, train
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
@@ -179,7 +179,7 @@ def _differences(path: Path, asked: TrainConfig) -> Iterator[str]:
 
 def _plot(metrics: dict[str, Any], kind: str) -> bytes:
     """`seeds.png`: each seed a dot, their mean, and the deviation over seeds; model and baselines, two metrics."""
-    rows = {"model": metrics["model"], **metrics["baselines"]}
+    rows = {model_name(metrics): metrics["model"], **metrics["baselines"]}
     shown = SHOWN[metrics["task"]]
     panels = [
         Panel(

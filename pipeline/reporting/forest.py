@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from crossllm.pipeline.reporting.figures import figure_bytes, new_figure, plain_label
 
-_LABEL = 60
+LONGEST_LABEL = 60
 """Characters of a row's label."""
 
 
@@ -42,7 +42,9 @@ def forest_bytes(labels: Sequence[str], panels: Sequence[Panel], kind: str, name
     figure, axes = new_figure(len(panels), 1.6 + 0.35 * len(labels))
     for number, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
         _draw(axis, panel)
-        axis.set_yticks(range(len(labels)), [plain_label(label, _LABEL) for label in labels] if number == 0 else [])
+        axis.set_yticks(
+            range(len(labels)), [plain_label(label, LONGEST_LABEL) for label in labels] if number == 0 else []
+        )
         axis.set_ylim(len(labels) - 0.5, -0.5)
     return figure_bytes(figure, name, kind)
 

@@ -106,17 +106,19 @@ class _Kept:
 
     def hits(self, how: str, make: Callable[[list[str]], Hits]) -> Hits:
         """Similar pairs."""
-        found = self._kept(how, lambda sequences: dict(zip(_COLUMNS, make(sequences)[1:], strict=True)))
+        found = self._kept(how, _COLUMNS, lambda sequences: dict(zip(_COLUMNS, make(sequences)[1:], strict=True)))
         return Hits(len(self._keys), *(found[name] for name in _COLUMNS))
 
     def array(self, how: str, make: Callable[[list[str]], np.ndarray]) -> np.ndarray:
         """A number for each sequence."""
-        return self._kept(how, lambda sequences: {"values": make(sequences)})["values"]
+        return self._kept(how, ("values",), lambda sequences: {"values": make(sequences)})["values"]
 
-    def _kept(self, how: str, make: Callable[[list[str]], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _kept(
+        self, how: str, names: Sequence[str], make: Callable[[list[str]], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
         digest = hashlib.sha256(f"{FORMAT} {how}\n".encode() + b"".join(self._keys)).hexdigest()
         path = self._cache_dir / "similarity" / f"{self._modality}-{digest[:32]}.npz"
-        if (found := _load(path)) is not None:
+        if (found := _load(path, names)) is not None:
             return found
         sequences = read_sequences(self._cache_dir, self._modality)
         found = make([sequences[key] for key in self._keys])
@@ -130,13 +132,13 @@ class _Kept:
         return found
 
 
-def _load(path: Path) -> dict[str, np.ndarray] | None:
-    """What is kept, None where nothing is, or nothing that can be read: it is computed again then."""
+def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays of these names, as kept; None where nothing is, or cannot be read: it is computed again then."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}  # the zip's CRC-32 is checked here
+            return {name: found[name] for name in names}  # the zip's CRC-32 is checked here
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         note(f"note: {path}: {one_line(error, 100)}; computed again")
         return None

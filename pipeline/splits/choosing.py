@@ -14,7 +14,7 @@ from crossllm.pipeline.similarity.similarity import Similarity, similarity_of
 from crossllm.pipeline.splits.cold import cold_both, cold_one
 from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.splits.given import given_folds, in_a_fold, transfer_folds, transferred
-from crossllm.pipeline.splits.options import SplitOptions
+from crossllm.pipeline.splits.options import USERS, SplitOptions
 from crossllm.pipeline.splits.random_pairs import random_folds
 from crossllm.pipeline.splits.split_file import read_split
 
@@ -42,6 +42,7 @@ def choose_folds(
     Raises:
         InputError: the split cannot be cut.
     """
+    _say_unused(options)
     kind = options.kind
     if kind in ("cold-both", "cluster"):
         folds = _both(dataset, options, cache_dir, quiet)
@@ -62,8 +63,17 @@ def choose_folds(
         if options.fold_column in dataset.extra:
             held = printable(options.fold_column)
             note(f"note: pairs.tsv has a column '{held}', not used; --split given takes its folds")
-    _say_dropped(folds)
+    _say_dropped(folds, kind)
     return Split(dataset, folds)
+
+
+def _say_unused(options: SplitOptions) -> None:
+    """Settings that were given and that the split has no use for."""
+    for name, kinds in USERS.items():
+        value = getattr(options, name)
+        if options.kind not in kinds and value != SplitOptions._field_defaults[name]:
+            flag = "--" + name.replace("_", "-")
+            note(f"note: {flag} {printable(str(value))}: --split {options.kind} has no use for it")
 
 
 def _both(dataset: Dataset, options: SplitOptions, cache_dir: Path, quiet: bool) -> Folds:
@@ -111,13 +121,14 @@ def _say_clusters(side: str, similarity: Similarity, clusters: np.ndarray, folds
     note(text)
 
 
-def _say_dropped(folds: Folds) -> None:
+def _say_dropped(folds: Folds, kind: str) -> None:
     """How many pairs a cut of both sides leaves out of training, and out of every test."""
     if folds.cut is None:
         return
     total, dropped = len(folds.of_pair), [folds.dropped(n) for n in range(len(folds.names))]
     if untested := int((folds.of_pair < 0).sum()):
-        note(f"note: {untested} of {total} pairs lie off the diagonal and are in no test; --blocks all tests them too")
+        advice = "" if kind == "file" else "; --blocks all tests them too"
+        note(f"note: {untested} of {total} pairs lie off the diagonal and are in no test{advice}")
     if any(dropped):
         note(
             f"note: {np.mean(dropped):.0f} of {total} pairs a fold ({np.mean(dropped) / total:.0%}) are neither tested "

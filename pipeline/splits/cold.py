@@ -86,16 +86,17 @@ def cold_both(
 
 def _folds(dataset: Dataset, cut: Cut, of_pair: np.ndarray, names: list[str], what: str) -> Folds:
     """The folds of a cut, none of them without a pair or a class."""
+    if dataset.task == "classification" and dataset.labels.all():
+        raise InputError(f"{what}: every pair is positive; `crossllm data negatives` draws negatives")
+    blocks = ", another --seed or --blocks all" if "diagonal" in what else " or another --seed"
+    advice = f"take fewer --folds{blocks}"
     for fold, name in enumerate(names):
         labels = dataset.labels[of_pair == fold]
         if len(labels) == 0:
-            raise InputError(f"{what}: fold {name} tests no pair; take fewer --folds, another --seed or --blocks all")
+            raise InputError(f"{what}: fold {name} tests no pair; {advice}")
         if dataset.task == "classification" and len(set(labels.tolist())) < 2:
             kind = "positive" if labels[0] == 1 else "negative"
-            raise InputError(
-                f"{what}: the {len(labels)} pairs that fold {name} tests are all {kind}; take fewer --folds, another "
-                "--seed or --blocks all"
-            )
+            raise InputError(f"{what}: the {len(labels)} pairs that fold {name} tests are all {kind}; {advice}")
     return Folds(names, of_pair, 0, cut=cut)
 
 
@@ -103,7 +104,10 @@ def _parts(groups: np.ndarray, of_pair: np.ndarray, count: int, seed: int, what:
     """(P,) part of each pair's group: whole groups, the classes spread alike as far as those allow."""
     held = len(np.unique(groups))
     if held < count:
-        raise InputError(f"{what} --folds {count}: a side has only {held} {things}; take fewer --folds")
+        advice = "take fewer --folds" if held > 1 else "one cannot be cut, take another --split"
+        if held == 1 and things == "clusters":
+            advice += " or a higher identity of relatives (--identity-a, --identity-b)"
+        raise InputError(f"{what} --folds {count}: a side has only {held} {things}; {advice}")
     part = np.empty(len(groups), np.int64)
     try:
         for number, test in enumerate(held_out(groups, of_pair, count, seed)):

@@ -10,6 +10,15 @@ from crossllm.pipeline.similarity.rules import IDENTITY, Molecules, Rule
 KINDS = ("random", "cold-a", "cold-b", "cold-both", "cluster", "given", "transfer", "file")
 BLOCKS = ("diagonal", "all")
 MOLECULES = ("inchikey", "scaffold", "ecfp")
+USERS = {
+    "folds": ("random", "cold-a", "cold-b", "cold-both", "cluster"),
+    "blocks": ("cold-both", "cluster"),
+    "fold_column": ("given", "random"),
+    "train_on": ("transfer",),
+    "test_on": ("transfer",),
+}
+"""Setting → the kinds that use it; identities and rules of relatives are used by every leak report.  Random folds name
+the column that they do not take."""
 
 
 class SplitOptions(NamedTuple):

@@ -27,13 +27,30 @@ _MOST = 10**9
 
 
 def write_split(path: Path, dataset: Dataset, folds: Folds) -> str:
-    """Write a split and, beside it, its SHA-256; the split's digest."""
+    """Write a split and, beside it, its SHA-256; the split's digest.
+
+    Raises:
+        InputError: something that is no split has this name: a folder, or the dataset's own `pairs.tsv`.
+    """
+    _refuse_another(path)
     text = split_text(dataset, folds)
     digest = hashlib.sha256(text.encode()).hexdigest()
     fsio.make_dirs(path.parent)
     fsio.replace(path, text.encode())
     fsio.replace(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
     return folds.digest(dataset)
+
+
+def _refuse_another(path: Path) -> None:
+    """Raise `InputError` where something would be replaced that is no split."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise InputError(f"{path}: is no file, a split is written into one; name it, e.g. splits.tsv")
+    with path.open("rb") as file:
+        header = file.readline(1000).decode(errors="replace")
+    if header and tuple(header.split()[: len(BASIC)]) != BASIC:
+        raise InputError(f"{path}: holds something else than a split, which stays; name another file, e.g. splits.tsv")
 
 
 def split_text(dataset: Dataset, folds: Folds) -> str:
@@ -81,8 +98,11 @@ def read_split(path: Path, dataset: Dataset) -> tuple[Dataset, Folds]:
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """The header and the rows of a split file, with their lines, every row as long as the header."""
+    lines = [line for line in read_lines(path) if line.text]
     _check_digest(path)
-    table = [(number, text.split("\t")) for number, text, _problem in read_lines(path) if text]
+    if bad_line := next((line for line in lines if line.problem), None):
+        raise InputError(f"{path}:{bad_line.number}: {bad_line.problem}")
+    table = [(line.number, next(csv.reader([line.text], delimiter="\t"))) for line in lines]
     if not table or tuple(table[0][1]) not in (BASIC, BASIC + OF_CUT):
         raise InputError(
             f"{path}: is no split; a table with the header '{' '.join(BASIC)}' is expected, TABs between, and for a "
@@ -125,6 +145,8 @@ def _of_cut(path: Path, dataset: Dataset, table: list[list[str]]) -> Folds:
     names: list[str] = []
     blocks: list[tuple[int, int]] = []
     of_pair_name = [row[2] for row in table]
+    if not {*of_pair_name} - {NONE}:
+        raise InputError(f"{path}: no pair has a fold; write the split anew")
     for name in sorted({*of_pair_name} - {NONE}, key=_order):
         inside = np.array([other == name for other in of_pair_name])
         names.append(name)

@@ -83,7 +83,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
     )
     reader_a, reader_b = readers
     dataset = _embedded_only(options, dataset, reader_a, reader_b)
-    split_file = options.split_file or (options.out or default_run(options.cache_dir)) / "splits.tsv"
+    held_split = (options.out or default_run(options.cache_dir)) / "splits.tsv"
+    split_file = options.split_file or (held_split if options.resume and held_split.exists() else None)
     split = options.config.split_options()
     similarities = similarities_of(dataset, split, options.cache_dir, quiet=options.quiet)  # of all, whatever the split
     dataset, folds = choose_folds(dataset, split, options.cache_dir, split_file, quiet=options.quiet)
