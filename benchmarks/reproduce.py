@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TRIOS = {
     "profile": {"rna": "profile", "protein": "profile", "molecule": "profile"},
@@ -129,10 +129,10 @@ def prepared(name: str, data: Path, work: Path, encoders: dict[str, str]) -> Pat
     return cache
 
 
-def trained(row: Row, cache: Path, work: Path, flags: list[str]) -> dict[str, object]:
+def trained(row: Row, cache: Path, work: Path, flags: list[str]) -> dict[str, Any]:
     """The metrics of a run."""
     out = work / "runs" / row.dataset / row.name.replace("→", "-").replace(" ", "-")
-    return json.loads(run("train", "--cache", cache, "--out", out, "--resume", "--json", *row.flags, *flags))  # type: ignore[no-any-return]
+    return json.loads(run("train", "--cache", cache, "--out", out, "--resume", "--json", *row.flags, *flags))
 
 
 def run(*command: str | Path) -> str:
@@ -143,7 +143,7 @@ def run(*command: str | Path) -> str:
     return subprocess.run(program, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def table(done: list[tuple[Row, dict[str, object]]]) -> str:
+def table(done: list[tuple[Row, dict[str, Any]]]) -> str:
     """Markdown, a line a run: the model, each baseline's mean, what was unseen, and what was published."""
     lines = [
         "| set, split | tested | model | AUROC | baselines | unseen by cluster | published |",
@@ -154,17 +154,14 @@ def table(done: list[tuple[Row, dict[str, object]]]) -> str:
         if row.dataset == "plant_mlnc":
             first = "accuracy"
         model = metrics["model"]
-        spread = "" if model[first]["std"] is None else f" ± {model[first]['std']:.3f}"  # type: ignore[index]
+        spread = "" if model[first]["std"] is None else f" ± {model[first]['std']:.3f}"
         label = " (optimistic)" if metrics.get("optimistic") else ""
-        own = f"{first} {_number(model[first]['mean'])}{spread}{label}"  # type: ignore[index]
-        others = ", ".join(
-            f"{name} {_number(found[first]['mean'])}"
-            for name, found in metrics["baselines"].items()  # type: ignore[attr-defined]
-        )
-        unseen = metrics["leaks"]["by_cluster"]  # type: ignore[index]
+        own = f"{first} {_number(model[first]['mean'])}{spread}{label}"
+        others = ", ".join(f"{name} {_number(found[first]['mean'])}" for name, found in metrics["baselines"].items())
+        unseen = metrics["leaks"]["by_cluster"]
         classes = f"C1 {unseen['C1']:.0%}, C2 {unseen['C2a'] + unseen['C2b']:.0%}, C3 {unseen['C3']:.0%}"
         cells = (
-            f"{row.dataset}, {row.name}", metrics["tested"], own, f"{second} {_number(model[second]['mean'])}", others,  # type: ignore[index]
+            f"{row.dataset}, {row.name}", metrics["tested"], own, f"{second} {_number(model[second]['mean'])}", others,
             classes, row.published,
         )  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -23,6 +23,7 @@ from crossllm.pipeline.data.dataset import Dataset, default_run
 from crossllm.pipeline.evaluation.metrics import Scored
 from crossllm.pipeline.reporting.leaks import find_leaks
 from crossllm.pipeline.reporting.results import parameter_counts, write_results
+from crossllm.pipeline.splits.choosing import similarities_of
 from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.splits.parts import Parts, cut_parts
 from crossllm.pipeline.splits.split_file import split_text
@@ -83,13 +84,15 @@ def _run(
         wanted = held if options.baselines is None else {*held, *names}  # a baseline that is there stays
         names = [name for name in BASELINES[dataset.task] if name in wanted]
     folder.write("splits.tsv", split_text(dataset, inputs.folds))
+    split = options.config.split_options()
+    similarities = similarities_of(inputs.whole, split, options.cache_dir, quiet=options.quiet)
+    leaks = find_leaks(dataset, inputs.folds.names, parts, similarities)
+    folder.write("leaks.json", json.dumps(leaks, indent=1, allow_nan=False))  # before the long part: it may end that
     results = _fit_folds(options, inputs, parts, folder, scan)
-    leaks = find_leaks(dataset, inputs.folds.names, parts, inputs.similarities)
-    folder.write("leaks.json", json.dumps(leaks, indent=1, allow_nan=False))
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     material = Material(
         dataset, options.cache_dir, inputs.readers, inputs.window, options.config, torch.device(options.device),
-        inputs.similarities, options.quiet,
+        similarities, options.quiet,
     )  # fmt: skip
     digests = [_digest(folder, dataset, part) for part in parts]
     scored |= run_baselines(folder, material, parts, digests, names)

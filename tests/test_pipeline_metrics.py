@@ -9,11 +9,11 @@ from sklearn import metrics as sk
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 
-from crossllm.pipeline.baselines.counts import _counts
 from crossllm.pipeline.data.dataset import load_dataset
 from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.evaluation.classification import best_threshold
+from crossllm.pipeline.evaluation.counts import _counts
 from crossllm.pipeline.evaluation.metrics import Scored, compute, summarise
 from crossllm.pipeline.splits.given import given_folds
 from crossllm.pipeline.splits.parts import cut_parts

@@ -16,10 +16,10 @@ from scipy import sparse
 from scipy.sparse.csgraph import maximum_flow
 from sklearn.metrics import roc_auc_score
 
-from crossllm.pipeline.baselines.counts import count_scores
 from crossllm.pipeline.data.dataset import Dataset, load_dataset
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.data.sequences import read_sequences
+from crossllm.pipeline.evaluation.counts import count_scores
 from crossllm.pipeline.negatives import making
 from crossllm.pipeline.negatives.augmenting import OPEN
 from crossllm.pipeline.negatives.candidates import EXCLUDED, Candidates, candidates_of
@@ -274,7 +274,7 @@ def test_a_new_dataset_names_its_parent_and_is_trained_on(tmp_path: Path, progra
     assert made.stdout.startswith(
         f"{len(old)} positives and {len(old)} negatives in 3 parts, matched by degree, seed 0"
     )
-    assert "AUROC of counts alone: 0.500 by id, 0.500 by sequence" in made.stdout
+    assert "AUROC of the ratio of counts: 0.500 by id, 0.500 by sequence" in made.stdout
     for side in ("a_id", "b_id"):
         counts = [sorted((row[side], row["fold"]) for row in new if row["label"] == value) for value in "01"]
         assert counts[0] == counts[1]
@@ -405,7 +405,8 @@ def test_counts_tell_nothing_on_rpi1460(tmp_path: Path, real_data: Path, monkeyp
             for n in range(5):
                 train, validation, test = cut_parts(found, folds, n, 0.15, 0)
                 fitted = np.concatenate([train, validation])
-                score = count_scores(found, fitted, test, by_sequence=by_sequence)
+                sides = found.numbers(by_sequence=by_sequence)
+                score = count_scores(sides, found.labels, found.task, fitted, test, one_modality=found.one_modality)
                 areas.append(roc_auc_score(found.labels[test], score))
             area = np.mean(areas)
             assert low <= area <= high or (match == "none" and area > 0.53), (match, by_sequence, area)

@@ -24,7 +24,7 @@ from crossllm.pipeline.baselines.material import Material
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.demo import write_demo
-from crossllm.pipeline.splits.choosing import choose_folds
+from crossllm.pipeline.splits.choosing import choose_folds, similarities_of
 from crossllm.pipeline.splits.options import SplitOptions
 from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.train import train
@@ -175,9 +175,10 @@ def test_with_one_sides_rows_shuffled_the_model_falls_to_one_partner(tmp_path: P
     batches = PairBatches.of_dataset(inputs.dataset, (inputs.readers[0], shuffled), inputs.window)
     result = fit_fold(batches, parts, config, fold_seed(config.seed, 0), torch.device("cpu"), lambda _epoch: None)
     label = inputs.dataset.labels[parts.test]
+    similarities = similarities_of(inputs.dataset, config.split_options(), tmp_path / "demo", quiet=True)
     material = Material(
-        inputs.dataset, tmp_path / "demo", inputs.readers, inputs.window, config, torch.device("cpu"),
-        inputs.similarities, quiet=True,
+        inputs.dataset, tmp_path / "demo", inputs.readers, inputs.window, config, torch.device("cpu"), similarities,
+        quiet=True,
     )  # fmt: skip
     alone = BASELINES["classification"]["one_partner_a"](material, parts, 0)
     model, baseline = (sk.roc_auc_score(label, score) for score in (result.score, alone.score))

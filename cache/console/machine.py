@@ -31,6 +31,14 @@ def prepare_machine() -> None:
     settle()
 
 
+def cores() -> int:
+    """Cores that this process may use, or the threads that its user has set."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def address_space() -> int | None:
     """Bytes that the process may map, as `ulimit -v` and a scheduler's h_vmem bound it; None: without a bound."""
     try:

@@ -1,76 +1,19 @@
-"""Baselines of who stands in the table how often and how high; none reads a sequence.
-
-If they are good, the benchmark gives its answer away through that (Bernett et al. 2024, PMC10939362).
-"""
+"""Baselines of who stands in the table how often and how high; none reads a sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from crossllm.pipeline.baselines.material import Material, Predictor
-from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.evaluation.counts import count_scores
 
 
 def counts(*, by_sequence: bool) -> Predictor:
-    """`id_only`, or by distinct sequence `id_only_sequence`: what the fitted pairs tell of each partner's name alone.
-
-    Classification: logistic regression on how often each partner was positive and negative.  Regression: linear
-    regression on each partner's mean affinity, shrunk towards that of all pairs, and its number of pairs.  On the
-    fitted rows both without the row itself (leave-one-out), else a row would see its label.
-    """
+    """`id_only`, or by distinct sequence `id_only_sequence`: `count_scores` of the fitted pairs."""
 
     def predict(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.ndarray:
-        return count_scores(material.dataset, fitted, asked, by_sequence=by_sequence)
+        dataset = material.dataset
+        sides = dataset.numbers(by_sequence=by_sequence)
+        return count_scores(sides, dataset.labels, dataset.task, fitted, asked, one_modality=dataset.one_modality)
 
     return predict
-
-
-def count_scores(dataset: Dataset, fitted: np.ndarray, asked: np.ndarray, *, by_sequence: bool) -> np.ndarray:
-    """Scores of the pairs `asked` for by what the pairs `fitted` tell of each partner's name; see `counts`."""
-    sides = dataset.numbers(by_sequence=by_sequence)
-    if dataset.task == "classification":
-        label = dataset.labels.astype(int)
-        features = np.concatenate([_counts(*tables, label, fitted) for tables in _tables(dataset, sides)], axis=1)
-        classifier = LogisticRegression(max_iter=1000).fit(features[fitted], label[fitted])
-        score: np.ndarray = classifier.predict_proba(features[asked])[:, 1]
-        return score
-    features = np.concatenate([_means(*tables, dataset.labels, fitted) for tables in _tables(dataset, sides)], axis=1)
-    affinity: np.ndarray = LinearRegression().fit(features[fitted], dataset.labels[fitted]).predict(features[asked])
-    return affinity
-
-
-def _tables(dataset: Dataset, sides: Sequence[np.ndarray]) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """For each side: its partners, and the columns of partners in which they are to be looked up."""
-    return [(side, [*sides] if dataset.one_modality else [side]) for side in sides]
-
-
-def _sums(entity: np.ndarray, columns: Sequence[np.ndarray], values: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """(P,) sum of `values` over the fitted pairs in which each pair's partner stands, but this pair itself."""
-    totals = np.zeros(max(column.max() for column in (entity, *columns)) + 1)
-    for column in columns:
-        np.add.at(totals, column[fitted], values[fitted])
-    found: np.ndarray = totals[entity]
-    for column in columns:
-        found[fitted] -= np.where(column[fitted] == entity[fitted], values[fitted], 0)
-    return found
-
-
-def _counts(entity: np.ndarray, columns: Sequence[np.ndarray], label: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """(P, 2) log(1 + n), n the positives and negatives of the partner among the other fitted pairs.
-
-    The logarithm, because raw counts let the few entities with hundreds of pairs drown the rest: by sequence on
-    RPI1460's given folds, AUROC 0.74 with it, 0.70 without.
-    """
-    counts = [_sums(entity, columns, (label == value).astype(float), fitted) for value in (1, 0)]
-    logarithms: np.ndarray = np.log1p(np.stack(counts, axis=1))
-    return logarithms
-
-
-def _means(entity: np.ndarray, columns: Sequence[np.ndarray], label: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """(P, 2) sum of the partner's deviations from the mean ÷ (n + 1), and log(1 + n), over the other fitted pairs."""
-    total = _sums(entity, columns, label - label[fitted].mean(), fitted)
-    count = _sums(entity, columns, np.ones(len(label)), fitted)
-    return np.stack([total / (count + 1), np.log1p(count)], axis=1)

@@ -49,11 +49,7 @@ def run_baselines(
         for n in missing:
             with announced(f"note: fitting the baseline {name}, fold {n + 1} of {len(parts)}", material.quiet):
                 kept[n][name] = BASELINES[task][name](material, parts[n], n)
-            if name in NETWORKS:
-                _save(folder, n, digests[n], kept[n])
-        if missing:
-            for n, digest in enumerate(digests):
-                _save(folder, n, digest, kept[n])
+            _save(folder, n, digests[n], kept[n])
     return {name: [cut(material.dataset, part, kept[n][name]) for n, part in enumerate(parts)] for name in names}
 
 

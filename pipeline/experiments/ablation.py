@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,11 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
+from crossllm.cache.console.machine import cores
 from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import duration
-from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
+from crossllm.cache.errors import Conflict, InputError
 from crossllm.cache.files import fsio
-from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.store.recipe import choose_recipe
 from crossllm.cache.store.row_source import IO
@@ -38,8 +37,9 @@ from crossllm.pipeline.experiments.ablation_report import (
     write_report,
 )
 from crossllm.pipeline.experiments.grid import Row, plan_rows
-from crossllm.pipeline.experiments.row_processes import Task, cores, run_tasks
+from crossllm.pipeline.experiments.row_processes import Task, run_tasks
 from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.result_folder import differences, held_tables, refuse_foreign, take
 
 _MAX_TOML = 1 << 20
 
@@ -178,29 +178,16 @@ def _opened(folder: Path, shared: dict[str, Any]) -> fsio.Lock:
     """
     path = folder / "ablation.toml"
     if path.exists():
-        if different := list(_differences(path, shared)):
+        held = held_tables(path)
+        # Fields of the grid have a value in each row, and none that all rows share.
+        held |= {name: {k: v for k, v in held[name].items() if k in shared[name]} for name in ("train", "model")}
+        if different := list(differences(held, shared)):
             raise Conflict(f"{path}: this ablation differs in {'; '.join(different)}; name another folder by --out")
-    elif folder.is_dir() and any(not found.name.startswith((".tmp-", ".lock")) for found in folder.iterdir()):
-        raise Conflict(f"{folder}: is not empty and holds no ablation; name another folder by --out")
-    for part in ("", "rows", "logs"):
+    else:
+        refuse_foreign(folder, "ablation")
+    lock = take(folder, "ablation")
+    for part in ("rows", "logs"):
         fsio.make_dirs(folder / part)
-    try:
-        lock = fsio.Lock(folder / ".lock")
-    except BlockingIOError:
-        raise Conflict(f"{folder}: another ablation is at work in it; wait for it, or name another --out") from None
     if not path.exists():
         fsio.replace(path, tomli_w.dumps(shared).encode())
     return lock
-
-
-def _differences(path: Path, shared: dict[str, Any]) -> Iterator[str]:
-    try:
-        held = tomllib.loads(read_bytes(path, _MAX_TOML).decode())
-    except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{path}: {error}; remove the folder and run again") from None
-    known = TrainConfig().to_tables()  # a setting that is younger than the folder had its default then
-    for table, fields in shared.items():
-        there = known.get(table, {}) | (held[table] if isinstance(held.get(table), dict) else {})
-        for name, value in fields.items():
-            if there.get(name) != value:
-                yield f"{table}.{name} ({printable(str(value))}, there {printable(str(there.get(name)))})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Generator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossllm.cache.console.child_process import end_child, start_child
+from crossllm.cache.console.machine import cores
 
 _POLL = 0.1
 """Seconds between two looks at the children."""
@@ -68,14 +68,6 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[Ended]:
             time.sleep(_POLL)
     finally:
         _stop([child for _, child, _ in running.values()])
-
-
-def cores() -> int:
-    """Cores that this process may use, or the threads that its user has set."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment(jobs: int) -> dict[str, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import tomli_w
 
 from crossllm.cache.console.messages import note
-from crossllm.cache.errors import CacheCorrupt, Conflict, InputError
+from crossllm.cache.errors import Conflict, InputError
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
@@ -22,8 +21,9 @@ from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.evaluation.table import NAMES, SHOWN, model_name
 from crossllm.pipeline.reporting.forest import Estimate, Panel, forest_bytes
 from crossllm.pipeline.train import Run, train
-from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
+from crossllm.pipeline.training.config import held_config, held_recipes, resolve
 from crossllm.pipeline.training.inputs import TrainOptions
+from crossllm.pipeline.training.result_folder import differences, held_tables, refuse_foreign, take
 from crossllm.pipeline.training.seed_folders import MOST_SEEDS, held_seeds, seed_folder
 
 _MAX_TOML = 1 << 20
@@ -136,13 +136,9 @@ def _opened(where: Path, options: TrainOptions, seeds: range) -> fsio.Lock:
     held = held_seeds(where)
     if path.exists():
         _check_same(where, options, held, seeds)
-    elif where.is_dir() and any(not found.name.startswith((".tmp-", ".lock")) for found in where.iterdir()):
-        raise Conflict(f"{where}: is not empty and holds no run; name another folder by --out")
-    fsio.make_dirs(where)
-    try:
-        lock = fsio.Lock(where / ".lock")
-    except BlockingIOError:
-        raise Conflict(f"{where}: another run is at work in it; wait for it, or name another --out") from None
+    else:
+        refuse_foreign(where, "run")
+    lock = take(where, "run")
     if held != seeds:
         body = {"seeds": {"first": seeds[0], "count": len(seeds)}, **options.config.to_tables()}
         fsio.replace(path, tomli_w.dumps(body).encode())
@@ -160,21 +156,10 @@ def _check_same(where: Path, options: TrainOptions, held: range | None, seeds: r
         raise Conflict(
             f"{where}: holds {len(held)} seeds, --seeds {len(seeds)} are fewer; leave it out, or name another by --out"
         )
-    if different := list(_differences(where / "config.toml", options.config)):
+    begun = held_tables(where / "config.toml")
+    del begun["seeds"]
+    if different := list(differences(begun, options.config.to_tables())):
         raise Conflict(f"{where}: this run differs in {'; '.join(different)}; name another folder by --out")
-
-
-def _differences(path: Path, asked: TrainConfig) -> Iterator[str]:
-    try:
-        held = tomllib.loads(read_bytes(path, _MAX_TOML).decode())
-    except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{path}: {error}; remove the folder and train again") from None
-    known = TrainConfig().to_tables()  # a setting that is younger than the run had its default then
-    for table, fields in asked.to_tables().items():
-        for name, value in fields.items():
-            there = held.get(table, {}).get(name, known[table][name])
-            if there != value:
-                yield f"{table}.{name} ({value}, there {there})"
 
 
 def _plot(metrics: dict[str, Any], kind: str) -> bytes:

@@ -28,7 +28,8 @@ def auroc_of_counts(
     """Mean over parts of the AUROC of a score that knows the other parts' counts alone; ties count half.
 
     The score of a pair adds, over its two partners, log((positives + 1) / (negatives + ratio)): nothing where a partner
-    is new or has `ratio` negatives for each positive.
+    is new or has `ratio` negatives for each positive.  Nothing is fitted, unlike in `id_only` and the leak report
+    (`count_scores`): of exactly matched degrees this is 0.5 exactly, however small the set.
 
     Args:
         sides: (P,) number of each pair's partner, for both sides.

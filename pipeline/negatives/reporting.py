@@ -58,7 +58,9 @@ def report(
         lines.append(_hard(positives, drawn, candidates))
     areas = [auroc_of_counts(sides, label, part, options.per_positive, one_modality=dataset.one_modality)
              for sides in (ids, sequences)]  # fmt: skip
-    lines.append(f"AUROC of counts alone: {areas[0]:.3f} by id, {areas[1]:.3f} by sequence (0.5: they tell nothing)")
+    lines.append(
+        f"AUROC of the ratio of counts: {areas[0]:.3f} by id, {areas[1]:.3f} by sequence (0.5: it tells nothing)"
+    )
     if options.match == "degree" and max(abs(area - 0.5) for area in areas) > TELLING:
         fewer = "fewer --per-positive" if options.per_positive > 1 else "fewer --folds"
         note(f"note: counts tell positives from negatives here, as the degrees could not be kept; take {fewer}")

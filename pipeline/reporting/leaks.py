@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crossllm.pipeline.baselines.counts import count_scores
 from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.evaluation.counts import count_scores
 from crossllm.pipeline.evaluation.metrics import Scored, compute
 from crossllm.pipeline.similarity.similarity import Similarity
 from crossllm.pipeline.splits.choosing import clusters_of
@@ -131,7 +131,8 @@ def _histogram(identity: np.ndarray) -> dict[str, float]:
 def _counts_alone(dataset: Dataset, part: Parts, *, by_sequence: bool) -> float | None:
     """AUROC, or Spearman's correlation, of what the counts of each partner's training pairs tell."""
     fitted = np.concatenate([part.train, part.validation])
-    score, label = count_scores(dataset, fitted, part.test, by_sequence=by_sequence), dataset.labels[part.test]
+    sides, label = dataset.numbers(by_sequence=by_sequence), dataset.labels[part.test]
+    score = count_scores(sides, dataset.labels, dataset.task, fitted, part.test, one_modality=dataset.one_modality)
     scored = Scored(label, score, score >= 0.5)
     name = "auroc" if dataset.task == "classification" else "spearman"
     found = float(compute(dataset.task, scored, np.ones((1, len(scored.label))))[name][0])

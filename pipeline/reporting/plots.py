@@ -13,9 +13,7 @@ from crossllm.pipeline.evaluation.calibration import reliability
 from crossllm.pipeline.evaluation.classification import CALIBRATION_BINS
 from crossllm.pipeline.evaluation.metrics import Scored, pooled
 from crossllm.pipeline.evaluation.table import NAMES
-from crossllm.pipeline.reporting.figures import figure_bytes
-from crossllm.pipeline.reporting.figures import new_figure as _figure
-from crossllm.pipeline.reporting.figures import plain_label as _plain
+from crossllm.pipeline.reporting.figures import figure_bytes, new_figure, plain_label
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.run_folder import RunFolder
 
@@ -25,14 +23,14 @@ if TYPE_CHECKING:
 
 def draw_losses(folder: RunFolder, names: Sequence[str], results: Sequence[FoldResult], *, optimistic: bool) -> None:
     """`loss_curves.png` and `.svg`: training and validation loss of every fold, the epoch taken marked."""
-    figure, (axis,) = _figure(1)
+    figure, (axis,) = new_figure(1)
     from matplotlib.ticker import MaxNLocator
 
     for number, (name, result) in enumerate(zip(names, results, strict=True)):
         colour, history = f"C{number % 10}", result.history
         epochs = [epoch.epoch for epoch in history]
         axis.plot(epochs, [epoch.train_loss for epoch in history], "--.", color=colour, alpha=0.4, markersize=3)
-        axis.plot(epochs, [epoch.validation_loss for epoch in history], color=colour, label=_plain(f"fold {name}"))
+        axis.plot(epochs, [epoch.validation_loss for epoch in history], color=colour, label=plain_label(f"fold {name}"))
         best = history[result.best_epoch - 1]
         axis.plot([best.epoch], [best.validation_loss], "o", color=colour)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -79,7 +77,7 @@ def draw_calibration(folder: RunFolder, model: Scored, probability: np.ndarray, 
         probability: (P,) the same, calibrated.
         metrics: as in `metrics.json`, whose numbers the legend shows.
     """
-    figure, (axis,) = _figure(1)
+    figure, (axis,) = new_figure(1)
     axis.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     error = metrics["calibration"]["calibration_error"]
     for name, value, when in (("score", model.score, "before"), ("probability", probability, "after")):
@@ -106,7 +104,7 @@ def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:
     Scores of two folds' models are not joined to one curve: they are not on one scale, and the area under such a curve
     is another than the mean of the folds' areas, which the table shows.
     """
-    figure, (roc, pr) = _figure(2)
+    figure, (roc, pr) = new_figure(2)
     at = np.linspace(0, 1, 201)
     for name, folds in scored.items():
         both = [fold for fold in folds if len(set(fold.label.tolist())) == 2]  # the others have no curve
@@ -157,7 +155,7 @@ def _legend(name: str, metric: str, numbers: dict[str, Any]) -> str:
 
 def _scatter(scored: dict[str, Scored], numbers: dict[str, Any], groups: tuple[str, np.ndarray] | None) -> Figure:
     shown = [name for name in ("model", "additive") if name in scored]
-    figure, axes = _figure(len(shown))
+    figure, axes = new_figure(len(shown))
     values = np.concatenate([np.concatenate([scored[name].label, scored[name].score]) for name in shown])
     low, high = float(values.min()), float(values.max())
     for name, axis in zip(shown, axes, strict=True):
@@ -165,14 +163,18 @@ def _scatter(scored: dict[str, Scored], numbers: dict[str, Any], groups: tuple[s
         for value in [None] if groups is None else sorted(set(groups[1].tolist())):
             chosen = np.ones(len(found.label), bool) if groups is None else groups[1] == value
             axis.scatter(
-                found.label[chosen], found.score[chosen], s=6, alpha=0.6, label=None if value is None else _plain(value)
+                found.label[chosen],
+                found.score[chosen],
+                s=6,
+                alpha=0.6,
+                label=None if value is None else plain_label(value),
             )
         axis.plot([low, high], [low, high], color="grey", linewidth=0.5)
         axis.set(xlabel="measured affinity", ylabel="predicted affinity")
         axis.set_title(f"{_legend(name, 'pearson', numbers[name])}, each test pair once", fontsize="medium")
         axis.set_aspect("equal")
     if groups is not None:
-        axes[0].legend(fontsize="small", markerscale=2, title=_plain(groups[0]), title_fontsize="small")
+        axes[0].legend(fontsize="small", markerscale=2, title=plain_label(groups[0]), title_fontsize="small")
     return figure
 
 

@@ -7,11 +7,11 @@ does not explain.  No step keeps a table of the alignment, so memory grows with 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from crossllm.cache.console.machine import cores
 from crossllm.cache.console.progress import progress
 from crossllm.pipeline.similarity.hits import Hits
 from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE
@@ -70,7 +70,7 @@ def align_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: b
         found = _against(ordered, place, SCORING[modality], letters, floor)
         return [(order[place], order[other], identity) for other, identity in found]
 
-    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         rows = progress(pool.map(row, range(len(ordered))), len(ordered), f"aligning {modality}", quiet)
         return Hits.of(len(sequences), [hit for found in rows for hit in found])
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from crossllm.cache.console.machine import cores
 from crossllm.cache.console.progress import announced
 from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.pipeline.similarity.hits import Hits
@@ -43,6 +44,7 @@ def search_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: 
             _binary(), "easy-search", str(fasta), str(fasta), str(table), str(Path(folder, "work")), *kind,
             "--format-output", "query,target,fident", "--min-seq-id", str(floor), "-c", str(COVERAGE),
             "--cov-mode", "0", "-e", str(E_VALUE), "--max-seqs", str(len(sequences)), "-v", "1",
+            "--threads", str(cores()),
         ]  # fmt: skip
         with announced(f"note: MMseqs2 compares {len(sequences):,} {modality} sequences", quiet):
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)

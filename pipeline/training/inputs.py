@@ -19,8 +19,7 @@ from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.row_source import IO
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run, load_dataset
-from crossllm.pipeline.similarity.similarity import Similarity
-from crossllm.pipeline.splits.choosing import choose_folds, similarities_of
+from crossllm.pipeline.splits.choosing import choose_folds
 from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.training.config import TrainConfig
 
@@ -63,8 +62,8 @@ class Inputs(NamedTuple):
     readers: tuple[CacheReader, CacheReader]
     window: int
     folds: Folds
-    similarities: tuple[Similarity, Similarity]
-    """Of the distinct sequences of each side."""
+    whole: Dataset
+    """With the pairs that the split leaves out: similarities are of all its sequences, whatever the split."""
 
 
 def open_inputs(options: TrainOptions) -> Inputs:
@@ -86,8 +85,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
     held_split = (options.out or default_run(options.cache_dir)) / "splits.tsv"
     split_file = options.split_file or (held_split if options.resume and held_split.exists() else None)
     split = options.config.split_options()
-    similarities = similarities_of(dataset, split, options.cache_dir, quiet=options.quiet)  # of all, whatever the split
-    dataset, folds = choose_folds(dataset, split, options.cache_dir, split_file, quiet=options.quiet)
+    whole = dataset
+    dataset, folds = choose_folds(whole, split, options.cache_dir, split_file, quiet=options.quiet)
     _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
     _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
     _say_alike("a", reader_a, dataset.a_keys)
@@ -100,7 +99,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
         keys = zip(dataset.a_keys, dataset.b_keys, strict=True)
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
         note(f"note: --tokens auto: {tokens_name(window)}")
-    return Inputs(dataset, (reader_a, reader_b), window, folds, similarities)
+    return Inputs(dataset, (reader_a, reader_b), window, folds, whole)
 
 
 def _recipe(options: TrainOptions, modality: str, named: str | None) -> Recipe:

@@ -21,8 +21,7 @@ import hashlib
 import io
 import json
 import math
-import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,10 +39,10 @@ from crossllm.pipeline.data.labels import MAX_LABEL
 from crossllm.pipeline.evaluation import table as report
 from crossllm.pipeline.evaluation.calibration import calibration_of
 from crossllm.pipeline.evaluation.intervals import half_width_as_json, half_width_of
-from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.keeping import Keeper
 from crossllm.pipeline.training.progress import Epoch
+from crossllm.pipeline.training.result_folder import differences, held_tables, refuse_foreign, take
 from crossllm.pipeline.training.target import Target
 
 _MAX_JSON = 256 << 20
@@ -64,10 +63,9 @@ class RunFolder:
         held = where.exists()
         if held:
             self._check_same(where, resume)
-        elif path.is_dir() and any(not found.name.startswith((".tmp-", ".lock")) for found in path.iterdir()):
-            raise Conflict(f"{path}: is not empty and holds no run; name another folder by --out")
-        fsio.make_dirs(path)
-        self._lock = self._take()
+        else:
+            refuse_foreign(path, "run")
+        self._lock = take(path, "run")
         # Of two that start in the same instant one publishes its settings, and the other reads them.
         if not held and not fsio.publish(where, tomli_w.dumps(config).encode()):
             self._check_same(where, resume)
@@ -85,26 +83,13 @@ class RunFolder:
         """Let another process have the folder."""
         self._lock.close()
 
-    def _take(self) -> fsio.Lock:
-        try:
-            return fsio.Lock(self.path / ".lock")
-        except BlockingIOError:
-            raise Conflict(f"{self.path}: another run is at work in it; wait for it, or name another --out") from None
-
     def _check_same(self, where: Path, resume: bool) -> None:
         if not resume:
             raise Conflict(f"{self.path}: already holds a run; continue it with --resume, or name another by --out")
-        try:
-            held = tomllib.loads(read_bytes(where, _MAX_JSON).decode())
-        except (ValueError, RecursionError) as error:
-            raise CacheCorrupt(f"{where}: {error}; remove the folder and train again") from None
-        # A setting that is younger than the run had its default then.
-        for table, known in TrainConfig().to_tables().items():
-            if isinstance(held.get(table), dict):
-                held[table] = known | held[table]
+        held = held_tables(where)
         self._say_threads(held)
-        if differences := list(_differences(held, self._config)):
-            raise Conflict(f"{where}: this run differs in {'; '.join(differences)}; name another folder by --out")
+        if different := list(differences(held, self._config)):
+            raise Conflict(f"{where}: this run differs in {'; '.join(different)}; name another folder by --out")
 
     def _say_threads(self, held: dict[str, Any]) -> None:
         """Say that threads differ, which changes a sum by rounding and is no reason to stop."""
@@ -224,12 +209,3 @@ def _epoch(expected: int, number: Any, fit: Any, held: Any, quality: Any) -> Epo
     if number != expected or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
         raise ValueError(f"epoch {expected} of its history is no line of numbers")
     return Epoch(expected, float(fit), float(held), quality)
-
-
-def _differences(held: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name in sorted(held.keys() | asked.keys()):
-        mine, theirs = asked.get(name), held.get(name)
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            yield from _differences(theirs, mine, f"{prefix}{name}.")
-        elif mine != theirs:
-            yield f"{prefix}{printable(name)} ({printable(str(mine))}, there {printable(str(theirs))})"
