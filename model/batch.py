@@ -18,6 +18,14 @@ class Packed(NamedTuple):
     """(T, M)."""
     offsets: Tensor
     """(S + 1,) int64 on the CPU."""
+    statistics: Tensor | None = None
+    """(S, 4 D) of the rows of each entity (`crossllm.model.summary`), made once, where tokens may be averages of rows;
+    None: the tokens are the rows."""
+
+    def to(self, device: torch.device) -> Packed:
+        """The same with its values on a device; offsets stay on the CPU."""
+        held = self.statistics
+        return Packed(self.tokens.to(device), self.offsets, None if held is None else held.to(device))
 
 
 class Batch(NamedTuple):
@@ -36,8 +44,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with its rows and labels on a device; offsets and indices stay on the CPU."""
-        a, b = (side._replace(tokens=side.tokens.to(device)) for side in (self.a, self.b))
-        return self._replace(a=a, b=b, label=self.label.to(device))
+        return self._replace(a=self.a.to(device), b=self.b.to(device), label=self.label.to(device))
 
 
 def join_pairs(first: Packed, second: Packed, first_index: Tensor, second_index: Tensor) -> Packed:
@@ -56,7 +63,9 @@ def join_pairs(first: Packed, second: Packed, first_index: Tensor, second_index:
 
 def gather(entities: Packed, index: Tensor) -> Packed:
     """The entities that `index` (P,) names, in its order, an entity as often as it is named."""
-    return _gathered(entities.tokens, entities.offsets[index], entities.offsets.diff()[index])
+    held = entities.statistics
+    gathered = _gathered(entities.tokens, entities.offsets[index], entities.offsets.diff()[index])
+    return gathered._replace(statistics=None if held is None else held[index.to(held.device)])
 
 
 def _gathered(tokens: Tensor, starts: Tensor, lengths: Tensor) -> Packed:

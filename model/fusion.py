@@ -55,7 +55,8 @@ class CrossMamba(nn.Module):
         if isinstance(only, BiMamba) and only.takes_states(first.tokens) and is_cheaper(only, *pairs):
             mean = mixed_mean(only, *pairs)
         else:
-            x, offsets = join_pairs(*pairs)
+            joined = join_pairs(*pairs)
+            x, offsets = joined.tokens, joined.offsets
             for block in self.mixer:
                 x = block(x, offsets)
             mean = segment_mean(Packed(x, offsets))

@@ -5,17 +5,19 @@ Glossary, code → CrossLLM-Mamba (arXiv:2602.22236, method section):
     project_a   X_A = W_A E_A + b_A + ε, ε ~ N(0, σ²) in training only
     encoder_a   X_A_enc = BiMamba(X_A)                         the same for B
     fusion      S = [X_A_enc ; X_B_enc], S_mixed = BiMamba(S), global mean pool; or another of `model/fusion.py`
-    head        an MLP
+    summary_a   statistics of A's columns over its rows, one layer: z_A (ours)
+    head        an MLP on [fused ; z_A ; z_B ; z_A ⊙ z_B]
 Pairs that share an entity share its encoding: `encode_a` and `encode_b` run once on each distinct entity, and `fuse`
 gathers them by pair.  All N × M pairs of two sets cost N + M encodings.
 
-Shapes: T packed tokens, D width of a row, M model width, P pairs, S distinct entities of a side.
+Shapes: T packed tokens, D width of a row, M model width, W width of a summary, P pairs, S distinct entities of a side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,7 @@ from crossllm.model.batch import Batch, Packed
 from crossllm.model.bimamba import BiMamba
 from crossllm.model.fusion import ORDERS, Concat, CrossAttention, CrossMamba, Gated
 from crossllm.model.standardise import Standardise
+from crossllm.model.summary import Summary, summarise
 
 OTHER_FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "concat": Concat,
@@ -52,6 +55,8 @@ class ModelConfig:
     """Standard deviation σ of ε, added to the projections in training (not from the paper)."""
     dropout: float = field(default=0.1, metadata={"range": (0.0, 0.99)})
     """In the head (not from the paper)."""
+    summary_width: int = field(default=128, metadata={"range": (0, 4096), "before": 0})
+    """Width W of z, what an entity's rows are on the whole (`model/summary.py`); 0: without (not from the paper)."""
     standardise: bool = True
     """Scale each column of the tokens to mean 0 and deviation 1 over the training part first (not from the paper)."""
     bidirectional: bool = True
@@ -60,6 +65,17 @@ class ModelConfig:
     """How two encoded partners become one vector (`model/fusion.py`)."""
     order: str = field(default="ab", metadata={"one_of": ORDERS})
     """Of the partners in S; `both` takes the mean of the two ways.  Cross-Mamba alone has an order."""
+
+
+class Encoded(NamedTuple):
+    """Entities of a side, encoded."""
+
+    tokens: Tensor
+    """(T, M)."""
+    offsets: Tensor
+    """(S + 1,) int64 on the CPU."""
+    summary: Tensor
+    """(S, W) z of each entity; W is 0 in a model without."""
 
 
 def joins_pairs(config: ModelConfig) -> bool:
@@ -93,39 +109,54 @@ class InteractionModel(nn.Module):
             self.fusion = CrossMamba(width, block, config.mixer_layers, config.order)
         else:
             self.fusion = OTHER_FUSIONS[config.fusion](width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
+        joined = width
+        self.summary_a: Summary | None = None
+        self.summary_b: Summary | None = None
+        if own := config.summary_width:
+            self.summary_a, self.summary_b = (Summary(dim, own, config.dropout) for dim in (dim_a, dim_b))
+            joined += 3 * own
+        inner = max(width, config.summary_width)
+        self.head = nn.Sequential(nn.Linear(joined, inner), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(inner, 1))
 
     def forward(self, batch: Batch) -> Tensor:
         """(P,) in the order of the batch's pairs."""
         return self.fuse(self.encode_a(batch.a), self.encode_b(batch.b), batch.a_index, batch.b_index)
 
-    def encode_a(self, rows: Packed) -> Packed:
+    def encode_a(self, rows: Packed) -> Encoded:
         """Standardising, projection, noise and BiMamba encoder of A entities, each on its own: (T, D_a) → (T, M)."""
-        return self._encode(self.standardise_a, self.project_a, self.encoder_a, rows)
+        return self._encode(self.standardise_a, self.project_a, self.encoder_a, self.summary_a, rows)
 
-    def encode_b(self, rows: Packed) -> Packed:
+    def encode_b(self, rows: Packed) -> Encoded:
         """The same for B entities: (T, D_b) → (T, M)."""
-        return self._encode(self.standardise_b, self.project_b, self.encoder_b, rows)
+        return self._encode(self.standardise_b, self.project_b, self.encoder_b, self.summary_b, rows)
 
-    def fuse(self, a: Packed, b: Packed, a_index: Tensor, b_index: Tensor) -> Tensor:
+    def fuse(self, a: Encoded, b: Encoded, a_index: Tensor, b_index: Tensor) -> Tensor:
         """(P,) logits or affinities of pairs of encoded entities.
 
         Args:
             a, b: what `encode_a` and `encode_b` gave.
             a_index, b_index: (P,) int64 on the CPU, which entity each pair has.
         """
-        logit: Tensor = self.head(self.fusion(a, b, a_index, b_index))[:, 0]
+        parts = [self.fusion(Packed(a.tokens, a.offsets), Packed(b.tokens, b.offsets), a_index, b_index)]
+        if self.summary_a is not None:
+            z_a, z_b = a.summary[a_index.to(a.summary.device)], b.summary[b_index.to(b.summary.device)]
+            parts += [z_a, z_b, z_a * z_b]
+        logit: Tensor = self.head(torch.cat(parts, 1))[:, 0]
         return logit
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters of each part, in the order of the path of data."""
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
 
-    def _encode(self, standardise: nn.Module, project: nn.Linear, blocks: nn.ModuleList, rows: Packed) -> Packed:
+    def _encode(
+        self, standardise: nn.Module, project: nn.Linear, blocks: nn.ModuleList, summary: Summary | None, rows: Packed
+    ) -> Encoded:
         # The residual stream stays in float32 under autocast, as the parameters do.
         x: Tensor = project(standardise(rows.tokens.float())).to(project.weight.dtype)
         if self.training and self.noise > 0:
             x = x + self.noise * torch.randn_like(x)
         for block in blocks:
             x = block(x, rows.offsets)
-        return Packed(x, rows.offsets)
+        if summary is None:
+            return Encoded(x, rows.offsets, x.new_empty(len(rows.offsets) - 1, 0))
+        return Encoded(x, rows.offsets, summary(summarise(rows) if rows.statistics is None else rows.statistics))

@@ -46,7 +46,8 @@ recipe_option = click.option(
     "recipes",
     multiple=True,
     metavar="a=NAME|b=NAME",
-    help="Recipe of a side where the cache holds several: encoder, folder name or digest.",
+    help="Recipe of a side where the cache holds several: encoder, folder name or digest.  Given twice for a side, the "
+    "columns of both are joined.",
 )
 
 
@@ -150,13 +151,13 @@ def train(
 
 
 def recipes_of(texts: tuple[str, ...]) -> dict[str, str]:
-    """Side → recipe, of what `--recipe` was given."""
-    found = {}
+    """Side → recipe, of what `--recipe` was given; several of a side with + between them."""
+    found: dict[str, str] = {}
     for text in texts:
         side, equals, name = text.partition("=")
         if side not in ("a", "b") or not equals or not name:
             raise InputError(f"--recipe '{printable(text)}' is not a=NAME or b=NAME")
-        found[side] = name
+        found[side] = f"{found[side]}+{name}" if side in found else name
     return found
 
 

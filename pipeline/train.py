@@ -37,7 +37,7 @@ from crossllm.pipeline.training.target import fit_target
 from crossllm.pipeline.training.tracking import FoldEvents
 from crossllm.pipeline.training.usage import measured, read_usage, write_usage
 
-VERSION = 6
+VERSION = 7
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
 
 

@@ -144,7 +144,7 @@ def test_states_of_a_wrong_shape_and_mamba_ssm_are_refused(
 
 def mixed_by_the_joined_pairs(block: BiMamba, *pairs: object) -> Tensor:
     """The reference of `mixed_mean`: the block over the tokens of every pair's joined sequence."""
-    x, offsets = join_pairs(*pairs)  # type: ignore[arg-type]
+    x, offsets = join_pairs(*pairs)[:2]  # type: ignore[arg-type]
     return segment_mean(Packed(block(x, offsets), offsets))
 
 

@@ -28,7 +28,7 @@ def test_join_pairs_puts_a_before_b(rng: np.random.Generator) -> None:
 def test_reversing_the_input_and_swapping_the_directions_reverses_the_output(rng: np.random.Generator) -> None:
     torch.manual_seed(1)
     block = BiMamba(8, d_state=4)
-    x, offsets = packed(rng, [3, 11], 8)
+    x, offsets = packed(rng, [3, 11], 8)[:2]
     swapped = BiMamba(8, d_state=4)
     swapped.load_state_dict({_swap(name): value for name, value in block.state_dict().items()})
     flip = torch.cat([torch.arange(2, -1, -1), torch.arange(13, 2, -1)])
@@ -50,7 +50,7 @@ def test_one_direction_equals_transformers_mamba_mixer(rng: np.random.Generator)
     config = MambaConfig(hidden_size=32, state_size=8, conv_kernel=4, expand=2, time_step_rank=2, num_hidden_layers=1)
     theirs = MambaMixer(config, layer_idx=0).eval()
     theirs.load_state_dict(mine.state_dict())  # the same names, or this raises
-    x, offsets = packed(rng, [50], 32)
+    x, offsets = packed(rng, [50], 32)[:2]
     found, reference = mine(x, offsets), theirs(x[None])[0]
     assert_close(found, reference, "output", looser=5)  # both float32: measured 2e-6
     dy = torch.randn_like(found)
@@ -67,7 +67,7 @@ def _named_gradients(module: torch.nn.Module, y: Tensor, dy: Tensor) -> tuple[li
 def test_forward_only_never_looks_ahead(rng: np.random.Generator) -> None:
     torch.manual_seed(1)
     block = BiMamba(8, d_state=4, bidirectional=False)
-    x, offsets = packed(rng, [12], 8)
+    x, offsets = packed(rng, [12], 8)[:2]
     changed = x.clone()
     changed[8:] = torch.randn(4, 8)  # not a shift, which the norm would take out
     assert torch.equal(block(x, offsets)[:8], block(changed, offsets)[:8])

@@ -168,9 +168,10 @@ def test_bfloat16_products_leave_parameters_sums_and_scan_in_float32(
     full = model(batch)
     reference = torch.autograd.grad(full.sum(), list(model.parameters()))
     with torch.autocast("cpu", torch.bfloat16):
-        encoded = model.encode_a(batch.a)
-        assert encoded.tokens.dtype == torch.float32
-        assert model.fusion(encoded, model.encode_b(batch.b), batch.a_index, batch.b_index).isfinite().all()
+        encoded = [model.encode_a(batch.a), model.encode_b(batch.b)]
+        assert encoded[0].tokens.dtype == torch.float32
+        a, b = (Packed(side.tokens, side.offsets) for side in encoded)
+        assert model.fusion(a, b, batch.a_index, batch.b_index).isfinite().all()
         half = model(batch).float()
     found = torch.autograd.grad(half.sum(), list(model.parameters()))
     assert_close(half.bfloat16(), full, "logits")

@@ -19,7 +19,8 @@ from sklearn import metrics as sk
 from crossllm.cache import CacheReader, InputError
 from crossllm.cache.store.reader import Packed as StoredRows
 from crossllm.embed.run.run import RunOptions, run
-from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.model.ensemble import Ensemble
+from crossllm.model.interaction import ModelConfig
 from crossllm.pipeline.baselines.material import Material
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import default_run
@@ -76,7 +77,7 @@ def test_checkpoints_hold_the_weights_that_made_the_predictions(trained: TrainOp
     inputs = open_inputs(trained)
     a, b = inputs.readers
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
-    model = InteractionModel(a.recipe.dim, b.recipe.dim, QUICK.model)
+    model = Ensemble(1, a.recipe.dim, b.recipe.dim, QUICK.model)
     model.load_state_dict(load_file(folder / "checkpoints" / "fold-0.safetensors"))
     test = np.flatnonzero(inputs.folds.of_pair == 0)
     score = predict(model, batches, test, QUICK, torch.device("cpu")).sigmoid().numpy()

@@ -18,7 +18,8 @@ def options_of(cache: Path) -> TrainOptions:
 
     from crossllm.pipeline.training.inputs import TrainOptions
 
-    config = dataclasses.replace(QUICK, epochs=3)
+    # With all that a fold's state may hold.
+    config = dataclasses.replace(QUICK, epochs=3, ensemble=2, ema=0.9, schedule="cosine")
     return TrainOptions(cache, config, out=cache.parent / "run", resume=True, quiet=True)
 
 

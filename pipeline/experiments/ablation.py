@@ -24,7 +24,7 @@ from crossllm.cache.console.progress import duration
 from crossllm.cache.errors import Conflict, InputError
 from crossllm.cache.files import fsio
 from crossllm.cache.records.modality import OnBad
-from crossllm.cache.store.recipe import choose_recipe
+from crossllm.cache.store.joined_reader import open_rows
 from crossllm.cache.store.row_source import IO
 from crossllm.pipeline.baselines.registry import chosen
 from crossllm.pipeline.data.dataset import load_dataset
@@ -89,7 +89,7 @@ def ablate(options: AblationOptions) -> Ablation:
         raise InputError("--grid seed=…: --seeds repeats every row with other seeds; give one of the two")
     dataset, _ = load_dataset(options.cache_dir, options.on_bad)
     for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b)):
-        choose_recipe(options.cache_dir, modality, named)
+        open_rows(options.cache_dir, modality, named)
     wanted = [] if options.baselines is None else chosen(options.baselines, dataset.task)
     folder = options.out or options.cache_dir / "ablations" / "-".join(rows[0].settings)
     with closing(_opened(folder, _shared(options, base, rows))):

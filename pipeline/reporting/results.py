@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crossllm.cache.console.progress import announced
-from crossllm.model.interaction import InteractionModel
+from crossllm.model.ensemble import Ensemble
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.evaluation.metrics import REPLICATES, Partners, Scored, Summary, pooled, summarise, why_undefined
@@ -115,7 +115,7 @@ def _metrics(
 def parameter_counts(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
     """Part of the model → its parameters."""
     a, b = (reader.recipe.dim for reader in inputs.readers)
-    return InteractionModel(a, b, config.model).parameter_counts()
+    return Ensemble(config.ensemble, a, b, config.model).parameter_counts()
 
 
 def _by_group(

@@ -18,6 +18,7 @@ from crossllm.cache.store.reader import Packed as StoredRows
 from crossllm.cache.store.recipe import Recipe
 from crossllm.model.batch import Batch, Packed
 from crossllm.model.standardise import Moments
+from crossllm.model.summary import summarise
 from crossllm.model.tokens import window_mean
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.labels import Task
@@ -61,6 +62,7 @@ class Entities:
         lengths = np.array([reader.length(key) for key in self._keys], np.int64)
         self.side = Side(of_pair, -(-lengths // window))
         self._memo: dict[int, np.ndarray] = {}
+        self._statistics: dict[int, Tensor] = {}
         self._memo_bytes = 0
         self._reading = self._keys[:1]
         self.rows_read = 0
@@ -99,22 +101,42 @@ class Entities:
         std[std <= CONSTANT * np.maximum(np.abs(mean), 1)] = 0
         return Moments(torch.from_numpy(mean).float(), torch.from_numpy(std).float())
 
+    def statistics(self, entity: int) -> Tensor:
+        """(4 D,) of its rows (`crossllm.model.summary`), whatever a token averages."""
+        if entity in self._statistics:
+            return self._statistics[entity]
+        rows = torch.tensor(self._reader[self._keys[entity]])  # a copy: the store is read-only
+        found = summarise(Packed(rows, torch.tensor([0, len(rows)])))[0]
+        if self._memo_bytes + found.nbytes <= MEMO_BYTES:
+            self._statistics[entity] = found
+            self._memo_bytes += found.nbytes
+        return found
+
+    def statistics_moments(self, pairs: np.ndarray) -> Moments:
+        """Of each column of the statistics over these pairs' distinct entities."""
+        entities = np.unique(self.side.of_pair[pairs]).tolist()
+        values = torch.stack([self.statistics(entity) for entity in entities]).double()
+        mean, std = values.mean(0), values.std(0, correction=0)
+        std[std <= CONSTANT * mean.abs().clamp(min=1)] = 0
+        return Moments(mean.float(), std.float())
+
     def prefetch(self, pairs: np.ndarray) -> None:
         """Tell the system that these pairs are next; averages are kept in memory and need none of it."""
         if self._window == 1:
             self._reader.prefetch(self._keys[entity] for entity in np.unique(self.side.of_pair[pairs]).tolist())
 
-    def pack(self, pairs: np.ndarray) -> tuple[Packed, Tensor]:
-        """The tokens of these pairs' distinct entities, and each pair's index into them."""
+    def pack(self, pairs: np.ndarray, statistics: bool) -> tuple[Packed, Tensor]:
+        """The tokens of these pairs' distinct entities, and what else a model may read, and each pair's index."""
         distinct, index = np.unique(self.side.of_pair[pairs], return_inverse=True)
+        held = torch.stack([self.statistics(entity) for entity in distinct.tolist()]) if statistics else None
         if self._window == 1:
             self._reading = [self._keys[entity] for entity in distinct.tolist()]
             rows, offsets = self._reader.gather(self._reading)
             self.rows_read += len(rows)
-            return Packed(torch.from_numpy(rows), torch.from_numpy(offsets)), torch.from_numpy(index)
+            return Packed(torch.from_numpy(rows), torch.from_numpy(offsets), held), torch.from_numpy(index)
         parts = [self.tokens(entity) for entity in distinct.tolist()]
         offsets = np.cumsum([0, *(len(part) for part in parts)])
-        packed = Packed(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets))
+        packed = Packed(torch.from_numpy(np.concatenate(parts)), torch.from_numpy(offsets), held)
         return packed, torch.from_numpy(index)
 
 
@@ -169,25 +191,29 @@ class PairBatches:
         other.labels = labels
         return other
 
-    def collate(self, pairs: np.ndarray) -> Batch:
-        """The batch of these pairs, in this order."""
+    def collate(self, pairs: np.ndarray, statistics: bool = True) -> Batch:
+        """The batch of these pairs, in this order, with the rows' statistics for a model that has summaries."""
         self._packing = self._a
-        a, a_index = self._a.pack(pairs)
+        a, a_index = self._a.pack(pairs, statistics)
         self._packing = self._b
-        b, b_index = self._b.pack(pairs)
+        b, b_index = self._b.pack(pairs, statistics)
         return Batch(a, b, a_index, b_index, torch.from_numpy(self.labels[pairs].astype(np.float32)))
 
     def moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:
         """Mean and deviation of each column over the tokens of these pairs' distinct entities, of both sides."""
         return self._a.moments(pairs), self._b.moments(pairs)
 
-    def stream(self, parts: Sequence[np.ndarray]) -> Iterator[Batch]:
-        """The batch of each part, in order; the next one is read and packed while the last is used."""
+    def statistics_moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:
+        """The same of the entities' statistics (`crossllm.model.summary`)."""
+        return self._a.statistics_moments(pairs), self._b.statistics_moments(pairs)
+
+    def stream(self, parts: Sequence[np.ndarray], statistics: bool = True) -> Iterator[Batch]:
+        """The batch of each part (`collate`), in order; the next one is read and packed while the last is used."""
 
         def make(number: int) -> Batch:
             if number + 1 < len(parts):
                 self._a.prefetch(parts[number + 1])
                 self._b.prefetch(parts[number + 1])
-            return self.collate(parts[number])
+            return self.collate(parts[number], statistics)
 
         return prefetched(make, range(len(parts)), self.waiting, lambda: self._packing.place)

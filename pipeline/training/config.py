@@ -80,6 +80,12 @@ class TrainConfig:
     lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
     """AdamW's learning rate after `warmup_steps` of linear rise."""
     warmup_steps: int = field(default=20, metadata={"range": (1, 10**9)})
+    schedule: str = field(default="constant", metadata={"one_of": ("constant", "cosine")})
+    """Of the learning rate after the rise: as it is, or down to 0 by half a cosine over `epochs`."""
+    ema: float = field(default=0.0, metadata={"range": (0.0, 0.99999)})
+    """Share of its old weights that a moving average keeps a step, which is then validated and kept; 0: no average."""
+    ensemble: int = field(default=1, metadata={"range": (1, 1000)})
+    """Models that are trained side by side on the same batches, and whose outputs are averaged."""
     weight_decay: float = field(default=0.01, metadata={"range": (0.0, 1e3)})
     clip: float = field(default=1.0, metadata={"range": (1e-6, 1e9)})
     """Largest norm of the gradient of all parameters."""
@@ -130,7 +136,7 @@ def resolve(
         InputError: an unknown key, a value of the wrong type or out of range; one line each.
     """
     problems: list[str] = []
-    chosen: dict[tuple[str, str], Any] = {}
+    chosen: dict[tuple[str, str], Any] = _before(_read(config)) if config else {}
     for table, key, value, where in _asked(config, sets, flags or {}):
         found = _locate(table, key)
         if found is None:
@@ -178,6 +184,27 @@ _FIELDS: dict[str, dict[str, dataclasses.Field[Any]]] = {
     "train": {f.name: f for f in dataclasses.fields(TrainConfig) if f.name != "model"},
     "model": {f.name: f for f in dataclasses.fields(ModelConfig)},
 }
+
+
+def with_older_settings(tables: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a run's `config.toml` with the settings that are younger than it, as that run had them."""
+    filled = TrainConfig().to_tables()
+    for (table, key), value in _before(tables).items():
+        filled[table][key] = value
+    known = {table: filled[table] | held for table in filled if isinstance(held := tables.get(table), dict)}
+    return tables | known
+
+
+def _before(tables: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """Of a run's `config.toml`, what stood for settings that it lacks and that would now start otherwise."""
+    if "run" not in tables:
+        return {}
+    return {
+        (table, key): wanted.metadata["before"]
+        for table, fields in _FIELDS.items()
+        for key, wanted in fields.items()
+        if "before" in wanted.metadata and key not in tables.get(table, {})
+    }
 
 
 def _asked(

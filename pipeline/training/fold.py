@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import InputError
-from crossllm.model.interaction import InteractionModel
+from crossllm.model.ensemble import Ensemble
 from crossllm.model.standardise import Standardise
 from crossllm.pipeline.evaluation.calibration import Calibration, fit_calibration
 from crossllm.pipeline.evaluation.classification import best_threshold
@@ -129,8 +129,17 @@ def _begin(batches: PairBatches, parts: Parts, config: TrainConfig, seed: int, d
     torch.manual_seed(seed)
     model = _new_model(batches, parts, config).to(device)
     optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
-    warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / config.warmup_steps))
-    return Progress(model, optimiser, warmup, np.random.default_rng(seed), device)
+    steps = config.epochs * -(-len(parts.train) // config.batch_pairs)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, config))
+    return Progress(model, optimiser, schedule, np.random.default_rng(seed), device, config.ema)
+
+
+def _rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Of the learning rate, what a step takes: a linear rise, then all of it, or half a cosine down to `steps`."""
+    if step < config.warmup_steps or config.schedule == "constant":
+        return min(1.0, (step + 1) / config.warmup_steps)
+    share = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 def _finished(progress: Progress, config: TrainConfig) -> bool:
@@ -145,7 +154,7 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
     config, target, validation = work.config, work.target, work.parts.validation
     order = shuffled_batches(work.parts.train, work.batches.sides, bounds(config), config.sharing, progress.rng)
     train_loss = _train_epoch(progress, work, order)
-    output = predict(progress.model, work.batches, validation, config, work.device, work.pause)
+    output = predict(progress.judged, work.batches, validation, config, work.device, work.pause)
     loss = float(target.loss(output, torch.from_numpy(work.batches.labels[validation]).float(), config))
     if not math.isfinite(loss):
         raise InputError(
@@ -159,7 +168,7 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
 def _paper_score(progress: Progress, work: _Work) -> float:
     """The first metric of the task on the *test* part, at threshold ½; −∞ where it is undefined."""
     test = work.parts.test
-    score = work.target.score(predict(progress.model, work.batches, test, work.config, work.device, work.pause))
+    score = work.target.score(predict(progress.judged, work.batches, test, work.config, work.device, work.pause))
     found = compute(work.target.task, Scored(work.labels[test], score, score >= 0.5), np.ones((1, len(test))))
     value = float(found[METRICS[work.target.task][0]][0])
     return value if math.isfinite(value) else -math.inf
@@ -182,17 +191,25 @@ def _score_once(progress: Progress, work: _Work) -> FoldResult:
     return result._replace(threshold=threshold, calibration=fit_calibration(label, validation))
 
 
-def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> InteractionModel:
-    """A model of random weights that knows the moments of its training part's tokens."""
-    model = InteractionModel(*batches.dims, config.model, config.scan)
-    sides = [layer for layer in (model.standardise_a, model.standardise_b) if isinstance(layer, Standardise)]
-    if sides:
-        for layer, moments in zip(sides, batches.moments(parts.train), strict=True):
-            layer.fit(moments)
+def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> Ensemble:
+    """Models of random weights that know the moments of their training part's tokens and summaries."""
+    model = Ensemble(config.ensemble, *batches.dims, config.model, config.scan)
+    if config.model.standardise:
+        moments = batches.moments(parts.train)
+        for member in model.interaction_models:
+            for layer, found in zip((member.standardise_a, member.standardise_b), moments, strict=True):
+                if isinstance(layer, Standardise):
+                    layer.fit(found)
+    if config.model.summary_width:
+        moments = batches.statistics_moments(parts.train)
+        for member in model.interaction_models:
+            for summary, found in zip((member.summary_a, member.summary_b), moments, strict=True):
+                if summary is not None:
+                    summary.fit(found)
     return model
 
 
-def _decay_groups(model: InteractionModel, decay: float) -> list[dict[str, Any]]:
+def _decay_groups(model: Ensemble, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: not on biases, norms and D, nor on A_log, whose decay would move A towards −1."""
     matrices: list[Tensor] = []
     others: list[Tensor] = []
@@ -205,19 +222,20 @@ def _train_epoch(progress: Progress, work: _Work, order: list[np.ndarray]) -> fl
     """One pass over the training pairs, batch by batch, from the step on that it has come to; their mean loss."""
     model, optimiser, config = progress.model, progress.optimiser, work.config
     model.train()
-    for batch in work.batches.stream(order[progress.step :]):
+    for batch in work.batches.stream(order[progress.step :], config.model.summary_width > 0):
         batch = batch.to(work.device)
         with autocast(config, work.device):
-            output = model(batch)
-        loss = work.target.loss(output.float(), batch.label, config)
+            outputs = model.outputs(batch).float()
+        # The sum: each member has the gradient that it has alone.
+        loss = torch.stack([work.target.loss(output, batch.label, config) for output in outputs]).sum()
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        for member in model.members:
+            torch.nn.utils.clip_grad_norm_(member.parameters(), config.clip)
         optimiser.step()
-        progress.warmup.step()
-        progress.step, progress.total = progress.step + 1, progress.total + loss.item() * len(batch.label)
+        progress.end_step(loss.item() / len(outputs) * len(batch.label))
         work.pause()
     return progress.total / sum(map(len, order))
 

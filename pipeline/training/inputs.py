@@ -13,8 +13,9 @@ from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
 from crossllm.cache.records.id_table import read_table
 from crossllm.cache.records.modality import UNITS, OnBad
+from crossllm.cache.store.joined_reader import JOIN, JoinedReader, open_rows, parts_of
 from crossllm.cache.store.reader import CacheReader
-from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
+from crossllm.cache.store.recipe import list_recipes
 from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.row_source import IO
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
@@ -23,6 +24,8 @@ from crossllm.pipeline.splits.choosing import choose_folds
 from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.training.config import TrainConfig
 
+RowReader = CacheReader | JoinedReader
+"""Of one recipe, or of several joined."""
 ALIKE = 32
 """Sequences of a side that are looked at to see whether all embeddings are the same."""
 MAX_GROUPS = 50
@@ -37,7 +40,7 @@ class TrainOptions:
     config: TrainConfig = field(default_factory=TrainConfig)
     recipe_a: str | None = None
     recipe_b: str | None = None
-    """Encoder name, folder name or digest; None: the only one."""
+    """Encoder name, folder name or digest; several with + between them are joined; None: the only one."""
     out: Path | None = None
     """The run's folder; None: `runs/<name of the dataset>` in the cache."""
     by: str | None = None
@@ -59,7 +62,7 @@ class Inputs(NamedTuple):
     """Everything a fold needs, opened."""
 
     dataset: Dataset
-    readers: tuple[CacheReader, CacheReader]
+    readers: tuple[RowReader, RowReader]
     window: int
     folds: Folds
     whole: Dataset
@@ -76,19 +79,19 @@ def open_inputs(options: TrainOptions) -> Inputs:
     dataset, found = load_dataset(options.cache_dir, options.on_bad)
     say_notes(options.cache_dir / "pairs.tsv", found.notes, found.skipped, "rows")
     _check_groups(dataset, options.by)
-    readers = tuple(
-        CacheReader(options.cache_dir, _recipe(options, modality, named), io=options.io)
+    reader_a, reader_b = (
+        _open(options, modality, named)
         for modality, named in ((dataset.modality_a, options.recipe_a), (dataset.modality_b, options.recipe_b))
     )
-    reader_a, reader_b = readers
     dataset = _embedded_only(options, dataset, reader_a, reader_b)
     held_split = (options.out or default_run(options.cache_dir)) / "splits.tsv"
     split_file = options.split_file or (held_split if options.resume and held_split.exists() else None)
     split = options.config.split_options()
     whole = dataset
     dataset, folds = choose_folds(whole, split, options.cache_dir, split_file, quiet=options.quiet)
-    _check_rows(options.cache_dir, reader_a, set(dataset.a_keys))
-    _check_rows(options.cache_dir, reader_b, set(dataset.b_keys))
+    for reader, distinct in ((reader_a, set(dataset.a_keys)), (reader_b, set(dataset.b_keys))):
+        for part in parts_of(reader):
+            _check_rows(options.cache_dir, part, distinct)
     _say_alike("a", reader_a, dataset.a_keys)
     _say_alike("b", reader_b, dataset.b_keys)
     try:
@@ -102,32 +105,29 @@ def open_inputs(options: TrainOptions) -> Inputs:
     return Inputs(dataset, (reader_a, reader_b), window, folds, whole)
 
 
-def _recipe(options: TrainOptions, modality: str, named: str | None) -> Recipe:
-    """The recipe of a side; of a run that is gone on with, the one that it was trained on.
+def _open(options: TrainOptions, modality: str, named: str | None) -> RowReader:
+    """The rows of a side; of a run that is gone on with, of the recipes that it was trained on.
 
     Raises:
-        InputError: there is none, or several and none is named.
+        InputError: there is no recipe, or several and none is named.
     """
-    if (
-        options.resume
-        and named is not None
-        and len(named) == 64
-        and all(recipe.digest != named for recipe in list_recipes(options.cache_dir, modality))
-    ):
-        raise InputError(
-            f"--resume: the run was trained on the {modality} recipe {named[:16]}, which {options.cache_dir} holds no "
-            "more; embed again with the settings that it was made with, or start another run by --out"
-        )
-    return choose_recipe(options.cache_dir, modality, named)
+    for name in (named or "").split(JOIN) if options.resume else ():
+        if len(name) == 64 and all(recipe.digest != name for recipe in list_recipes(options.cache_dir, modality)):
+            raise InputError(
+                f"--resume: the run was trained on the {modality} recipe {name[:16]}, which {options.cache_dir} holds "
+                "no more; embed again with the settings that it was made with, or start another run by --out"
+            )
+    return open_rows(options.cache_dir, modality, named, options.io)
 
 
-def _embedded_only(options: TrainOptions, dataset: Dataset, a: CacheReader, b: CacheReader) -> Dataset:
+def _embedded_only(options: TrainOptions, dataset: Dataset, a: RowReader, b: RowReader) -> Dataset:
     """The dataset without the pairs that lack an embedding; an error unless `on_bad` is skip."""
     missing = {
-        id_: reader.recipe
+        id_: part.recipe
         for reader, ids, keys in ((a, dataset.a_ids, dataset.a_keys), (b, dataset.b_ids, dataset.b_keys))
+        for part in parts_of(reader)
         for id_, key in zip(ids, keys, strict=True)
-        if key not in reader
+        if key not in part
     }
     if not missing:
         return dataset
@@ -164,7 +164,7 @@ def _check_rows(cache_dir: Path, reader: CacheReader, keys: set[bytes]) -> None:
         note(f"note: {recipe.folder_name}: {cut} of {len(keys)} sequences are cut, {recipe.long}")
 
 
-def _say_alike(side: str, reader: CacheReader, keys: Iterable[bytes]) -> None:
+def _say_alike(side: str, reader: RowReader, keys: Iterable[bytes]) -> None:
     """Say that all sequences of a side have the same embedding: nothing can be learnt from it, and AUROC is 0.5."""
     means = [reader[key].mean(axis=0, dtype=np.float64) for key in list(dict.fromkeys(keys))[:ALIKE]]
     if len(means) > 1 and all(np.array_equal(means[0], mean) for mean in means[1:]):

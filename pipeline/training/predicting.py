@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.model.interaction import InteractionModel, joins_pairs
+from crossllm.model.ensemble import Ensemble
+from crossllm.model.interaction import joins_pairs
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.sampler import Bounds, ordered_batches
@@ -19,7 +20,7 @@ def go_on() -> None:
 
 
 def predict(
-    model: InteractionModel,
+    model: Ensemble,
     batches: PairBatches,
     pairs: np.ndarray,
     config: TrainConfig,
@@ -34,7 +35,7 @@ def predict(
     places = ordered_batches(np.arange(len(pairs)), [side.at(pairs) for side in batches.sides], bounds(config))
     outputs = torch.empty(len(pairs))
     with torch.inference_mode():
-        stream = batches.stream([pairs[part] for part in places])
+        stream = batches.stream([pairs[part] for part in places], config.model.summary_width > 0)
         for part, batch in zip(places, stream, strict=True):
             with autocast(config, device):
                 output = model(batch.to(device))

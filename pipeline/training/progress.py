@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from crossllm.model.interaction import InteractionModel
+from crossllm.model.ensemble import Ensemble
 from crossllm.pipeline.training.keeping import Saved
 
 
@@ -37,12 +37,16 @@ class Epoch(NamedTuple):
 class Progress:
     """A fold in training; whole whenever no step is under way."""
 
-    model: InteractionModel
+    model: Ensemble
     optimiser: Optimizer
-    warmup: LambdaLR
+    schedule: LambdaLR
     rng: np.random.Generator
     """Draws the order of the pairs."""
     device: torch.device
+    ema: float = 0.0
+    """Share of its old weights that the average keeps a step; 0: there is no average."""
+    average: Ensemble | None = field(init=False)
+    """Moving average of the weights."""
     best_state: dict[str, Tensor] = field(default_factory=dict)
     """Weights of the best epoch so far."""
     epoch: int = 1
@@ -61,13 +65,30 @@ class Progress:
 
     def __post_init__(self) -> None:
         self.order = self.rng.bit_generator.state
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if self.ema else None
+
+    @property
+    def judged(self) -> Ensemble:
+        """The weights that are validated and kept: the average, where there is one."""
+        return self.model if self.average is None else self.average
+
+    def end_step(self, loss: float) -> None:
+        """Count a step, whose loss times pairs is given; the rate and the average move on."""
+        self.schedule.step()
+        self.step, self.total = self.step + 1, self.total + loss
+        if self.average is not None:
+            done = self.schedule.last_epoch
+            keep = min(self.ema, done / (done + 10))  # the first steps' random weights are soon forgotten
+            with torch.no_grad():
+                for own, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                    own.lerp_(new, 1 - keep)
 
     def end_epoch(self, done: Epoch, cost: float) -> None:
         """Close the epoch under way; its weights are kept if it cost the least so far."""
         self.history.append(done)
         if self.best_epoch == 0 or cost < self.cost:
             self.cost, self.best_epoch = cost, done.epoch
-            self.best_state = copy.deepcopy(self.model.state_dict())
+            self.best_state = copy.deepcopy(self.judged.state_dict())
         self.epoch, self.step, self.total = done.epoch + 1, 0, 0.0
         self.order = self.rng.bit_generator.state
 
@@ -75,6 +96,8 @@ class Progress:
         """All of it."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         for number, held in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in held.items()}
         tensors["random.cpu"] = torch.get_rng_state()
@@ -85,7 +108,7 @@ class Progress:
             "step": self.step,
             "total": self.total,
             "order": self.order,
-            "steps": self.warmup.last_epoch,
+            "steps": self.schedule.last_epoch,
             "cost": self.cost if math.isfinite(self.cost) else None,
             "best_epoch": self.best_epoch,
             "history": [list(epoch) for epoch in self.history],
@@ -96,6 +119,8 @@ class Progress:
         """Take all of it from `to_saved` of the same fold."""
         numbers, tensors = saved
         self.model.load_state_dict(_below("model.", tensors))
+        if self.average is not None:
+            self.average.load_state_dict(_below("average.", tensors))
         self.best_state = {name: tensor.to(self.device) for name, tensor in _below("best.", tensors).items()}
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below("optimiser.", tensors).items():
@@ -114,8 +139,8 @@ class Progress:
 
     def _restore_rate(self, steps: int) -> None:
         """The learning rate after so many steps, by the schedule's own formula."""
-        self.warmup.last_epoch, self.warmup._step_count = steps, steps + 1
-        rises = zip(self.optimiser.param_groups, self.warmup.base_lrs, self.warmup.lr_lambdas, strict=True)
+        self.schedule.last_epoch, self.schedule._step_count = steps, steps + 1
+        rises = zip(self.optimiser.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
         for group, rate, factor in rises:
             group["lr"] = rate * factor(steps)
 

@@ -13,7 +13,7 @@ from typing import Any
 from crossllm.cache.errors import CacheCorrupt, Conflict, printable
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
-from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.config import with_older_settings
 
 _MAX_TOML = 256 << 20
 
@@ -47,10 +47,7 @@ def held_tables(path: Path) -> dict[str, Any]:
         held = tomllib.loads(read_bytes(path, _MAX_TOML).decode())
     except (ValueError, RecursionError) as error:
         raise CacheCorrupt(f"{path}: {error}; remove the folder and run again") from None
-    for table, known in TrainConfig().to_tables().items():
-        if isinstance(held.get(table), dict):
-            held[table] = known | held[table]
-    return held
+    return with_older_settings(held)
 
 
 def differences(held: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:

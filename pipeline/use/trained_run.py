@@ -22,14 +22,14 @@ from safetensors.torch import load_file
 from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, one_line, printable
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
-from crossllm.cache.store.reader import CacheReader
-from crossllm.model.interaction import InteractionModel
+from crossllm.model.ensemble import Ensemble
 from crossllm.model.tokens import parse_tokens
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.calibration import Calibration, calibration_of
 from crossllm.pipeline.evaluation.intervals import half_width_of
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
+from crossllm.pipeline.training.inputs import RowReader
 from crossllm.pipeline.training.predicting import predict
 from crossllm.pipeline.training.seed_folders import held_seeds, seed_folder
 from crossllm.pipeline.training.target import Target
@@ -41,7 +41,7 @@ class Fold(NamedTuple):
     """The model of one fold."""
 
     name: str
-    model: InteractionModel
+    model: Ensemble
     target: Target
     threshold: float | None
     """Score from which on a pair is predicted 1; None in a regression."""
@@ -58,13 +58,13 @@ class TrainedRun(NamedTuple):
     task: Task
     config: TrainConfig
     recipes: tuple[str, str]
-    """Digest of the recipe of each side."""
+    """Digest of the recipe of each side; of joined recipes their digests with + between them."""
     window: int
     """Rows that a token averages (`model.tokens.parse_tokens`)."""
     folds: tuple[Fold, ...]
 
     def score(
-        self, a: CacheReader, b: CacheReader, pairs: Sequence[tuple[bytes, bytes]], device: str = "cpu"
+        self, a: RowReader, b: RowReader, pairs: Sequence[tuple[bytes, bytes]], device: str = "cpu"
     ) -> np.ndarray:
         """(K, P) scores from 0 to 1, or affinities in the unit of the table, of each fold's model.
 
@@ -85,7 +85,7 @@ class TrainedRun(NamedTuple):
             if reader.recipe.digest != digest:
                 raise Conflict(
                     f"{self.folder}: was trained on the recipe {digest[:16]} of side {side}, these rows are of "
-                    f"{reader.recipe.folder_name}; open that recipe with choose_recipe"
+                    f"{reader.recipe.folder_name}; open what it was trained on with open_rows"
                 )
             missing = reader.missing([pair["ab".index(side)] for pair in pairs])
             if missing:
@@ -191,8 +191,10 @@ def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:
     try:
         body: dict[str, Any] = parse_json(read_bytes(where, _MAX_JSON), where)
         state = load_file(path)
-        dim_a, dim_b = (state[f"project_{side}.weight"].shape[1] for side in "ab")
-        model = InteractionModel(dim_a, dim_b, config.model, config.scan)
+        if not any(name.startswith("members.") for name in state):  # of a version without ensembles
+            state = {f"members.0.{name}": tensor for name, tensor in state.items()}
+        dim_a, dim_b = (state[f"members.0.project_{side}.weight"].shape[1] for side in "ab")
+        model = Ensemble(config.ensemble, dim_a, dim_b, config.model, config.scan)
         model.load_state_dict(state)
         made, half = body.get("calibration"), body.get("half_width")
         return Fold(

@@ -1,0 +1,49 @@
+"""The shortcut past the sequence model: what an entity's rows are on the whole, given to the head as it is.
+
+What a partner is made of is most of what can be learnt from a few thousand pairs, and a mean over the outputs of scans
+passes little of it on (ours; docs/design/0016).
+
+Shapes: L rows of a sequence, D their width, S distinct entities of a side, W width of a summary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossllm.model.batch import Packed, segment_mean, spread_over
+from crossllm.model.standardise import Moments, Standardise
+
+STATISTICS = ("mean", "deviation", "largest", "smallest")
+"""Of each column over an entity's rows, in this order."""
+_NO_SPREAD = 1e-12
+"""Keeps the gradient of a root finite where an entity has one row, or all alike."""
+
+
+class Summary(nn.Module):
+    """Statistics of an entity's rows (S, 4 D) → z (S, W): standardised over the training part's entities, one layer."""
+
+    def __init__(self, dim: int, width: int, dropout: float) -> None:
+        super().__init__()
+        columns = len(STATISTICS) * dim
+        self.standardise = Standardise(columns)
+        self.join = nn.Sequential(nn.Linear(columns, width), nn.GELU(), nn.Dropout(dropout))
+
+    def fit(self, moments: Moments) -> None:
+        """Take the moments of the training part's entities over `summarise`'s columns."""
+        self.standardise.fit(moments)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """(S, W)."""
+        summary: Tensor = self.join(self.standardise(statistics))
+        return summary
+
+
+def summarise(rows: Packed) -> Tensor:
+    """(S, 4 D) float32: of each entity the `STATISTICS` of every column over its rows; sums are in float64."""
+    x = rows._replace(tokens=rows.tokens.double())
+    mean = segment_mean(x)
+    variance = segment_mean(x._replace(tokens=(x.tokens - spread_over(mean, x.offsets)).square()))
+    lengths = x.offsets.diff().to(x.tokens.device)
+    ends = [torch.segment_reduce(x.tokens, kind, lengths=lengths, axis=0, unsafe=True) for kind in ("max", "min")]
+    return torch.cat([mean, (variance + _NO_SPREAD).sqrt(), *ends], 1).float()
