@@ -32,6 +32,7 @@ SETTINGS = {
     "lr": ("RATE", "Learning rate.", "0.002"),
     "d_model": ("N", "Width of the model.", "32"),
     "d_state": ("N", "State of the scan.", "16"),
+    "ensemble": ("N", "Models that are trained side by side and averaged.", "1"),
     "noise": ("SIGMA", "σ of the projections' noise.", "0.1"),
     **SEED,
 }

@@ -10,7 +10,7 @@ import pytest
 
 from crossllm.pipeline.training import prefetch
 from crossllm.pipeline.training.prefetch import DEPTH, Place, WaitTime, prefetched
-from crossllm.pipeline.training.sampler import Bounds, Side, cut, ordered_batches, shuffled_batches
+from crossllm.pipeline.training.sampler import Bounds, Side, balanced, cut, ordered_batches, shuffled_batches
 
 
 @pytest.fixture
@@ -146,3 +146,17 @@ def nowhere() -> Place:
 def makers() -> list[threading.Thread]:
     """Threads of `prefetched` that are alive."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("prefetched")]
+
+
+@pytest.mark.parametrize("counts", [(40, 2), (3, 17), (5, 5), (0, 4), (4, 0), (1, 1)])
+def test_balanced_has_as_many_of_each_class_and_every_pair(rng: np.random.Generator, counts: tuple[int, int]) -> None:
+    labels = rng.permutation(np.repeat([0.0, 1.0], counts))
+    pairs = rng.permutation(1000)[: len(labels)]
+    found = balanced(pairs, labels, rng)
+    assert set(found.tolist()) == set(pairs.tolist())
+    label_of = dict(zip(pairs.tolist(), labels.tolist(), strict=True))
+    drawn = np.array([label_of[pair] for pair in found.tolist()])
+    if min(counts):
+        assert (drawn == 0).sum() == (drawn == 1).sum() == max(counts)
+    times = np.unique(found, return_counts=True)[1]
+    assert times.max() <= -(-max(counts) // max(min(counts), 1))

@@ -93,8 +93,14 @@ class TrainConfig:
     """Of a classification: focal (Lin et al. 2017), as the paper has it, or binary cross-entropy, its ablation."""
     focal_gamma: float = field(default=FOCAL_GAMMA, metadata={"range": (0.0, 20.0)})
     """γ of the focal loss: how much less a pair counts that is told right already; 0: not at all."""
-    focal_alpha: float = field(default=FOCAL_ALPHA, metadata={"range": (0.0, 1.0)})
-    """α of the focal loss: weight of the positives, 1 − α that of the negatives; 0.5 favours neither."""
+    focal_alpha: float | str = field(default=FOCAL_ALPHA, metadata={"range": (0.0, 1.0), "word": "auto"})
+    """α of the focal loss: weight of the positives, 1 − α that of the negatives; 0.5 favours neither; `auto`: the
+    share of negatives in the training part, so that both classes weigh the same."""
+    balance: bool = False
+    """Draw pairs of the rarer class again and again, so that an epoch has as many of each."""
+    smooth: int = field(default=1, metadata={"range": (1, 1000)})
+    """Epochs whose mean validation loss is compared, up to the one that may be taken: of few validation pairs the loss
+    jumps."""
     mse_weight: float = field(default=MSE_WEIGHT, metadata={"range": (0.0, 1.0)})
     """α of the affinity loss α · MSE + (1 − α) · (1 − Pearson); a classification has no use for it."""
     seed: int = field(default=0, metadata={"range": (0, 2**32 - 1)})
@@ -263,6 +269,8 @@ def _locate(table: str | None, key: str) -> tuple[str, str] | None:
 def _checked(wanted: dataclasses.Field[Any], value: Any) -> tuple[str | None, Any]:
     """What is wrong with a value or None, and the value in the field's type."""
     kind = type(wanted.default)
+    if (word := wanted.metadata.get("word")) and value == word:
+        return None, word
     if isinstance(value, _Text):
         value = _from_text(str(value), kind)
     if kind is float and type(value) is int:
@@ -272,7 +280,8 @@ def _checked(wanted: dataclasses.Field[Any], value: Any) -> tuple[str | None, An
             value = math.inf
     if type(value) is not kind:
         names = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
-        return f"'{printable(str(value), 20)}' is no such value; {names[kind]} is expected", value
+        expected = names[kind] + (f" or {word}" if word else "")
+        return f"'{printable(str(value), 20)}' is no such value; {expected} is expected", value
     if (choices := wanted.metadata.get("one_of")) and value not in choices:
         return f"'{printable(str(value))}' is not one of {', '.join(choices)}", value
     if bounds := wanted.metadata.get("range"):

@@ -27,7 +27,7 @@ from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.keeping import Keeper
 from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict
 from crossllm.pipeline.training.progress import Epoch, Progress
-from crossllm.pipeline.training.sampler import shuffled_batches
+from crossllm.pipeline.training.sampler import balanced, shuffled_batches
 from crossllm.pipeline.training.target import Target, fit_target
 
 
@@ -152,7 +152,10 @@ def _finished(progress: Progress, config: TrainConfig) -> bool:
 def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None]) -> None:
     """One epoch, or what is left of it, and its place among the others."""
     config, target, validation = work.config, work.target, work.parts.validation
-    order = shuffled_batches(work.parts.train, work.batches.sides, bounds(config), config.sharing, progress.rng)
+    pairs = work.parts.train
+    if config.balance and target.task == "classification":
+        pairs = balanced(pairs, work.labels[pairs], progress.rng)
+    order = shuffled_batches(pairs, work.batches.sides, bounds(config), config.sharing, progress.rng)
     train_loss = _train_epoch(progress, work, order)
     output = predict(progress.judged, work.batches, validation, config, work.device, work.pause)
     loss = float(target.loss(output, torch.from_numpy(work.batches.labels[validation]).float(), config))
@@ -160,7 +163,8 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
         raise InputError(
             f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
         )
-    cost = loss if config.protocol == "honest" else -_paper_score(progress, work)
+    recent = [*(epoch.validation_loss for epoch in progress.history), loss][-config.smooth :]
+    cost = sum(recent) / len(recent) if config.protocol == "honest" else -_paper_score(progress, work)
     progress.end_epoch(Epoch(progress.epoch, train_loss, loss, _quality(target, work.labels[validation], output)), cost)
     on_epoch(progress.history[-1])
 

@@ -57,6 +57,21 @@ def shuffled_batches(
     return [batches[n] for n in rng.permutation(len(batches))] if sharing > 1 else batches
 
 
+def balanced(pairs: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The pairs, those of the rarer class again and again: as many of each class, every pair at least once.
+
+    Args:
+        pairs: pair numbers.
+        labels: (len(pairs),) 0 or 1.
+        rng: decides which pairs come once more than others.
+    """
+    rare, common = sorted((pairs[labels == 0], pairs[labels == 1]), key=len)
+    if not len(rare):
+        return pairs
+    whole, rest = divmod(len(common), len(rare))
+    return np.concatenate([common, *[rare] * whole, rng.permutation(rare)[:rest]])
+
+
 def ordered_batches(pairs: np.ndarray, sides: Sequence[Side], bounds: Bounds) -> list[np.ndarray]:
     """Each of `pairs` once, in the order in which they share most: for prediction, where order means nothing."""
     return cut(_by_entity(pairs, sides), sides, bounds)

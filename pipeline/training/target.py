@@ -19,6 +19,8 @@ class Target(NamedTuple):
     mean: float = 0.0
     std: float = 1.0
     mse_weight: float = 0.5
+    alpha: float = 0.5
+    """Of the focal loss: weight of the positives."""
 
     def scale(self, labels: np.ndarray) -> np.ndarray:
         """Labels as the loss takes them, in float64: 10⁷ ± 0.3 is scaled before anything is rounded to float32."""
@@ -31,7 +33,7 @@ class Target(NamedTuple):
             return affinity_loss(output, label, self.mse_weight)
         if config.loss == "bce":
             return bce_loss(output, label)
-        return focal_loss(output, label, config.focal_gamma, config.focal_alpha)
+        return focal_loss(output, label, config.focal_gamma, self.alpha)
 
     def score(self, output: Tensor) -> np.ndarray:
         """(P,) scores from 0 to 1, float32, or affinities float64 in the table's unit.
@@ -46,9 +48,10 @@ class Target(NamedTuple):
 
 
 def fit_target(task: Task, labels: np.ndarray, train: np.ndarray, config: TrainConfig) -> Target:
-    """The scaling of an affinity, from the training part alone."""
+    """The scaling of an affinity, or the weight of the positives, from the training part alone."""
     if task == "classification":
-        return Target(task)
+        alpha = config.focal_alpha
+        return Target(task, alpha=1 - float(labels[train].mean()) if isinstance(alpha, str) else alpha)
     mean, std = float(labels[train].mean()), float(labels[train].std())
     constant = std <= 1e-12 * float(np.abs(labels[train]).max())  # what rounding leaves of no spread at all
     return Target(task, mean, 1.0 if constant else std, config.mse_weight)
