@@ -23,7 +23,7 @@ from crossllm.cache import CacheReader, list_recipes
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.model import InteractionModel, ModelConfig
 from crossllm.model.batch import Packed, gather
-from crossllm.model.interaction import FUSIONS
+from crossllm.model.settings import FUSIONS
 from crossllm.pipeline.data.demo import write_demo
 
 PAIRS_AT_ONCE = 512

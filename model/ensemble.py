@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from crossllm.model.batch import Batch, Packed
-from crossllm.model.interaction import Encoded, InteractionModel, ModelConfig
+from crossllm.model.interaction import Encoded, InteractionModel
+from crossllm.model.settings import ModelConfig
 
 
 class Ensemble(nn.Module):

@@ -28,7 +28,6 @@ from crossllm.model.batch import Packed, gather, join_pairs, segment_mean
 from crossllm.model.bimamba import BiMamba
 from crossllm.model.factored_mixing import is_cheaper, mixed_mean
 
-ORDERS = ("ab", "ba", "both")
 HEADS = 4
 """Of cross-attention (not from a paper of this field); fewer where M is not a multiple of it."""
 

@@ -16,7 +16,6 @@ Shapes: T packed tokens, D width of a row, M model width, W width of a summary, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -24,7 +23,8 @@ from torch import Tensor, nn
 
 from crossllm.model.batch import Batch, Packed
 from crossllm.model.bimamba import BiMamba
-from crossllm.model.fusion import ORDERS, Concat, CrossAttention, CrossMamba, Gated
+from crossllm.model.fusion import Concat, CrossAttention, CrossMamba, Gated
+from crossllm.model.settings import ModelConfig
 from crossllm.model.standardise import Standardise
 from crossllm.model.summary import Summary, summarise
 
@@ -33,38 +33,7 @@ OTHER_FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "gated": Gated,
     "cross_attention": CrossAttention,
 }
-FUSIONS = ("cross_mamba", *OTHER_FUSIONS)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Shape of an `InteractionModel`.  The paper's summary gives none of these numbers: defaults are ours.
-
-    A field's metadata says what a user may set it to; `crossllm.pipeline.training.config` checks it.
-    """
-
-    d_model: int = field(default=32, metadata={"range": (1, 4096)})
-    """Width M of projections, encoders and mixer (not from the paper)."""
-    d_state: int = field(default=16, metadata={"range": (1, 256)})
-    """State N of the scan (the Mamba paper's default)."""
-    encoder_layers: int = field(default=1, metadata={"range": (0, 64)})
-    """BiMamba blocks a modality encoder stacks (not from the paper)."""
-    mixer_layers: int = field(default=1, metadata={"range": (0, 64)})
-    """BiMamba blocks of the Cross-Mamba mixer (not from the paper)."""
-    noise: float = field(default=0.1, metadata={"range": (0.0, 1e3)})
-    """Standard deviation σ of ε, added to the projections in training (not from the paper)."""
-    dropout: float = field(default=0.1, metadata={"range": (0.0, 0.99)})
-    """In the head (not from the paper)."""
-    summary_width: int = field(default=128, metadata={"range": (0, 4096), "before": 0})
-    """Width W of z, what an entity's rows are on the whole (`model/summary.py`); 0: without (not from the paper)."""
-    standardise: bool = True
-    """Scale each column of the tokens to mean 0 and deviation 1 over the training part first (not from the paper)."""
-    bidirectional: bool = True
-    """False leaves out every backward scan: an ablation."""
-    fusion: str = field(default="cross_mamba", metadata={"one_of": FUSIONS})
-    """How two encoded partners become one vector (`model/fusion.py`)."""
-    order: str = field(default="ab", metadata={"one_of": ORDERS})
-    """Of the partners in S; `both` takes the mean of the two ways.  Cross-Mamba alone has an order."""
+"""Those of `settings.FUSIONS` that are one layer."""
 
 
 class Encoded(NamedTuple):

@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FOCAL_GAMMA = 2.0
-"""Lin et al. 2017 (arXiv:1708.02002), section 5.1; not from the CrossLLM-Mamba paper."""
-FOCAL_ALPHA = 0.5
-"""Weight of the positive class; 0.5 favours neither.  Not from the paper."""
-MSE_WEIGHT = 0.5
-"""α of the affinity loss; not from the paper."""
+from crossllm.model.settings import FOCAL_ALPHA, FOCAL_GAMMA, MSE_WEIGHT
+
 PEARSON_FLOOR = 1e-8
 
 

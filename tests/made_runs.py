@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from crossllm.embed.run.run import RunOptions, run
-from crossllm.model.interaction import ModelConfig
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline.data.demo import write_demo
 from crossllm.pipeline.training.config import TrainConfig
 

@@ -19,6 +19,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
     "model": (
         "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise tokens",
+        "settings",
     ),
     "pipeline": (
         "main", "cli", "cli_ablate cli_compare cli_data cli_train", "cli_split_flags", "experiments", "train",
@@ -190,6 +191,12 @@ def test_public_names_have_docstrings(name: str) -> None:
         (
             "import crossllm.pipeline.train, crossllm.model, crossllm.cache",
             "transformers rdkit dask zarr h5py numcodecs crossllm.embed fair_esm esm",
+        ),
+        (
+            "import crossllm.pipeline.splits.choosing, crossllm.pipeline.splits.parts; "
+            "import crossllm.pipeline.reporting.leaks, crossllm.pipeline.negatives.making; "
+            "import crossllm.pipeline.training.config, crossllm.pipeline.experiments.compare",
+            "torch transformers scipy sklearn numba matplotlib parasail rdkit dask zarr h5py numcodecs",
         ),
         (
             "import crossllm.embed.run.run, crossllm.embed.encoders.profile",

@@ -49,8 +49,8 @@ try:
     train()
 finally:
     import numpy as np
-    from crossllm.pipeline.evaluation.regression import _concordance
-    assert _concordance(np.arange(3.0), np.arange(3.0), np.ones((1, 3))) == [1]
+    from crossllm.pipeline.evaluation.concordance import concordance
+    assert concordance(np.arange(3.0), np.arange(3.0), np.ones((1, 3))) == [1]
 """
 """The program where the install can be read alone, and after it the kernel that compiles soonest."""
 
@@ -115,7 +115,7 @@ def test_train_runs_without_a_home_and_makes_no_folder_for_one(
     (kept,) = temporary.glob("crossllm-*")
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     found = {path.name.partition("-")[0] for path in kept.rglob("*.nbi")}
-    assert "regression._ordered_alike" in found, "the next process finds the kernels"
+    assert "concordance._ordered_alike" in found, "the next process finds the kernels"
     assert scan == "reference" or "numba_kernels.forward" in found
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossllm.model import InteractionModel, ModelConfig, Packed, focal_loss
-from crossllm.model.fusion import ORDERS, Concat, CrossAttention, Gated
-from crossllm.model.interaction import FUSIONS
+from crossllm.model.fusion import Concat, CrossAttention, Gated
+from crossllm.model.settings import FUSIONS, ORDERS
 
 KINDS = [("cross_mamba", order) for order in ORDERS] + [(name, "ab") for name in FUSIONS if name != "cross_mamba"]
 every_fusion = pytest.mark.parametrize(

@@ -9,20 +9,19 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 from conftest import Program
-from zygote import ENTRY
+from forked_rows import forked_child
+from zygote import Child, Zygote
 
 from crossllm.cache import Conflict, InputError
 from crossllm.cache.files import fsio
 from crossllm.pipeline.evaluation.table import WIDTH
+from crossllm.pipeline.experiments import row_processes
 from crossllm.pipeline.experiments.ablation import Ablation, AblationOptions, ablate
 from crossllm.pipeline.experiments.ablation_table import ablation_table, hit_report
 from crossllm.pipeline.experiments.compare import compare
@@ -113,6 +112,12 @@ def test_the_name_of_a_row_is_one_of_a_file() -> None:
 # -- rows as processes
 
 
+@pytest.fixture
+def forked(programs: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that this process starts have their modules imported; those of a program are as a user's."""
+    monkeypatch.setattr(row_processes, "start_child", forked_child(programs))
+
+
 @pytest.fixture(scope="module")
 def options(_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AblationOptions:
     cache = shutil.copytree(_demo, tmp_path_factory.mktemp("ablate") / "demo")
@@ -120,15 +125,30 @@ def options(_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> AblationOp
 
 
 @pytest.fixture(scope="module")
-def whole(options: AblationOptions) -> Ablation:
-    """Finished; only ever copied."""
-    return ablate(options)
+def whole(options: AblationOptions, programs: Zygote) -> Ablation:
+    """Finished; only ever copied.  The first row is a process as a user's, the others are forked."""
+    starts = iter([row_processes.start_child])
+    forked = forked_child(programs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_processes, "start_child", lambda *asked, **how: next(starts, forked)(*asked, **how))
+        return ablate(options)
+
+
+@pytest.fixture(scope="module")
+def seeded(
+    options: AblationOptions, programs: Zygote, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Ablation, AblationOptions]:
+    """Two seeds of two rows, the second by the paper's protocol; and how it was asked for."""
+    out = tmp_path_factory.mktemp("seeded") / "out"
+    asked = dataclasses.replace(options, grids=["protocol=honest,paper"], out=out, seeds=2, baselines="none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_processes, "start_child", forked_child(programs))
+        return ablate(asked), asked
 
 
 @pytest.mark.slow
-def test_a_row_by_the_papers_protocol_is_called_optimistic(options: AblationOptions, tmp_path: Path) -> None:
-    grid = ["protocol=honest,paper"]
-    done = ablate(dataclasses.replace(options, grids=grid, out=tmp_path / "out", seeds=2, baselines="none"))
+def test_a_row_by_the_papers_protocol_is_called_optimistic(seeded: tuple[Ablation, AblationOptions]) -> None:
+    done, _ = seeded
     assert [row["optimistic"] for row in table(done.folder)] == ["no", "yes"]
     text = ablation_table(done.report)
     assert "protocol=paper (optimistic)" in text
@@ -178,14 +198,18 @@ def test_the_printed_table_and_the_hit_report(whole: Ablation) -> None:
     assert whole.report.results[0].metrics is not None
     best = max(found["mcc"]["mean"] for found in whole.report.results[0].metrics["baselines"].values())
     assert re.search(rf"baselines beside the first row, MCC: \w+ {best:.3f}", text)
-    hits = hit_report(whole.report)
-    read = [found.usage.rows_read for found in whole.report.results]
-    assert all(read[:3])
-    assert read[3] == 0
-    assert hits.startswith(f"rows read from the cache: {sum(read):,}; encoders loaded: 0;")
+    first, *forked = (found.usage for found in whole.report.results[:3])
+    assert first.rows_read > 0
+    assert all(found.rows_read > 0 for found in forked)
+    assert whole.report.results[3].usage.rows_read == 0
+    alone = hit_report(whole.report._replace(usage=first))
+    assert alone.startswith(f"rows read from the cache: {first.rows_read:,}; encoders loaded: 0;")
+    loaded = sorted({name for found in forked for name in found.encoders})
+    assert "crossllm.embed.encoders.esm2" in loaded, "a forked row has all modules, and that is what the report is for"
+    assert f"encoders loaded: {len(loaded)}\n({loaded[0]}, " in hit_report(whole.report)
     held = json.loads((whole.folder / "ablation.json").read_text())
-    assert held["usage"]["rows_read"] == sum(read)
-    assert held["usage"]["encoders"] == []
+    assert held["usage"]["rows_read"] == first.rows_read + sum(found.rows_read for found in forked)
+    assert held["usage"]["encoders"] == loaded
 
 
 def in_a_copy(whole: Ablation, options: AblationOptions, where: Path, *unfinished: str) -> list[str]:
@@ -197,11 +221,10 @@ def in_a_copy(whole: Ablation, options: AblationOptions, where: Path, *unfinishe
         path.unlink()
     (where / "ablation.tsv").unlink()
     flags = [word for grid in GRIDS for word in ("--grid", grid)] + [word for s in SETS for word in ("--set", s)]
-    return [sys.executable, "-c", ENTRY["crossllm"], "ablate", "--cache", str(options.cache_dir), *flags,
-            "--out", str(where), "--jobs", "2"]  # fmt: skip
+    return ["ablate", "--cache", str(options.cache_dir), *flags, "--out", str(where), "--jobs", "2"]
 
 
-def until(path: Path, process: subprocess.Popen[Any]) -> None:
+def until(path: Path, process: Child) -> None:
     end = time.monotonic() + 120
     while not path.exists():
         assert process.poll() is None, "it ended before it could be stopped"
@@ -210,20 +233,22 @@ def until(path: Path, process: subprocess.Popen[Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_in_the_middle_and_gone_on_with_it_gives_the_same_table(
-    whole: Ablation, options: AblationOptions, number: signal.Signals, tmp_path: Path
+    whole: Ablation, options: AblationOptions, programs: Zygote, number: signal.Signals, tmp_path: Path
 ) -> None:
     rows = ("fusion=cross_mamba,order=both", "fusion=concat,order=ab")
     command = in_a_copy(whole, options, tmp_path / "out", *rows)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        until(tmp_path / "out" / "rows" / rows[1] / ".lock", process)
-        children = psutil.Process(process.pid).children()
-        os.kill(process.pid, number)
-        said = process.communicate()[1]
+    with open(tmp_path / "said.txt", "wb") as said, open(os.devnull, "rb") as nothing:
+        process = programs.start("crossllm", command, (nothing, said, said), cwd=tmp_path)
+    until(tmp_path / "out" / "rows" / rows[1] / ".lock", process)
+    children = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    code = process.wait(60)
     if number == signal.SIGTERM:
-        assert process.returncode == 143
-        assert "the same command goes on" in said
+        assert code == 143
+        assert "the same command goes on" in (tmp_path / "said.txt").read_text()
     assert len(children) == 2
     assert psutil.wait_procs(children, timeout=20)[1] == [], "no child outlives its parent"
     assert not (tmp_path / "out" / "ablation.tsv").exists()
@@ -242,7 +267,7 @@ def test_a_row_that_fails_while_it_runs_is_reported_and_the_others_stand(
     command = in_a_copy(whole, options, tmp_path / "out", "fusion=concat,order=ab")
     (tmp_path / "out" / "rows" / "fusion=concat,order=ab").mkdir()
     (tmp_path / "out" / "rows" / "fusion=concat,order=ab" / "mine.txt").touch()
-    done = program("crossllm", *command[3:])
+    done = program("crossllm", *command)
     assert done.returncode == 6
     assert done.stderr.splitlines()[-1].startswith("error: 2 of 4 rows failed;")
     assert "fusion=concat: failed: " in done.stdout
@@ -251,19 +276,38 @@ def test_a_row_that_fails_while_it_runs_is_reported_and_the_others_stand(
 
 
 @pytest.mark.slow
-def test_with_seeds_every_row_is_a_folder_of_seeds(options: AblationOptions, tmp_path: Path) -> None:
-    asked = dataclasses.replace(options, grids=("noise=0.1,0",), seeds=2, out=tmp_path / "out")
-    done = ablate(asked)
-    first, second = table(done.folder)
-    for row in (first, second):
-        metrics = json.loads((done.folder / "rows" / row["folder"] / "metrics.json").read_text())
+def test_with_seeds_every_row_is_a_folder_of_seeds(seeded: tuple[Ablation, AblationOptions]) -> None:
+    done, asked = seeded
+    kept = []
+    for row in table(done.folder):
+        path = done.folder / "rows" / row["folder"] / "metrics.json"
+        metrics = json.loads(path.read_text())
         assert metrics["seeds"] == [0, 1]
         assert float(row["mcc"]) == metrics["model"]["mcc"]["mean"]
         assert float(row["mcc_std_over_seeds"]) == metrics["model"]["mcc"]["std_over_seeds"]
+        kept.append((path, path.stat().st_mtime_ns))
     assert json.loads((done.folder / "ablation.json").read_text())["rows"][1]["comparison"]["seeds"] == [[0, 0], [1, 1]]
-    more = ablate(dataclasses.replace(asked, grids=("noise=0.1,0,0.3",)))
-    assert [row["noise"] for row in table(done.folder)] == ["0.1", "0", "0.3"]
-    assert more.failed == 0
+    before = (done.folder / "ablation.tsv").read_bytes()
+    assert ablate(asked).failed == 0
+    assert (done.folder / "ablation.tsv").read_bytes() == before
+    assert [(path, path.stat().st_mtime_ns) for path, _ in kept] == kept, "finished rows are kept"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+def test_more_values_are_more_rows_beside_the_finished_ones(
+    whole: Ablation, options: AblationOptions, tmp_path: Path
+) -> None:
+    shutil.copytree(whole.folder, tmp_path / "out")
+    grids = ("fusion=cross_mamba,concat,gated", GRIDS[1])
+    more = ablate(dataclasses.replace(options, grids=grids, baselines=None, out=tmp_path / "out"))
+    rows = table(tmp_path / "out")
+    assert [(row["fusion"], row["problem"] == "") for row in rows] == [
+        ("cross_mamba", True), ("cross_mamba", True), ("concat", True), ("concat", False), ("gated", True),
+        ("gated", False),
+    ]  # fmt: skip
+    assert rows[:3] == table(whole.folder)[:3]
+    assert more.failed == 2
 
 
 @pytest.mark.slow
@@ -294,6 +338,7 @@ def test_what_is_missing_is_said_before_a_row_begins(options: AblationOptions, t
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_child_that_says_nothing_is_named_by_its_exit_code(tmp_path: Path) -> None:
     asked = {"cache": str(tmp_path), "config": None, "sets": [], "out": str(tmp_path / "out"), "seeds": 1}
     (ended,) = run_tasks([Task(7, asked | {"options": {"unknown": 1}}, tmp_path / "log.txt")], 1)
@@ -306,6 +351,7 @@ def test_a_child_that_says_nothing_is_named_by_its_exit_code(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_baselines_beside_the_first_row_and_where_they_are_asked_for(
     whole: Ablation, options: AblationOptions, tmp_path: Path
 ) -> None:

@@ -17,8 +17,8 @@ from scipy import stats
 
 from crossllm.cache import CacheReader, CacheWriter, InputError, Recipe, record_of
 from crossllm.model.ensemble import Ensemble
-from crossllm.model.interaction import ModelConfig
 from crossllm.model.losses import affinity_loss
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline import load_run
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import load_dataset, write_dataset

@@ -11,7 +11,7 @@ from made_runs import QUICK, rows
 from test_pipeline_baselines import Planted
 
 from crossllm.cache import CacheCorrupt, InputError
-from crossllm.model.interaction import ModelConfig
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline.baselines.random_embedding import random_embedding
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.evaluation.classification import compute

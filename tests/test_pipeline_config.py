@@ -9,7 +9,7 @@ import tomli_w
 from conftest import Program
 
 from crossllm.cache import InputError
-from crossllm.model.interaction import ModelConfig
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline.cli_train import SETTINGS
 from crossllm.pipeline.training.config import TrainConfig, resolve
 

@@ -273,7 +273,8 @@ def test_another_number_of_threads_is_said_and_goes_on(tmp_path: Path, capsys: p
 
 
 def test_the_loss_is_a_setting(rng: np.random.Generator) -> None:
-    from crossllm.model.losses import FOCAL_ALPHA, FOCAL_GAMMA, focal_loss
+    from crossllm.model.losses import focal_loss
+    from crossllm.model.settings import FOCAL_ALPHA, FOCAL_GAMMA
     from crossllm.pipeline.training.target import Target
 
     logit = torch.from_numpy(rng.normal(size=50)).float()

@@ -20,7 +20,7 @@ from crossllm.cache import CacheReader, InputError
 from crossllm.cache.store.reader import Packed as StoredRows
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.model.ensemble import Ensemble
-from crossllm.model.interaction import ModelConfig
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline.baselines.material import Material
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import default_run
@@ -240,7 +240,7 @@ def test_train_loads_no_encoder_and_no_foreign_library(small: TrainOptions) -> N
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from crossllm.model.interaction import ModelConfig
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.inputs import TrainOptions
 from crossllm.pipeline.train import train

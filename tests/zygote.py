@@ -33,12 +33,16 @@ from typing import IO, Any, NamedTuple, Self
 ENTRY = {
     name: f"from crossllm.pipeline.main import {function}; {function}()"
     for name, function in (("embed", "embed"), ("train", "train"), ("crossllm", "main"))
-}
+} | {"row": "from crossllm.pipeline.experiments.row_program import row, run_program; run_program(row)"}
 """Program → what `python -c` runs for it."""
 TIMEOUT = 300
 """Seconds that a program may take."""
-_LATE = ("torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "matplotlib.figure")
-"""What a training run imports on its way."""
+_LATE = (
+    "torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "matplotlib.figure",
+    "scipy.optimize", "scipy.sparse.csgraph", "scipy.stats",
+    "sklearn.ensemble", "sklearn.isotonic", "sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection",
+)  # fmt: skip
+"""What programs import on their way."""
 _TESTS = str(Path(__file__).resolve().parent)
 _PROGRESS = struct.Struct("<qqqq")
 _LONGEST = 120

@@ -16,9 +16,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from crossllm.model.settings import BACKENDS
+
 PACKAGES = {"triton": "pip install triton", "mamba_ssm": "pip install mamba-ssm causal-conv1d"}
 """What a backend needs beside the project's own dependencies."""
-NAMES = ("reference", "numba", "triton", "mamba_ssm")
 
 
 class SlowScanWarning(UserWarning):
@@ -39,8 +40,8 @@ def choose_backend(x: Tensor, backend: str = "auto") -> str:
         if chosen == "reference" and x.device.type == "cuda" and x.dtype != torch.float64:
             _warn_of_slow_scan()
         return chosen
-    if backend not in NAMES:
-        raise ValueError(f"scan backend '{backend}' is not known; one of: auto, {', '.join(NAMES)}")
+    if backend not in BACKENDS:
+        raise ValueError(f"scan backend '{backend}' is not known; one of: auto, {', '.join(BACKENDS)}")
     if backend in PACKAGES and find_spec(backend) is None:
         raise ValueError(f"scan backend {backend} is not installed; {PACKAGES[backend]}, or use auto")
     on_cpu, on_cuda = x.device.type == "cpu", x.device.type == "cuda"

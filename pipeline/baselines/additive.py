@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
-from sklearn.linear_model import Ridge
 
 from crossllm.pipeline.baselines.material import Material
 
@@ -15,6 +13,9 @@ def additive(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.nd
     Fitted by ridge regression on the two indicators (penalty 1 on each partner's share, so that a partner measured
     once moves half way).
     """
+    from scipy import sparse
+    from sklearn.linear_model import Ridge
+
     dataset = material.dataset
     pairs = np.arange(len(dataset.labels))
     sides = dataset.numbers()

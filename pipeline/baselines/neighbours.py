@@ -6,7 +6,6 @@ Shapes: P pairs, S sequences that are compared, A and B those of each side.
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
 
 from crossllm.pipeline.baselines.material import Material
 
@@ -35,6 +34,8 @@ def nearest(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.nda
     With Y the sums and N the counts of the fitted labels by (A, B), and I the identities, this is
     (I_A Y I_Bᵀ) ÷ (I_A N I_Bᵀ) at the pair's place.  A pair that resembles none on both sides gets the mean of all.
     """
+    from scipy import sparse
+
     labels = material.dataset.labels
     (first, second), (a, b) = material.similarities, material.similar_numbers
     mean = float(labels[fitted].mean())

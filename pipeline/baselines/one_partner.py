@@ -6,8 +6,6 @@ Linear models of scikit-learn: logistic regression for classes, ridge regression
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.preprocessing import StandardScaler
 
 from crossllm.pipeline.baselines.material import Material, Predictor
 
@@ -24,6 +22,9 @@ def one_partner(side: int) -> Predictor:
     """
 
     def predict(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.ndarray:
+        from sklearn.linear_model import LogisticRegression, RidgeCV
+        from sklearn.preprocessing import StandardScaler
+
         dataset, of_pair = material.dataset, material.sides[side].of_pair
         seen, place = np.unique(of_pair[fitted], return_inverse=True)
         scaler = StandardScaler().fit(material.pooled[side][seen])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 
 from crossllm.cache.console.messages import note
 from crossllm.pipeline.baselines.material import Material
@@ -18,6 +17,8 @@ AT_ONCE = 8192
 
 def trees(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Mean vote of `TREES` trees on the joined descriptors of the two partners; √F features are tried at each cut."""
+    from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
     seed = material.config.seed
     if len(fitted) > MOST_PAIRS:
         note(f"note: trees: fitted on {MOST_PAIRS:,} of {len(fitted):,} pairs, drawn at random")

@@ -11,8 +11,6 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 ISOTONIC_PAIRS, ISOTONIC_OF_A_CLASS = 1000, 100
 """Validation pairs in all, and of either class, from which on isotonic regression is taken."""
@@ -46,6 +44,9 @@ def fit_calibration(label: np.ndarray, score: np.ndarray) -> Calibration:
         label: (P,) 0 or 1.
         score: (P,) from 0 to 1, higher for label 1.
     """
+    from sklearn.isotonic import IsotonicRegression
+    from sklearn.linear_model import LogisticRegression
+
     positives = int((label == 1).sum())
     negatives = len(label) - positives
     if len(label) >= ISOTONIC_PAIRS and min(positives, negatives) >= ISOTONIC_OF_A_CLASS:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.metrics import (
@@ -138,6 +137,8 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairTest:
         first_right: (P,) in how many seeds the first model is right.
         second_right: (P,) the same of the second.
     """
+    from scipy import stats
+
     first, second = int((first_right > second_right).sum()), int((second_right > first_right).sum())
     p = float(stats.binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
     return PairTest("McNemar, exact", len(first_right), first, second, p)
@@ -145,6 +146,8 @@ def mcnemar(first_right: np.ndarray, second_right: np.ndarray) -> PairTest:
 
 def wilcoxon(first_error: np.ndarray, second_error: np.ndarray) -> PairTest:
     """Wilcoxon's signed-rank test on absolute errors (P,), means over seeds; pairs with equal errors are left out."""
+    from scipy import stats
+
     difference = second_error - first_error
     p = float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
     return PairTest(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from crossllm.pipeline.data.labels import Task
 
@@ -32,6 +31,8 @@ def count_scores(
         fitted, asked: numbers of pairs.
         one_modality: whether a partner may stand on either side; then both are of one numbering.
     """
+    from sklearn.linear_model import LinearRegression, LogisticRegression
+
     tables = [(side, [*sides] if one_modality else [side]) for side in sides]
     if task == "classification":
         label = labels.astype(int)

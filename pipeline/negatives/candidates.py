@@ -5,12 +5,14 @@ A pair of sequences is a code, one int64: number of A × S_b + number of B.  Sha
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from crossllm.pipeline.similarity.similarity import Similarity
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 EXCLUDED = 3
 """Level of a pair that is never drawn; below it, the smaller the level the harder the pair."""
@@ -139,6 +141,8 @@ def candidates_of(
         one_modality: whether both sides are.
         clusters: (S,) of the sequences of both sides, where hard negatives are asked for.
     """
+    from scipy import sparse
+
     shape = len(similarities[0].keys), len(similarities[1].keys)
     positives = sparse.csr_matrix((np.ones(len(a), np.int32), (a, b)), shape=shape)
     alike = [_alike(similarity, near) for similarity in similarities]
@@ -158,6 +162,8 @@ def candidates_of(
 
 def _alike(similarity: Similarity, near: float) -> sparse.csr_matrix:
     """(S, S) 1 or more where two sequences are of this identity or more, or molecules forms of one parent."""
+    from scipy import sparse
+
     found = (similarity.identity >= np.float32(near)).astype(np.int32)
     if similarity.rule.modality == "molecule":
         number = np.arange(len(similarity.keys))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 
 class Deviation(NamedTuple):
@@ -38,6 +37,8 @@ def auroc_of_counts(
         ratio: negatives for one positive.
         one_modality: whether both sides are of one numbering.
     """
+    from sklearn.metrics import roc_auc_score
+
     score = np.zeros(len(label))
     for side in sides:
         columns = sides if one_modality else (side,)

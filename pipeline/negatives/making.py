@@ -7,7 +7,6 @@ from os.path import relpath
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import KFold
 
 from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.console.progress import announced
@@ -102,6 +101,8 @@ def _known(parent: Dataset, options: NegativeOptions) -> _Known:
 
 def _random_parts(dataset: Dataset, options: NegativeOptions) -> list[str]:
     """The part of each positive: distinct sequence pairs shuffled into `folds` parts."""
+    from sklearn.model_selection import KFold
+
     groups = dataset.sequence_pairs()
     distinct = int(groups.max()) + 1
     if not 2 <= options.folds <= distinct:

@@ -27,7 +27,7 @@ def new_figure(columns: int, height: float = 4.5) -> tuple[Figure, Any]:
         if chosen is not None:
             os.environ["MPLBACKEND"] = chosen
 
-    figure = Figure(figsize=(5 * columns, height), layout="constrained")
+    figure = Figure(figsize=(5 * columns, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
@@ -43,6 +43,10 @@ def figure_bytes(figure: Figure, name: str, kind: str) -> bytes:
         matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42}),
     ):
         warnings.filterwarnings("ignore", message="Glyph")  # a name in letters that the font lacks shows boxes
+        if (layout := figure.get_layout_engine()) is not None:
+            # Once a figure, not once a file; savefig would also draw all of it one time more for each.
+            layout.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(data, format=kind, dpi=DPI, metadata=undated.get(kind))
     return data.getvalue()
 

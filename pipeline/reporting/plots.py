@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.calibration import reliability
@@ -132,6 +131,8 @@ def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:
 
 def _roc(fold: Scored, at: np.ndarray) -> np.ndarray:
     """True positive rate of a fold at these false positive rates."""
+    from sklearn.metrics import roc_curve
+
     false, true, _ = roc_curve(fold.label, fold.score)
     found: np.ndarray = np.interp(at, false, true)
     return found
@@ -139,6 +140,8 @@ def _roc(fold: Scored, at: np.ndarray) -> np.ndarray:
 
 def _precision_at(fold: Scored, at: np.ndarray) -> np.ndarray:
     """Precision of a fold at these recalls: that of the first threshold which reaches each (the step curve)."""
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, _ = precision_recall_curve(fold.label, fold.score)
     rising = recall[::-1]
     found: np.ndarray = precision[::-1][np.minimum(np.searchsorted(rising, at, side="left"), len(rising) - 1)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 class Hits(NamedTuple):
@@ -32,6 +33,8 @@ class Hits(NamedTuple):
 
     def matrix(self) -> sparse.csr_matrix:
         """(S, S) float32, symmetric; 1 on the diagonal."""
+        from scipy import sparse
+
         itself = np.arange(self.total)
         rows = np.concatenate([self.first, self.second, itself])
         columns = np.concatenate([self.second, self.first, itself])
@@ -43,6 +46,9 @@ class Hits(NamedTuple):
 
         A greedy representative would leave similar pairs in two clusters.
         """
+        from scipy import sparse
+        from scipy.sparse.csgraph import connected_components
+
         linked = self.identity >= np.float32(identity)
         edges = sparse.coo_matrix(
             (np.ones(int(linked.sum())), (self.first[linked], self.second[linked])), shape=(self.total, self.total)

@@ -12,10 +12,9 @@ import io
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from crossllm.cache.console.messages import note
 from crossllm.cache.errors import one_line
@@ -27,6 +26,9 @@ from crossllm.pipeline.similarity.hits import Hits
 from crossllm.pipeline.similarity.mmseqs import RNA_KMER, SENSITIVITY, search_all
 from crossllm.pipeline.similarity.molecules import groups, tanimoto_all
 from crossllm.pipeline.similarity.rules import COVERAGE, E_VALUE, EXACT_SEQUENCES, FLOOR, SHORT, Rule
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 FORMAT = 1
 _COLUMNS = ("first", "second", "identity")

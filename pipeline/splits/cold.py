@@ -7,7 +7,6 @@ and `cluster`, where no relative of them is seen either).
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from crossllm.cache.errors import InputError
 from crossllm.pipeline.data.dataset import Dataset
@@ -121,6 +120,8 @@ def _parts(groups: np.ndarray, of_pair: np.ndarray, count: int, seed: int, what:
 
 def _facing(dataset: Dataset, a_part: np.ndarray, b_part: np.ndarray, count: int) -> np.ndarray:
     """The parts of B renumbered so that the diagonal blocks hold many pairs of the rarer class each."""
+    from scipy.optimize import linear_sum_assignment
+
     held = np.zeros((count, count))
     positive = np.zeros((count, count))
     np.add.at(held, (a_part, b_part), 1)

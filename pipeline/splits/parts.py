@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from crossllm.cache.errors import InputError
 from crossllm.pipeline.data.dataset import Dataset
@@ -48,6 +47,8 @@ def strata(dataset: Dataset) -> np.ndarray:
 
 def held_out(groups: np.ndarray, of_pair: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
     """`count` times the places of some whole groups, which are all of them in the end, strata spread alike."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # a rare class is in few groups
         yield from (
@@ -66,6 +67,8 @@ def cut_parts(dataset: Dataset, folds: Folds, number: int, validation: float, se
     Raises:
         InputError: too few pairs, or pairs of one class, are left to train or to choose on.
     """
+    from sklearn.model_selection import train_test_split
+
     test = np.flatnonzero(folds.of_pair == number)
     rest = folds.trainable(number)
     if folds.parts is not None and (folds.parts == "valid").any():

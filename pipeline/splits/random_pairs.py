@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold
 
 from crossllm.cache.errors import InputError
 from crossllm.pipeline.data.dataset import Dataset
@@ -13,6 +12,8 @@ from crossllm.pipeline.splits.parts import MIN_GROUPS, classes_of
 
 def random_folds(dataset: Dataset, count: int, seed: int) -> Folds:
     """Distinct sequence pairs shuffled into `count` folds, stratified by class."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
     groups = dataset.sequence_pairs()
     _, first = np.unique(groups, return_index=True)
     classes = classes_of(dataset, first)

@@ -16,9 +16,7 @@ from typing import Any, cast
 
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.text_file import read_lines
-from crossllm.model.interaction import ModelConfig
-from crossllm.model.losses import FOCAL_ALPHA, FOCAL_GAMMA, MSE_WEIGHT
-from crossllm.model.scan.backends import NAMES
+from crossllm.model.settings import BACKENDS, FOCAL_ALPHA, FOCAL_GAMMA, MSE_WEIGHT, ModelConfig
 from crossllm.pipeline.similarity.rules import Molecules
 from crossllm.pipeline.splits.options import BLOCKS, KINDS, MOLECULES, SplitOptions
 
@@ -74,7 +72,7 @@ class TrainConfig:
     compute: str = field(default="float32", metadata={"one_of": ("float32", "bfloat16", "auto")})
     """Type of the matrix products; parameters, scan and sums are in float32.  auto: bfloat16 where the device computes
     in it; what it chose is saved."""
-    scan: str = field(default="auto", metadata={"one_of": ("auto", *NAMES)})
+    scan: str = field(default="auto", metadata={"one_of": ("auto", *BACKENDS)})
     """Backend of the selective scan (`model/scan/backends.py`); another one changes numbers by rounding, and mamba_ssm,
     whose kernel takes no states, the batches as well.  Saved as given."""
     lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
