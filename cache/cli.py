@@ -49,12 +49,25 @@ class SubsetType(click.ParamType["Subset"]):
         return Subset(int(part), int(parts))
 
 
-@click.group("cache", cls=Group)
+@click.group(
+    "cache",
+    cls=Group,
+    examples=(
+        "crossllm cache info cache/mine",
+        "crossllm cache verify cache/mine --data",
+    ),
+)
 def cache() -> None:
     """Look into a cache of embeddings, check it, repair it and tidy it up."""
 
 
-@cache.command("info")
+@cache.command(
+    "info",
+    examples=(
+        "crossllm cache info cache/mine",
+        "crossllm cache info -c cache/mine --json",
+    ),
+)
 @cache_folder
 @json_option
 def info_command(cache_dir: Path, as_json: bool) -> None:
@@ -76,7 +89,15 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
         )
 
 
-@cache.command("verify")
+@cache.command(
+    "verify",
+    short_help="Check a cache, and name each damaged record.",
+    examples=(
+        "crossllm cache verify cache/mine",
+        "crossllm cache verify cache/mine --data",
+        "crossllm cache verify cache/mine --data-subset 3/7",
+    ),
+)
 @cache_folder
 @click.option("--data", is_flag=True, help="Read and check every byte, not only structure and small files.")
 @click.option(
@@ -113,7 +134,14 @@ def verify_command(cache_dir: Path, data: bool, subset: Subset | None, quiet: bo
         say(f"clean: {report.segments} segments, {report.records} records; checked: {checked}")
 
 
-@cache.command("repair")
+@cache.command(
+    "repair",
+    short_help="Drop what is damaged, and only that.",
+    examples=(
+        "crossllm cache repair cache/mine --dry-run",
+        "crossllm cache repair cache/mine",
+    ),
+)
 @cache_folder
 @dry_run_option
 @quiet_option
@@ -151,7 +179,14 @@ def repair_command(cache_dir: Path, dry_run: bool, quiet: bool, as_json: bool) -
         raise CacheCorrupt(map(str, done.left))
 
 
-@cache.command("gc")
+@cache.command(
+    "gc",
+    short_help="Remove superseded segments, and what dead writers left.",
+    examples=(
+        "crossllm cache gc cache/mine --dry-run",
+        "crossllm cache gc cache/mine",
+    ),
+)
 @cache_folder
 @dry_run_option
 @json_option
@@ -177,7 +212,14 @@ def gc_command(cache_dir: Path, dry_run: bool, as_json: bool) -> None:
         note(f"{folder}: superseded segments stay, what replaced them is damaged; run `crossllm cache repair` first")
 
 
-@cache.command("compact")
+@cache.command(
+    "compact",
+    short_help="Make few segments of many small ones.",
+    examples=(
+        "crossllm cache compact cache/mine",
+        "crossllm cache compact cache/mine --segment-bytes 1GiB",
+    ),
+)
 @cache_folder
 @_segment_bytes_option
 @dry_run_option
@@ -203,7 +245,14 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
         raise CacheCorrupt(done.damage)
 
 
-@cache.command("merge")
+@cache.command(
+    "merge",
+    short_help="Copy into a cache what other caches hold.",
+    examples=(
+        "crossllm cache merge -c cache/all cache/part1 cache/part2",
+        "crossllm cache merge -c cache/mine cache/shared --only-needed --link",
+    ),
+)
 @cache_option
 @click.argument("sources", nargs=-1, required=True, type=CachePath())
 @click.option(

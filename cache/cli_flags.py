@@ -104,7 +104,12 @@ def _store_options(
     return layout(codec(command))
 
 
-cache_option = click.option("--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache.")
+cache_option = click.option("--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Folder of the cache.")
+
+
+def out_option(text: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--out`, also `-o`: what the command writes; `text` is its help."""
+    return click.option("--out", "-o", type=PathName(), default=None, required=required, help=text)
 
 
 def cache_folder(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,7 +123,8 @@ def cache_folder(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("no cache is named; add its folder, e.g. cache/NAME, or --cache DIR.")
         return command(cache_dir=folder if cache_dir is None else cache_dir, **given)
 
-    flag = click.option("--cache", "cache_dir", type=CachePath(), default=None, help="Folder of the cache, as DIR is.")
+    text = "Folder of the cache, as DIR is."
+    flag = click.option("--cache", "-c", "cache_dir", type=CachePath(), default=None, help=text)
     return click.argument("folder", metavar="[DIR]", type=CachePath(), required=False)(flag(with_folder))
 
 

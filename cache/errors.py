@@ -5,7 +5,7 @@
     ├── InputError           2  bad input or usage
     ├── CacheCorrupt         3  damage found
     ├── Conflict             5  what is asked for contradicts what the folder already holds
-    ├── PartlyDone           6  finished in part; the failures are listed in a file
+    ├── PartlyDone           6  finished in part; the failures are listed, in a file or by the command
     └── RowsRefused          2  rows that are not finite or overflow the storage dtype
 
 An error carries one line for each bad record.  A line says what, where, got, expected and what to do;
@@ -52,7 +52,7 @@ class Conflict(CrossLLMError):
 
 
 class PartlyDone(CrossLLMError):
-    """The rest is done; what failed is listed in the file that the message names."""
+    """The rest is done; what failed is listed in the file that the message names, or was printed."""
 
     exit_code = 6
 

@@ -64,12 +64,27 @@ def _one_list(_ctx: click.Context, _param: click.Parameter, given: tuple[tuple[i
     return given[0] if given else ()
 
 
-@click.group("embed", cls=Group)
+@click.group(
+    "embed",
+    cls=Group,
+    examples=(
+        "embed models",
+        "embed run --modality rna -i rna.fasta --encoder profile -c cache/mine",
+    ),
+)
 def embed() -> None:
     """Run frozen encoders once over every distinct sequence, into a cache."""
 
 
-@embed.command("run")
+@embed.command(
+    "run",
+    short_help="Embed every distinct sequence that the cache lacks.",
+    examples=(
+        "embed run --modality rna -i rna.fasta --encoder profile -c cache/mine",
+        "embed run --modality protein -i protein.fasta --encoder esm2-650m --long window --dry-run",
+        "embed run --modality molecule -i molecules.csv --encoder profile -c cache/mine --on-bad skip",
+    ),
+)
 @click.option("--modality", type=click.Choice(MODALITIES), required=True, help="What the sequences are.")
 @click.option(
     "--input",
@@ -81,6 +96,7 @@ def embed() -> None:
 )
 @click.option(
     "--cache",
+    "-c",
     "cache_dir",
     type=CachePath(),
     default=None,

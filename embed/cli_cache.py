@@ -48,7 +48,15 @@ class Strip(click.ParamType[tuple[int, int]]):
         return int(found[1]), int(found[2])
 
 
-@click.command("import", cls=Command)
+@click.command(
+    "import",
+    cls=Command,
+    short_help="Import embeddings made elsewhere.",
+    examples=(
+        "crossllm cache import --modality protein -i embeddings.h5 --fasta protein.fasta -c cache/mine",
+        "crossllm cache import --modality protein -i esm/ --fasta protein.fasta -c cache/mine --strip 1,1",
+    ),
+)
 @_modality_option
 @click.option(
     "--input", "-i", type=PathName(), required=True,
@@ -101,7 +109,15 @@ def _imported(done: ImportSummary) -> str:
     return f"{read}: nothing to import, {done.already} are in {where}"
 
 
-@click.command("export", cls=Command)
+@click.command(
+    "export",
+    cls=Command,
+    short_help="Write embeddings as other tools read them.",
+    examples=(
+        "crossllm cache export cache/mine --modality rna --format hdf5 -o rna.h5",
+        "crossllm cache export cache/mine --modality rna --format csv --pool max -o rna.csv",
+    ),
+)
 @cache_folder
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
@@ -133,5 +149,6 @@ cache = Group(
     "cache",
     commands=[*store_commands.commands.values(), import_command, export_command],
     help=store_commands.help,
+    examples=store_commands.examples,
 )
 """What `crossllm cache` is; `crossllm.cache.cli` cannot import what reads torch files, and stays what it was."""

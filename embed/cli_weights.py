@@ -31,7 +31,15 @@ class Sha256(click.ParamType[str]):
         return str(value).lower()
 
 
-@click.command("models", cls=Command)
+@click.command(
+    "models",
+    cls=Command,
+    short_help="List the encoders, and whether their weights are at hand.",
+    examples=(
+        "embed models",
+        "embed models --json",
+    ),
+)
 @json_option
 def models_command(as_json: bool) -> None:
     """List the encoders: size, width, limit, licence, and whether their weights are at hand."""
@@ -105,7 +113,15 @@ def _weights(row: dict[str, Any]) -> str:
     return row["weights"] or "needs weights"
 
 
-@click.command("pull", cls=Command)
+@click.command(
+    "pull",
+    cls=Command,
+    short_help="Fetch an encoder's published weights, and check them.",
+    examples=(
+        "embed pull esm2-650m",
+        "embed pull rinalmo --to weights",
+    ),
+)
 @click.argument("name")
 @click.option(
     "--to",

@@ -11,14 +11,16 @@ from crossllm.cache.console.once import Group
 from crossllm.cache.console.runner import run as run_program
 
 COMMANDS = {
-    "data": ("crossllm.pipeline.cli_data", "data", "Make datasets, split them, and look for leaks."),
-    "embed": ("crossllm.embed.cli", "embed", "Run frozen encoders once over every distinct sequence, into a cache."),
-    "train": ("crossllm.pipeline.cli_train", "train", "Train and evaluate the fusion model on a cache."),
-    "ablate": ("crossllm.pipeline.cli_ablate", "ablate", "Train over a grid of settings: one table, one plot."),
-    "compare": ("crossllm.pipeline.cli_compare", "compare", "Compare finished runs pair by pair with the first."),
-    "cache": ("crossllm.embed.cli_cache", "cache", "Look into a cache of embeddings, check it, import and export."),
+    "data": ("crossllm.pipeline.cli_data", "data"),
+    "embed": ("crossllm.embed.cli", "embed"),
+    "train": ("crossllm.pipeline.cli_train", "train"),
+    "ablate": ("crossllm.pipeline.cli_ablate", "ablate"),
+    "compare": ("crossllm.pipeline.cli_compare", "compare"),
+    "cache": ("crossllm.embed.cli_cache", "cache"),
+    "doctor": ("crossllm.pipeline.cli_doctor", "doctor"),
+    "completion": ("crossllm.pipeline.cli_completion", "completion"),
 }
-"""Command → its module, its name there and its help line; a module is imported when its command is run."""
+"""Command → its module and its name there; a module is imported when its command is run, and for the list of all."""
 
 
 class LazyGroup(Group):
@@ -32,17 +34,20 @@ class LazyGroup(Group):
         """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, name, _ = COMMANDS[cmd_name]
+        module, name = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands from their help lines alone, nothing imported."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
 
-
-@click.group("crossllm", cls=LazyGroup)
+@click.group(
+    "crossllm",
+    cls=LazyGroup,
+    examples=(
+        "crossllm data demo -c cache/demo",
+        "crossllm cache info cache/demo",
+        "crossllm train cache/demo --epochs 5",
+    ),
+)
 def crossllm() -> None:
     """Cross-Mamba interaction models on cached embeddings of biological language models."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option
+from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option, out_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -18,7 +18,15 @@ from crossllm.cache.files.paths import as_text
 from crossllm.pipeline.cli_train import check_device, recipe_option, recipes_of
 
 
-@click.command("ablate", cls=Command)
+@click.command(
+    "ablate",
+    cls=Command,
+    short_help="Train a grid of settings: one table, one plot.",
+    examples=(
+        "crossllm ablate cache/mine --grid fusion=cross_mamba,concat --seeds 3",
+        "crossllm ablate cache/mine --grid d_model=32,64 --grid lr=0.002,0.001 --one-at-a-time",
+    ),
+)
 @cache_folder
 @click.option(
     "--grid",
@@ -44,7 +52,7 @@ from crossllm.pipeline.cli_train import check_device, recipe_option, recipes_of
     help="Baselines beside every row.  [default: fast beside the first, none beside the others]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option("--out", type=PathName(), default=None, help="Its folder. Default: ablations/<fields> in the cache.")
+@out_option("Its folder. Default: ablations/<fields> in the cache.")
 @on_bad_option("Pairs without an embedding: stop, or leave them out, counted.")
 @click.option(
     "--io",

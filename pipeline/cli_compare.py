@@ -14,7 +14,15 @@ from crossllm.cache.console.once import Command
 from crossllm.cache.errors import InputError
 
 
-@click.command("compare", cls=Command)
+@click.command(
+    "compare",
+    cls=Command,
+    short_help="Compare finished runs on the test pairs that they share.",
+    examples=(
+        "crossllm compare runs/first runs/second",
+        "crossllm compare runs/first runs/second --plot differences.svg",
+    ),
+)
 @click.argument("runs", nargs=-1, required=True, type=PathName(), metavar="RUN RUN...")
 @click.option("--plot", type=PathName(), default=None, help="Forest plot of the differences: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, read_options
+from crossllm.cache.cli_flags import CachePath, PathName, cache_option, on_bad_option, out_option, read_options
 from crossllm.cache.console.messages import note, say, say_notes
 from crossllm.cache.console.once import Group
 from crossllm.cache.errors import InputError, printable
@@ -24,17 +24,32 @@ if TYPE_CHECKING:
     from crossllm.pipeline.splits.choosing import Split
     from crossllm.pipeline.training.config import TrainConfig
 
-_cache_option = click.option(
-    "--cache", "cache_dir", type=CachePath(), required=True, help="Folder of the cache to write."
+_new_cache_option = click.option(
+    "--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Folder of the cache to write."
 )
 
 
-@click.group("data", cls=Group)
+@click.group(
+    "data",
+    cls=Group,
+    examples=(
+        "crossllm data import --a rna=rna.fasta --b protein=protein.fasta --pairs pairs.tsv -c cache/mine",
+        "crossllm data leaks -c cache/mine --split cold-b",
+    ),
+)
 def data() -> None:
     """Make datasets, split them, and look for leaks."""
 
 
-@data.command("import")
+@data.command(
+    "import",
+    short_help="Make a dataset of sequence files and a table of pairs.",
+    examples=(
+        "crossllm data import --a rna=rna.fasta --b protein=protein.fasta --pairs pairs.tsv -c cache/mine",
+        "crossllm data import --a rna=rna_seq --b molecule=smiles --table all.csv --label-column pkd -c cache/mine",
+        "crossllm data import --a rna=r.fa --b protein=p.fa --pairs p.tsv --positive yes --negative no -c cache/mine",
+    ),
+)
 @click.option("--a", "a", required=True, metavar="MODALITY=FILE", help="First partner's file, e.g. rna=rna.fasta.")
 @click.option("--b", "b", required=True, metavar="MODALITY=FILE", help="Second partner's, e.g. protein=protein.fasta.")
 @click.option("--pairs", type=PathName(), default=None, help="TSV or CSV (also by ';' or '|') with a header line.")
@@ -45,7 +60,7 @@ def data() -> None:
     help="One table of sequences and labels in place of all files: --a rna=COLUMN --b molecule=COLUMN name its "
     "columns; ids are made of the sequences.",
 )
-@_cache_option
+@_new_cache_option
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
@@ -139,11 +154,18 @@ def _check_all_positive(task: Task | None, labels: tuple[tuple[str, ...], ...], 
         raise InputError(f"--all-positive: says that there are no labels, {given[0]} that there are; leave one out")
 
 
-@data.command("split")
-@_cache_option
+@data.command(
+    "split",
+    short_help="Cut the pairs into folds, written as a file.",
+    examples=(
+        "crossllm data split -c cache/mine --split cold-both --folds 5 -o splits.tsv",
+        "crossllm data split -c cache/mine --split cluster --identity-b 0.4 -o splits.tsv",
+    ),
+)
+@cache_option
 @setting_flags(SPLIT_SETTINGS | SEED)
 @split_file_option
-@click.option("--out", type=PathName(), required=True, help="File to write, e.g. splits.tsv.")
+@out_option("File to write, e.g. splits.tsv.", required=True)
 @on_bad_option("Bad pairs: stop, or leave them out, counted.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def split_command(cache_dir: Path, out: Path, on_bad: OnBad, quiet: bool, **flags: Any) -> None:
@@ -163,8 +185,15 @@ def split_command(cache_dir: Path, out: Path, on_bad: OnBad, quiet: bool, **flag
     say(f"{count}, {tested} of {len(dataset.labels)} pairs tested, split {digest[:16]} → {out}")
 
 
-@data.command("leaks")
-@_cache_option
+@data.command(
+    "leaks",
+    short_help="Say what a split lets through from training to test.",
+    examples=(
+        "crossllm data leaks -c cache/mine",
+        "crossllm data leaks -c cache/mine --split-file splits.tsv --json",
+    ),
+)
+@cache_option
 @setting_flags(SPLIT_SETTINGS | SEED)
 @split_file_option
 @on_bad_option("Bad pairs: stop, or leave them out, counted.")
@@ -198,8 +227,8 @@ def _split(cache_dir: Path, on_bad: OnBad, quiet: bool, flags: dict[str, Any]) -
     return dataset, config, split
 
 
-@data.command("demo")
-@_cache_option
+@data.command("demo", examples=("crossllm data demo -c cache/demo",))
+@_new_cache_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 def demo_command(cache_dir: Path, seed: int) -> None:
     """Generate an RNA–protein set with a planted interaction."""
@@ -208,9 +237,16 @@ def demo_command(cache_dir: Path, seed: int) -> None:
     say(write_demo(cache_dir, seed))
 
 
-@data.command("negatives")
-@click.option("--cache", "cache_dir", type=CachePath(), required=True, help="Dataset whose positives are taken.")
-@click.option("--out", type=CachePath(), required=True, help="Folder of the new dataset.")
+@data.command(
+    "negatives",
+    short_help="Draw negatives for the positives of a dataset.",
+    examples=(
+        "crossllm data negatives -c cache/known -o cache/mine --per-positive 2",
+        "crossllm data negatives -c cache/known -o cache/mine --hard",
+    ),
+)
+@click.option("--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Dataset whose positives are taken.")
+@click.option("--out", "-o", type=CachePath(), required=True, help="Folder of the new dataset.")
 @click.option("--per-positive", type=int, default=1, show_default=True, help="Negatives for one positive.")
 @click.option(
     "--match",

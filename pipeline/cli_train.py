@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option
+from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option, out_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -52,7 +52,17 @@ recipe_option = click.option(
 )
 
 
-@click.command("train", cls=Command)
+@click.command(
+    "train",
+    cls=Command,
+    short_help="Train and evaluate on a cache, with baselines beside it.",
+    examples=(
+        "train cache/mine",
+        "train cache/mine --split cluster --seeds 3 -o runs/cluster",
+        "train cache/mine --epochs 20 --set loss=bce --baselines fast",
+        "train cache/mine --resume",
+    ),
+)
 @cache_folder
 @recipe_option
 @setting_flags(SETTINGS)
@@ -86,12 +96,7 @@ recipe_option = click.option(
     help="Baselines beside the model; fast: those of ids and lengths alone.  [default: all]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
-@click.option(
-    "--out",
-    type=PathName(),
-    default=None,
-    help="The run's folder. Default: runs/<name of the dataset> in the cache.",
-)
+@out_option("The run's folder. Default: runs/<name of the dataset> in the cache.")
 @on_bad_option("Pairs without an embedding: stop, or leave them out, counted.")
 @click.option(
     "--resume", is_flag=True, help="Continue the run in --out with its own settings; an absent folder starts one."

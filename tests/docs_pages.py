@@ -128,4 +128,4 @@ def parse(words: list[str]) -> click.Context:
         if below is None:
             raise click.UsageError(f"{path} has no command '{name}'")
         command, path = below, f"{path} {name}"
-    return command.make_context(path, rest)
+    return command.make_context(path, rest, help_option_names=["-h", "--help"])  # as the runner; a command keeps them

@@ -22,7 +22,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "settings",
     ),
     "pipeline": (
-        "main", "cli", "cli_ablate cli_compare cli_data cli_train", "cli_split_flags", "experiments", "train",
+        "main", "cli", "cli_ablate cli_compare cli_completion cli_data cli_doctor cli_train", "cli_split_flags",
+        "doctor experiments", "train",
         "reporting use", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
         "data",
     ),
@@ -35,8 +36,8 @@ PACKAGES: dict[str, set[str]] = {"cache": set(), "embed": {"cache"}, "model": se
 """Package → the others it may import."""
 GROUND = {f"crossllm.{path.stem}": path for path in sorted((ROOT / "pipeline" / "crossllm").glob("[a-z]*.py"))}
 """Beneath the four packages, with the import name: any may import them, and they import each other alone."""
-COMPOSITION_ROOTS = {"crossllm.pipeline.main", "crossllm.pipeline.cli"}
-"""The umbrella command: may name every CLI, lazily."""
+COMPOSITION_ROOTS = {"crossllm.pipeline.main", "crossllm.pipeline.cli", "crossllm.pipeline.cli_doctor"}
+"""The umbrella command: may name every CLI, lazily, and every self-check."""
 MOST_FILES = 20
 """Of code in a folder."""
 
@@ -183,6 +184,10 @@ def test_public_names_have_docstrings(name: str) -> None:
         (
             "from crossllm.pipeline.cli_compare import compare; compare(['--help'], standalone_mode=False)",
             "numpy torch matplotlib scipy sklearn rdkit zarr",
+        ),
+        (
+            "from crossllm.pipeline.cli_doctor import doctor; doctor(['--help'], standalone_mode=False)",
+            "numpy torch numba rdkit zarr h5py",
         ),
         (
             "from crossllm.embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from pathlib import Path
 
 import click
@@ -140,7 +139,7 @@ def test_a_read_only_cache_with_nothing_to_embed_is_no_error(
         run(RunOptions("rna", made / "n.fasta", made / "c", "profile", quiet=True))
 
 
-# -- the folder as an argument, `--version`
+# -- the folder as an argument
 
 
 def commands(group: click.Group) -> dict[str, click.Command]:
@@ -162,10 +161,3 @@ def test_every_command_of_cache_takes_the_folder_either_way(program: Program, ma
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert said in line
-
-
-def test_every_program_tells_its_version(program: Program) -> None:
-    for name in ("crossllm", "embed", "train"):
-        done = program(name, "--version")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert json.dumps(done.stdout).endswith('0.1.0\\n"')

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from crossllm.cache.console.completion import answer_shell
 from crossllm.cache.console.messages import note, show_errors
 from crossllm.cache.errors import CrossLLMError
 
@@ -84,7 +85,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
         if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
-    sys.exit(_run(command, arguments))
+    asked = answer_shell(command) if arguments is None else None
+    sys.exit(_run(command, arguments) if asked is None else asked)
 
 
 _shown_by_python = warnings.showwarning
@@ -134,9 +136,9 @@ def _outcome(command: click.Command, arguments: Sequence[str] | None) -> int:
     except CrossLLMError as error:
         show_errors(error.lines)
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        show_errors([f"a command is needed; see `{error.ctx.command_path if error.ctx else command.name} --help`"])
-        return 2
+    except click.exceptions.NoArgsIsHelpError as error:  # a group without a command: its commands are the answer
+        click.echo(error.message)
+        return 0
     except click.ClickException as error:
         show_errors([_usage_line(error)])
         return 2

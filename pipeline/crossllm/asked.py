@@ -11,6 +11,7 @@ PROGRAMS = (
     "crossllm.__main__",
     "crossllm.cache.records.rdkit_child",
     "crossllm.embed.foreign.hdf5_child",
+    "crossllm.pipeline.doctor.child",
     "crossllm.pipeline.experiments.row_program",
 )
 """The umbrella command, and the children that our own processes start."""
