@@ -79,6 +79,7 @@ def _row(info: EncoderInfo) -> dict[str, Any]:
         "licence": info.licence,
         "bytes": file.size if file else None,
         "bytes_exact": file.exact if file else None,
+        "download": file.download if file else None,
         "source": info.source or None,
         "url": file.url if file else None,
         "pin": file.pin if file else None,
@@ -98,7 +99,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["dim"]),
         str(row["layers"] or "-"),
         "none" if row["limit"] is None else f"{row['limit']} {row['unit']}",
-        "-" if row["bytes"] is None else about + size_in_words(row["bytes"]),
+        "-" if row["download"] is None else about + size_in_words(row["download"]),
         row["licence"],
         _weights(row),
     )

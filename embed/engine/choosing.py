@@ -14,6 +14,7 @@ import torch
 
 from crossllm.embed.engine.device import device_of, has_bfloat16
 from crossllm.embed.engine.linear import Linear, packed
+from crossllm.embed.engine.mlstm import Stack
 
 if TYPE_CHECKING:
     from crossllm.embed.engine.transformer import Design
@@ -32,7 +33,7 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose_compute(design: Design, device: str) -> Choice:
+def choose_compute(design: Design | Stack, device: str) -> Choice:
     """bfloat16 where the device is faster in it, for matrices of this model's own shapes; else float32.
 
     Raises:
@@ -48,10 +49,14 @@ def choose_compute(design: Design, device: str) -> Choice:
     return Choice("bfloat16" if ratio >= WORTH else "float32", f"in bfloat16 {why}")
 
 
-def times(design: Design, device: torch.device) -> Mapping[str, float]:
-    """Type → seconds of the products of one layer, the least of a few."""
-    width, inner = design.width, design.inner * (2 if design.gated else 1)
-    shapes = [(3 * width, width), (width, width), (inner, width), (width, design.inner)]
+def times(design: Design | Stack, device: torch.device) -> Mapping[str, float]:
+    """Type → seconds of the products of one layer, the least of a few; of a recurrent one, those of a step."""
+    width = design.width
+    if isinstance(design, Stack):
+        shapes = [(width, width), (4 * width, width)]
+    else:
+        inner = design.inner * (2 if design.gated else 1)
+        shapes = [(3 * width, width), (width, width), (inner, width), (width, design.inner)]
     return {
         str(kind).removeprefix("torch."): _seconds(shapes, kind, device) for kind in (torch.float32, torch.bfloat16)
     }

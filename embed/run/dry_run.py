@@ -16,7 +16,7 @@ from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS, find_encoder
-from crossllm.embed.run.estimate import Estimate, estimate, pieces
+from crossllm.embed.run.estimate import Estimate, estimate, pieces, timed_by_shape
 from crossllm.embed.run.plan import Plan, RunOptions, Target, asked_layout, existing_folder, make_plan
 from crossllm.embed.run.recipes import beyond_limit, refuses_long, resolve_recipes
 from crossllm.embed.weights.published import local_weights
@@ -106,7 +106,7 @@ def dry_run(options: RunOptions) -> DryRun:
         recipes=tuple(_in_recipe(plan, target, known) for target in plan.targets),
         weights_at_hand=at_hand,
         weights=None if options.weights is None else str(options.weights),
-        weights_opened=options.weights is not None and not info.layers and len(runs) > 0,
+        weights_opened=options.weights is not None and not timed_by_shape(info) and len(runs) > 0,
         records=len(records.records),
         distinct=len(plan.distinct),
         residues=plan.residues,

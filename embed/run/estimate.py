@@ -1,9 +1,10 @@
 """How long a run will take, measured here and now, which itself takes some seconds.
 
 A language model is timed by one layer of its own shape with random weights, at two lengths of what is pending: a token
-of a sequence of L tokens takes a + b L seconds a layer, b L being attention's share.  Its weights are never read.  All
-other encoders are loaded, and timed on a few of the pending records.  The rest (reading, the disk) is left out, and so
-is whatever else the machine does meanwhile.
+of a sequence of L tokens takes a + b L seconds a layer, b L being attention's share.  A recurrent one is timed by the
+steps of as many sequences as run together on the average (`step_estimate`).  Their weights are never read.  All other
+encoders are loaded, and timed on a few of the pending records.  The rest (reading, the disk) is left out, and so is
+whatever else the machine does meanwhile.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from crossllm.cache.store.recipe import Recipe
 from crossllm.embed.encoder import EncoderInfo, Loading
 from crossllm.embed.encoders.windows import windows
 from crossllm.embed.run.plan import RunOptions
+from crossllm.embed.run.step_estimate import seconds_of_steps
+from crossllm.embed.weights.model_size import UNIREP_SIZES
 from crossllm.embed.weights.published import PUBLISHED
 
 if TYPE_CHECKING:
@@ -61,6 +64,8 @@ def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: Re
             prepare_machine()
         if info.layers:
             return Estimate(_of_layers(options, recipe, pieces(pending.lengths, recipe.long)))
+        if timed_by_shape(info):
+            return Estimate(seconds_of_steps(recipe, pending.lengths, options.device, options.batch_tokens))
         if info.source and options.weights is None:
             return Estimate(None, "its weights are not at hand")
         return Estimate(_of_records(options, info, recipe, pending))
@@ -74,12 +79,17 @@ def estimate(options: RunOptions, info: EncoderInfo, recipe: Recipe, pending: Re
         return Estimate(None, f"out of memory on {options.device} while it was measured")
 
 
+def timed_by_shape(info: EncoderInfo) -> bool:
+    """Whether an encoder is timed by a model of its shape, so that its weights are not opened."""
+    return info.layers > 0 or info.name in UNIREP_SIZES
+
+
 def worth_timing(info: EncoderInfo, recipe: Recipe, lengths: np.ndarray, device: str) -> bool:
     """Whether a language model has work for a minute or more, beside which an estimate costs little.
 
     By two operations a parameter and residue, attention left out; `lengths` are those of the pending records.
     """
-    if not info.layers:
+    if not timed_by_shape(info):
         return False
     residues = sum(length * count for length, count in pieces(lengths, recipe.long).items())
     return 2 * PUBLISHED[info.name].parameters * residues > A_MINUTE.get(device.partition(":")[0], A_MINUTE["cpu"])

@@ -22,8 +22,10 @@ from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.run.estimate import design_of
 from crossllm.embed.run.plan import Plan, RunOptions
 from crossllm.embed.weights.checkpoint import weights_digest
+from crossllm.embed.weights.model_size import UNIREP_SIZES
 
 if TYPE_CHECKING:
+    from crossllm.embed.engine.mlstm import Stack
     from crossllm.embed.engine.transformer import Design
 
 PASS = ("compute", "long", "options")
@@ -91,11 +93,15 @@ def _resolved(
 def _fastest(recipe: Recipe, device: str) -> str:
     """The type in which the products of a recipe's model are faster on the device, measured, and said."""
     prepare_machine()
+    if recipe.encoder in UNIREP_SIZES:
+        from crossllm.embed.encoders.unirep import stack_of
+
+        return _measured(stack_of(recipe.encoder), recipe.encoder, device)
     return _measured(design_of(recipe)[0], recipe.encoder, device)
 
 
 @cache
-def _measured(design: Design, encoder: str, device: str) -> str:
+def _measured(design: Design | Stack, encoder: str, device: str) -> str:
     """Once a process: all layers are made by one pass, and two measurements may differ."""
     from crossllm.embed.engine.choosing import choose_compute
 

@@ -1,4 +1,4 @@
-"""Weights from files of others: safetensors, or PyTorch files that open without running any code.
+"""Weights from files of others: safetensors, NumPy's .npz, or PyTorch files that open without running any code.
 
 A `.pth` is a pickle, and a pickle is a program.  Here it is only ever opened with `weights_only=True`, which builds
 tensors and plain containers, and one further class, `argparse.Namespace`, which official ESM-2 files hold.  What does
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.cache.files.file_kind import LOOK, wrong_kind
 from crossllm.embed.encoder import Loading
+from crossllm.embed.weights.array_file import NotArrays, is_array_archive, load_arrays
 from crossllm.embed.weights.digests import changed_while_read, file_digest, refuse_changed
 from crossllm.embed.weights.model_size import refuse_other_size
 from crossllm.embed.weights.shards import MAX_HEADER, weight_files
@@ -105,6 +106,8 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
             raise InputError(f"--weights {path}: is a gzip file; unpack it first")
         if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER:
             found = _safetensors(path, data)
+        elif head.startswith(_ZIP) and is_array_archive(opened):
+            found = _numpy(path, opened)
         else:
             found = _pytorch(path, opened)
     return _state_dict(path, found), digest
@@ -199,8 +202,16 @@ def _safetensors(path: Path, data: bytes | None) -> Any:
         ) from None
 
 
+def _numpy(path: Path, file: BufferedReader | BytesIO) -> dict[str, Tensor]:
+    try:
+        return load_arrays(file)
+    except NotArrays as error:
+        raise InputError(f"--weights {path}: an .npz that {error}; copy or download it again") from None
+
+
 def _pytorch(path: Path, file: BufferedReader | BytesIO) -> Any:
     """What a torch file holds; that of a zip on disk is mapped, torch's form before 1.6 cannot be."""
+    file.seek(0)
     is_zip = file.read(4) == _ZIP
     if is_zip and (problem := zip_problem(file)) is not None:
         raise InputError(f"--weights {path}: {_NEITHER}: it {problem}")

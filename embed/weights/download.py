@@ -93,12 +93,14 @@ def opened(url: str, advice: str) -> Iterator[Source]:
 
 
 def shown(url: str) -> str:
-    """A URL for a message: no user, no password, no query, which may hold a token; safe for a terminal."""
+    """A URL, or a package's, for a message: no user, password or query, which may hold a token; safe for a terminal."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
         return "a URL that cannot be read"
+    if parts.scheme == "pkg":
+        return printable(f"{parts.scheme}:{parts.path}", 200)
     return printable(f"{parts.scheme}://{host}{port}{parts.path}{'?…' if parts.query else ''}", 200)
 
 

