@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "cache": ("cli", "cli_flags", "maintenance", "store", "records", "console", "files", "errors"),
     "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
     "model": (
-        "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise tokens",
+        "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise summary tokens",
         "settings",
     ),
     "pipeline": (
