@@ -1,8 +1,9 @@
 """Datasets, training and evaluation on a cache.  Imports `cache` and `model`, never `embed`.
 
 Rooms, as the data goes: `data` (datasets, pairs, folds), `training` (one fold), `evaluation` (metrics), `features` and
-`baselines` (what stands beside the model), `reporting` (what a run leaves), `use` (a finished run on other pairs);
-`train` puts them together.  `crossllm/` holds the package's own name.  From outside: `load_run`.
+`baselines` (what stands beside the model), `systems` (our model and its rivals, fold by fold), `reporting` (what a run
+leaves), `use` (a finished run on other pairs); `train` puts them together.  `crossllm/` holds the package's own name.
+From outside: `load_run`.
 """
 
 from typing import TYPE_CHECKING, Any

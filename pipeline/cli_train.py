@@ -19,6 +19,7 @@ from crossllm.cache.files.paths import as_text
 from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flags, split_file_option, take_settings
 
 SETTINGS = {
+    "system": ("NAME", "What is fitted: crossllm_mamba, or a system of docs/guide/systems.md.", "crossllm_mamba"),
     **SPLIT_SETTINGS,
     "protocol": ("NAME", "honest, or paper: best epoch on the scored pairs, an optimistic number.", "honest"),
     "tokens": ("NAME", "residue, window:K, pooled (one token a partner) or auto.", "auto"),

@@ -18,13 +18,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "cache": ("cli", "cli_flags", "maintenance", "store", "records", "console", "files", "errors"),
     "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
     "model": (
-        "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan", "batch device losses standardise summary tokens",
+        "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan",
+        "batch device losses standardise summary tokens",
         "settings",
     ),
     "pipeline": (
         "main", "cli", "cli_ablate cli_compare cli_completion cli_data cli_doctor cli_train", "cli_split_flags",
         "doctor experiments", "train",
-        "reporting use", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
+        "reporting use", "systems", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
         "data",
     ),
 }  # fmt: skip

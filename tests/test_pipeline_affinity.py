@@ -189,7 +189,7 @@ def test_a_finished_run_is_scored_by_another_column_without_training(
     def refuse(*_: object) -> None:
         raise AssertionError("a fold was fitted again")
 
-    monkeypatch.setattr("crossllm.pipeline.train.fit_fold", refuse)
+    monkeypatch.setattr("crossllm.pipeline.systems.model_folds.fit_fold", refuse)
     again = train(TrainOptions(affinities, QUICK, by="kind", resume=True, quiet=True))
     assert again.metrics["by"]["groups"].keys() == {"even", "odd"}
     assert again.metrics["model"] == first.metrics["model"]

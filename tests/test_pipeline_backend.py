@@ -16,8 +16,8 @@ from crossllm.cache import Conflict, InputError
 from crossllm.cache.console import runner
 from crossllm.model import device
 from crossllm.model.scan import selective_scan as scan
-from crossllm.pipeline import train as module
 from crossllm.pipeline.cli_train import train as command
+from crossllm.pipeline.systems import model_folds as module
 from crossllm.pipeline.train import Run, train
 from crossllm.pipeline.training.inputs import TrainOptions
 

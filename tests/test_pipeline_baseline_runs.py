@@ -46,7 +46,7 @@ def test_a_finished_run_takes_in_what_is_missing_and_fits_nothing_again(
     first = train(dataclasses.replace(small, baselines="id_only"))
     assert list(first.metrics["baselines"]) == ["id_only"]
     goes_on = dataclasses.replace(small, resume=True)
-    monkeypatch.setattr("crossllm.pipeline.train.fit_fold", refuse)
+    monkeypatch.setattr("crossllm.pipeline.systems.model_folds.fit_fold", refuse)
     monkeypatch.setitem(BASELINES["classification"], "id_only", refuse)
     shown = train(dataclasses.replace(goes_on, baselines=None))
     assert shown.metrics == first.metrics, "none asked for: the result as it is"

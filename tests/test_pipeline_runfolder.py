@@ -30,7 +30,7 @@ def test_a_run_cut_off_between_folds_continues_to_the_same_result(
     small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(dataclasses.replace(small, out=tmp_path / "whole"))
-    from crossllm.pipeline import train as module
+    from crossllm.pipeline.systems import model_folds as module
 
     fitted: list[int] = []
 

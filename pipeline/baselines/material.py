@@ -52,6 +52,8 @@ class Material:
     similarities: tuple[Similarity, Similarity]
     """Of each side's sequences; where both sides are of one modality, twice that of all together."""
     quiet: bool = False
+    rows_read: int = 0
+    """Rows that were taken from the cache so far, for `pooled`."""
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
@@ -84,10 +86,12 @@ class Material:
     @cached_property
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:
         """(S, D) float32: the mean of each sequence's rows, of each side."""
+        sides = list(zip(self.readers, self.sides, strict=True))
+        self.rows_read += sum(reader.length(key) for reader, side in sides for key in side.keys)
         with announced("note: averaging the rows of every sequence", self.quiet):
             first, second = (
                 np.stack([reader[key].mean(axis=0, dtype=np.float64) for key in side.keys]).astype(np.float32)
-                for reader, side in zip(self.readers, self.sides, strict=True)
+                for reader, side in sides
             )
         return first, second
 
@@ -96,6 +100,11 @@ class Material:
         """(P,) place of each pair's sequence in `similarities`, of both sides."""
         first, second = self.similarities
         return first.numbers(self.dataset.a_keys), second.numbers(self.dataset.b_keys)
+
+    def joined(self, features: tuple[np.ndarray, np.ndarray], pairs: np.ndarray) -> np.ndarray:
+        """(P, F_a + F_b) of these pairs, from the (S, F) of each side."""
+        sides = zip(features, self.sides, strict=True)
+        return np.concatenate([found[side.of_pair[pairs]] for found, side in sides], axis=1)
 
     def _of_sides(self, make: Callable[[Sequence[str], str], T]) -> list[T]:
         return [make(sequences, side.modality) for sequences, side in zip(self.sequences, self.sides, strict=True)]
@@ -127,11 +136,21 @@ def refitted(predict: Predictor) -> Fit:
     def fit(material: Material, parts: Parts, number: int) -> Scores:
         threshold = None
         if material.dataset.task == "classification":
-            validation = predict(material, parts.train, parts.validation)
+            validation = score_validation(predict, material, parts)
             threshold = best_threshold(material.dataset.labels[parts.validation], validation)
-        return Scores(predict(material, np.concatenate([parts.train, parts.validation]), parts.test), threshold)
+        return Scores(score_test(predict, material, parts), threshold)
 
     return fit
+
+
+def score_validation(predict: Predictor, material: Material, parts: Parts) -> np.ndarray:
+    """(P_validation,) scores by a fit on the training part alone."""
+    return predict(material, parts.train, parts.validation)
+
+
+def score_test(predict: Predictor, material: Material, parts: Parts) -> np.ndarray:
+    """(P_test,) scores by a fit on training and validation part."""
+    return predict(material, np.concatenate([parts.train, parts.validation]), parts.test)
 
 
 def cut(dataset: Dataset, parts: Parts, scores: Scores) -> Scored:

@@ -10,6 +10,8 @@ from crossllm.cache.errors import plain_line
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.leak_lines import leak_lines
 
+OUR_MODEL = "crossllm_mamba"
+"""`system` of a run of our own model, which tables call `model`; every other system stands there by its name."""
 SHOWN: dict[Task, tuple[str, ...]] = {
     "classification": ("mcc", "accuracy", "f1", "auroc", "auprc"),
     "regression": ("pearson", "spearman", "rmse", "mae", "concordance"),
@@ -63,8 +65,9 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def model_name(metrics: dict[str, Any]) -> str:
-    """The model as a table names it: with the word that its number must never stand without."""
-    return "model optimistic" if metrics.get("optimistic") else "model"
+    """The system as a table names it: with the word that its number must never stand without."""
+    name = str(metrics.get("system", OUR_MODEL))  # a run of a version that had one system alone does not say
+    return ("model" if name == OUR_MODEL else name) + " optimistic" * bool(metrics.get("optimistic"))
 
 
 def _remarks(metrics: dict[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
@@ -86,7 +89,7 @@ def _remarks(metrics: dict[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
 def _comparison(metrics: dict[str, Any]) -> Iterator[str]:
     """Each baseline that reaches the model: in which metrics, and what it knows."""
     compared = COMPARED[metrics["task"]]
-    reaching = 0
+    reaching, model_named = 0, _compared_name(metrics)
     for name, found in metrics["baselines"].items():
         means = {metric: (found[metric]["mean"], metrics["model"][metric]["mean"]) for metric in compared}
         reached = [
@@ -96,11 +99,16 @@ def _comparison(metrics: dict[str, Any]) -> Iterator[str]:
         ]
         reaching += bool(reached)
         if reached:
-            yield f"{name} reaches the model in {_listed(reached, 'and')}; it knows {KNOWS[name]}"
+            yield f"{name} reaches {model_named} in {_listed(reached, 'and')}; it knows {KNOWS[name]}"
     if reaching:
-        yield "where a baseline reaches the model, this split does not show that it learnt more than that"
+        yield f"where a baseline reaches {model_named}, this split does not show that it learnt more than that"
     elif metrics["baselines"] and all(metrics["model"][metric]["mean"] is not None for metric in compared):
-        yield f"no baseline reaches the model in {_listed([NAMES[metric] for metric in compared], 'or')}"
+        yield f"no baseline reaches {model_named} in {_listed([NAMES[metric] for metric in compared], 'or')}"
+
+
+def _compared_name(metrics: dict[str, Any]) -> str:
+    name = str(metrics.get("system", OUR_MODEL))
+    return "the model" if name == OUR_MODEL else name
 
 
 def _listed(words: list[str], last: str) -> str:
@@ -133,11 +141,16 @@ def _undefined(metrics: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
 def _title(metrics: dict[str, Any]) -> list[str]:
     encoders = " × ".join(metrics["encoders"][side] for side in "ab")
     how = _split(metrics)
-    chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
+    if metrics.get("system", OUR_MODEL) == OUR_MODEL:
+        reads = f"tokens {metrics['tokens']}, {encoders}"
+        chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
+    else:
+        reads = f"{metrics['system']} on " + ("sequences" if metrics["reads"] == "sequences" else encoders)
+        chosen = "whatever is chosen is"
     covers = "95 % interval: of the mean, the sequences of both sides drawn again; another training is not in it"
     honest = f"{chosen} chosen on validation pairs, each test fold scored once"
     texts = (
-        f"{metrics['dataset']}: {metrics['pairs']} pairs, {how}, tokens {metrics['tokens']}, {encoders}",
+        f"{metrics['dataset']}: {metrics['pairs']} pairs, {how}, {reads}",
         f"{PAPER if metrics.get('optimistic') else honest}; ± is the deviation over folds; {covers}",
     )
     return [line for text in texts for line in textwrap.wrap(plain_line(text), WIDTH)]

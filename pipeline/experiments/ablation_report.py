@@ -152,7 +152,11 @@ def _tsv(report: Report) -> str:
         if found.metrics is not None:
             model = found.metrics["model"]
             values = [model[m][part] for m in shown for part in ("mean", "std_over_folds", "std_over_seeds")]
-            optimistic, parameters = ("no", "yes")[found.optimistic], str(sum(found.metrics["parameters"].values()))
+            counts = found.metrics.get("parameters")  # our model alone has them
+            optimistic, parameters = (
+                ("no", "yes")[found.optimistic],
+                "" if counts is None else str(sum(counts.values())),
+            )
         table.writerow(
             [*found.row.settings.values(), *values, *_against(report, found), optimistic, parameters,
              found.folder.name, found.problem or ""]

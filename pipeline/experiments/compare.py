@@ -196,6 +196,8 @@ def _differences(
     """What the two do not have in common, in words."""
     if reference.folder.resolve() == run.folder.resolve():
         yield "the run is the reference itself"
+    if reference.system != run.system:
+        yield f"the reference is {reference.system}, the run {run.system}"
     if any(first.dataset != second.dataset for first, second in matched):
         yield f"the datasets differ ({reference.dataset}, {run.dataset}): compared are the pairs tested in both"
     elif any(first.split != second.split for first, second in matched):

@@ -16,6 +16,7 @@ from crossllm.cache.errors import CacheCorrupt, InputError, printable
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
 from crossllm.pipeline.data.labels import Task
+from crossllm.pipeline.evaluation.table import OUR_MODEL
 from crossllm.pipeline.training.seed_folders import held_seeds, seed_folder
 
 _MAX_FILE = 4 << 30
@@ -52,6 +53,8 @@ class TestedRun(NamedTuple):
     task: Task
     dataset: str
     """Name of the dataset."""
+    system: str
+    """What was fitted, as `config.toml` names it."""
     optimistic: bool
     """Whether its own outputs call its numbers so."""
     ids_are_sequences: bool
@@ -78,6 +81,7 @@ def read_run(folder: Path) -> TestedRun:
         folder,
         task,
         str(first.get("dataset", "")),
+        str(first.get("system", OUR_MODEL)),
         bool(first.get("optimistic", False)),
         bool(first.get("ids_are_sequences", True)),
         recipe.get("a") is not None and recipe.get("a") == recipe.get("b"),

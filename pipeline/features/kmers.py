@@ -37,12 +37,17 @@ KMERS: dict[str, tuple[Alphabet, ...]] = {
 
 
 def kmers(sequences: Sequence[str], modality: str) -> np.ndarray:
-    """(S, F) float32: how often each word of `KMERS[modality]` occurs ÷ the sequence's length.
+    """(S, F) float32: `frequencies` of the words of `KMERS[modality]`."""
+    return frequencies(sequences, KMERS[modality])
+
+
+def frequencies(sequences: Sequence[str], alphabets: Sequence[Alphabet]) -> np.ndarray:
+    """(S, F) float32: how often each word of the alphabets occurs ÷ the sequence's length.
 
     The words of a block are in the order of the alphabet, the last letter changing fastest.  A word with a letter that
     is in no class (N, X) is not counted; one shorter than k leaves its block at 0.
     """
-    blocks = [kmer_counts(sequences, alphabet.classes, k) for alphabet in KMERS[modality] for k in alphabet.sizes]
+    blocks = [kmer_counts(sequences, alphabet.classes, k) for alphabet in alphabets for k in alphabet.sizes]
     lengths = np.array([max(len(sequence), 1) for sequence in sequences], np.float32)
     found: np.ndarray = np.concatenate(blocks, axis=1) / lengths[:, None]
     return found

@@ -11,7 +11,7 @@ from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.calibration import reliability
 from crossllm.pipeline.evaluation.classification import CALIBRATION_BINS
 from crossllm.pipeline.evaluation.metrics import Scored, pooled
-from crossllm.pipeline.evaluation.table import NAMES
+from crossllm.pipeline.evaluation.table import NAMES, model_name
 from crossllm.pipeline.reporting.figures import figure_bytes, new_figure, plain_label
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.run_folder import RunFolder
@@ -59,10 +59,11 @@ def draw_result(
             scatter plot.
     """
     numbers = {"model": metrics["model"], **metrics["baselines"]}
+    shown = {name: name for name in numbers} | {"model": model_name(metrics)}
     if task == "classification":
-        figure = _roc_pr(scored, numbers)
+        figure = _roc_pr(scored, numbers, shown)
     else:
-        figure = _scatter({name: pooled(folds) for name, folds in scored.items()}, numbers, groups)
+        figure = _scatter({name: pooled(folds) for name, folds in scored.items()}, numbers, shown, groups)
     _say_optimistic(figure, metrics)
     _save(folder, "roc_pr" if task == "classification" else "scatter", figure)
 
@@ -97,8 +98,10 @@ def _say_optimistic(figure: Figure, metrics: dict[str, Any]) -> None:
         figure.suptitle("optimistic: the epoch was chosen on these pairs (--protocol paper)", fontsize="medium")
 
 
-def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:
+def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any], shown: dict[str, str]) -> Figure:
     """Each fold's curve at the same places, their mean, and for the model the band of one standard deviation.
+
+    `shown` has the names as the legend has them.
 
     Scores of two folds' models are not joined to one curve: they are not on one scale, and the area under such a curve
     is another than the mean of the folds' areas, which the table shows.
@@ -112,7 +115,7 @@ def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:
         for axis, curve, metric in ((roc, _roc, "auroc"), (pr, _precision_at, "auprc")):
             curves = np.stack([curve(fold, at) for fold in both])
             width = 2 if name == "model" else 1
-            (line,) = axis.plot(at, curves.mean(0), linewidth=width, label=_legend(name, metric, numbers[name]))
+            (line,) = axis.plot(at, curves.mean(0), linewidth=width, label=_legend(shown[name], metric, numbers[name]))
             if name == "model" and len(both) > 1:
                 spread = curves.std(0, ddof=1)
                 low, high = np.clip(curves.mean(0) - spread, 0, 1), np.clip(curves.mean(0) + spread, 0, 1)
@@ -120,7 +123,9 @@ def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any]) -> Figure:
     share = float(np.mean([fold.label.mean() for fold in scored["model"]]))
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.5)
     pr.axhline(share, color="grey", linewidth=0.5, label=f"share of positives {share:.3f}")
-    title = "mean of the test folds\nband: the model's deviation" if len(scored["model"]) > 1 else "the test part"
+    title = (
+        f"mean of the test folds\nband: deviation of {shown['model']}" if len(scored["model"]) > 1 else "the test part"
+    )
     roc.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC, {title}")
     pr.set(xlabel="recall", ylabel="precision", title=f"precision–recall, {title}", ylim=(0, 1.02))
     for axis in (roc, pr):
@@ -156,12 +161,17 @@ def _legend(name: str, metric: str, numbers: dict[str, Any]) -> str:
     return f"{name}, {NAMES[metric]} {text}"
 
 
-def _scatter(scored: dict[str, Scored], numbers: dict[str, Any], groups: tuple[str, np.ndarray] | None) -> Figure:
-    shown = [name for name in ("model", "additive") if name in scored]
-    figure, axes = new_figure(len(shown))
-    values = np.concatenate([np.concatenate([scored[name].label, scored[name].score]) for name in shown])
+def _scatter(
+    scored: dict[str, Scored],
+    numbers: dict[str, Any],
+    shown: dict[str, str],
+    groups: tuple[str, np.ndarray] | None,
+) -> Figure:
+    drawn = [name for name in ("model", "additive") if name in scored]
+    figure, axes = new_figure(len(drawn))
+    values = np.concatenate([np.concatenate([scored[name].label, scored[name].score]) for name in drawn])
     low, high = float(values.min()), float(values.max())
-    for name, axis in zip(shown, axes, strict=True):
+    for name, axis in zip(drawn, axes, strict=True):
         found = scored[name]
         for value in [None] if groups is None else sorted(set(groups[1].tolist())):
             chosen = np.ones(len(found.label), bool) if groups is None else groups[1] == value
@@ -174,7 +184,7 @@ def _scatter(scored: dict[str, Scored], numbers: dict[str, Any], groups: tuple[s
             )
         axis.plot([low, high], [low, high], color="grey", linewidth=0.5)
         axis.set(xlabel="measured affinity", ylabel="predicted affinity")
-        axis.set_title(f"{_legend(name, 'pearson', numbers[name])}, each test pair once", fontsize="medium")
+        axis.set_title(f"{_legend(shown[name], 'pearson', numbers[name])}, each test pair once", fontsize="medium")
         axis.set_aspect("equal")
     if groups is not None:
         axes[0].legend(fontsize="small", markerscale=2, title=plain_label(groups[0]), title_fontsize="small")

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from crossllm.cache.console.progress import announced
-from crossllm.model.ensemble import Ensemble
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.evaluation.metrics import REPLICATES, Partners, Scored, Summary, pooled, summarise, why_undefined
+from crossllm.pipeline.evaluation.table import OUR_MODEL
 from crossllm.pipeline.reporting.certainty import calibrated, certainty, columns
 from crossllm.pipeline.reporting.plots import draw_calibration, draw_losses, draw_result
 from crossllm.pipeline.splits.parts import Parts
+from crossllm.pipeline.systems.registry import SYSTEMS
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.fold import FoldResult
-from crossllm.pipeline.training.inputs import Inputs
+from crossllm.pipeline.training.inputs import Inputs, parameter_counts
 from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
 
@@ -55,8 +56,9 @@ def write_results(
         header = ("a_id", "b_id", "label", "fold", "score", "predicted", *further)
         folder.write_table(file, header, _predictions(inputs, parts, found, list(further.values())))
     history = [(inputs.folds.names[n], *epoch) for n, result in enumerate(results) for epoch in result.history]
-    folder.write_table("history.csv", ("fold", *Epoch._fields), history, ",")
-    draw_losses(folder, inputs.folds.names, results, optimistic=config.protocol == "paper")
+    if history:
+        folder.write_table("history.csv", ("fold", *Epoch._fields), history, ",")
+        draw_losses(folder, inputs.folds.names, results, optimistic=config.protocol == "paper")
     order = np.concatenate([part.test for part in parts])
     groups = None if by is None else np.array([value or EMPTY for value in dataset.extra[by]])[order]
     partners = [_partners(dataset, part) for part in parts]
@@ -97,11 +99,9 @@ def _metrics(
         "dataset": inputs.dataset.name,
         "pairs": len(inputs.dataset.labels),
         "seed": config.seed,
-        "tokens": tokens_name(inputs.window),
-        "compute": config.compute,
-        "scan": config.scan,
-        "fusion": config.model.fusion,
-        "parameters": parameter_counts(inputs, config),
+        "system": config.system,
+        "reads": SYSTEMS[config.system].reads,
+        **(_of_our_model(inputs, config) if config.system == OUR_MODEL else {}),
         "encoders": {side: r.recipe.folder_name for side, r in zip("ab", inputs.readers, strict=True)},
         "shared_between_folds": inputs.folds.shared,
         "ids_are_sequences": _ids_are_sequences(inputs.dataset),
@@ -112,10 +112,15 @@ def _metrics(
     }
 
 
-def parameter_counts(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
-    """Part of the model → its parameters."""
-    a, b = (reader.recipe.dim for reader in inputs.readers)
-    return Ensemble(config.ensemble, a, b, config.model).parameter_counts()
+def _of_our_model(inputs: Inputs, config: TrainConfig) -> dict[str, Any]:
+    """Of the contents of `metrics.json` what no other system has."""
+    return {
+        "tokens": tokens_name(inputs.window),
+        "compute": config.compute,
+        "scan": config.scan,
+        "fusion": config.model.fusion,
+        "parameters": parameter_counts(inputs, config),
+    }
 
 
 def _by_group(

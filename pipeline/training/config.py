@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,14 @@ from typing import Any, cast
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files.text_file import read_lines
 from crossllm.model.settings import BACKENDS, FOCAL_ALPHA, FOCAL_GAMMA, MSE_WEIGHT, ModelConfig
+from crossllm.pipeline.evaluation.table import OUR_MODEL
 from crossllm.pipeline.similarity.rules import Molecules
 from crossllm.pipeline.splits.options import BLOCKS, KINDS, MOLECULES, SplitOptions
+from crossllm.pipeline.training.setting_values import Text, checked
 
+SYSTEMS = (OUR_MODEL, "kmer_trees", "rpiseq_rf", "ipminer", "cfrp")
+"""What `system` may be; `crossllm.pipeline.systems.registry`, a floor above, says what each is."""
+GATES = ("input", "static")
 RUN_TABLES = ("dataset", "recipe", "run", "seeds")
 """Tables of a run's `config.toml` that describe that run; `--config` leaves them out."""
 
@@ -28,6 +32,11 @@ RUN_TABLES = ("dataset", "recipe", "run", "seeds")
 class TrainConfig:
     """What a user may choose of a run."""
 
+    system: str = field(default=OUR_MODEL, metadata={"one_of": SYSTEMS})
+    """What is fitted and scored on each fold.  Systems other than `crossllm_mamba` have the settings of their papers;
+    of these here they read those of the split, `interval`, `seed`, and what docs/guide/systems.md names."""
+    gate: str = field(default="input", metadata={"one_of": GATES})
+    """Of `biollmnet`: weights of the two partners that follow from the pair, or that are the same for all pairs."""
     split: str = field(default="random", metadata={"one_of": KINDS})
     """`random` (distinct sequence pairs, stratified by class), `cold-a`, `cold-b`, `cold-both` (partners unseen),
     `cluster` (their relatives unseen too), `given` (a column of the pairs table), `transfer` or `file`."""
@@ -149,7 +158,7 @@ def resolve(
             hint = f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names)}"
             problems.append(f"{where}: is not a setting of train; {hint}")
             continue
-        problem, chosen[found] = _checked(_FIELDS[found[0]][found[1]], value)
+        problem, chosen[found] = checked(_FIELDS[found[0]][found[1]], value)
         if problem:
             problems.append(f"{where}: {problem}")
     if problems:
@@ -163,6 +172,7 @@ def resolve(
                     f"--set {name}={getattr(ModelConfig, name)} takes it back"
                 )
     train = TrainConfig(model=model, **{key: value for (table, key), value in chosen.items() if table == "train"})
+    _check_system(train)
     if train.loss != "focal":
         for name in ("focal_gamma", "focal_alpha"):
             if getattr(train, name) != _FIELDS["train"][name].default:
@@ -170,6 +180,17 @@ def resolve(
                     f"{name} {getattr(train, name)}: the loss is {train.loss}, focal alone has it; --set loss=focal"
                 )
     return train
+
+
+def _check_system(train: TrainConfig) -> None:
+    """Raise `InputError` for a setting that the system would leave without effect, or could not keep its word on."""
+    if train.gate != GATES[0] and train.system != "biollmnet":
+        raise InputError(f"gate {train.gate}: is of biollmnet alone; --system biollmnet, or --set gate={GATES[0]}")
+    if train.protocol == "paper" and train.system != OUR_MODEL:
+        raise InputError(
+            f"--protocol paper: {train.system} chooses nothing on the scored pairs; leave it out, or take --system "
+            f"{OUR_MODEL}"
+        )
 
 
 def held_config(run: Path) -> Path | None:
@@ -227,9 +248,9 @@ def _asked(
         if not equals or not name.strip():
             raise InputError(f"--set '{printable(text)}' is not KEY=VALUE")
         table_name, dot, key = name.strip().rpartition(".")
-        yield table_name if dot else None, key, _Text(value.strip()), f"--set {printable(name.strip())}"
+        yield table_name if dot else None, key, Text(value.strip()), f"--set {printable(name.strip())}"
     for key, value in flags.items():
-        yield None, key, _Text(value), f"--{key.replace('_', '-')}"
+        yield None, key, Text(value), f"--{key.replace('_', '-')}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -242,48 +263,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}; write TOML, e.g. lr = 0.002 under [train]") from None
 
 
-class _Text(str):
-    """A value from the command line, of no type yet."""
-
-
-def _from_text(text: str, kind: type) -> Any:
-    """The value that a text stands for in a field of this type, or the text itself."""
-    word = text.strip("\"'")
-    if kind is bool:
-        return {"true": True, "false": False}.get(word.lower(), text)
-    try:
-        if kind is int or (kind is float and "_" not in text):  # float() alone reads '1_0' as ten
-            return kind(text)
-    except ValueError:
-        return text
-    return word
-
-
 def _locate(table: str | None, key: str) -> tuple[str, str] | None:
     """Which table's field a key is."""
     return next(((t, key) for t, fields in _FIELDS.items() if table in (None, t) and key in fields), None)
-
-
-def _checked(wanted: dataclasses.Field[Any], value: Any) -> tuple[str | None, Any]:
-    """What is wrong with a value or None, and the value in the field's type."""
-    kind = type(wanted.default)
-    if (word := wanted.metadata.get("word")) and value == word:
-        return None, word
-    if isinstance(value, _Text):
-        value = _from_text(str(value), kind)
-    if kind is float and type(value) is int:
-        try:
-            value = float(value)
-        except OverflowError:
-            value = math.inf
-    if type(value) is not kind:
-        names = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
-        expected = names[kind] + (f" or {word}" if word else "")
-        return f"'{printable(str(value), 20)}' is no such value; {expected} is expected", value
-    if (choices := wanted.metadata.get("one_of")) and value not in choices:
-        return f"'{printable(str(value))}' is not one of {', '.join(choices)}", value
-    if bounds := wanted.metadata.get("range"):
-        low, high = bounds
-        if not low <= value <= high:  # NaN is in no range
-            return f"{value} is out of range; {low:g} to {high:g} is expected", value
-    return None, value

@@ -17,13 +17,12 @@ from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import InputError
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.standardise import Standardise
-from crossllm.pipeline.evaluation.calibration import Calibration, fit_calibration
-from crossllm.pipeline.evaluation.classification import best_threshold
-from crossllm.pipeline.evaluation.intervals import half_width
+from crossllm.pipeline.evaluation.calibration import Calibration
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.decision import decide
 from crossllm.pipeline.training.keeping import Keeper
 from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict
 from crossllm.pipeline.training.progress import Epoch, Progress
@@ -42,9 +41,10 @@ class FoldResult(NamedTuple):
     target: Target
     """What the scaling was: a checkpoint needs it to give affinities."""
     best_epoch: int
+    """Of the history; 0 of a system without epochs."""
     history: list[Epoch]
     state: dict[str, Tensor]
-    """Weights of the best epoch."""
+    """Weights of the best epoch; of another system than our model none."""
     calibration: Calibration | None = None
     """From score to probability, fitted on the validation part; None in a regression."""
     half_width: float | None = None
@@ -187,12 +187,11 @@ def _score_once(progress: Progress, work: _Work) -> FoldResult:
         for pairs in (parts.validation, parts.test)
     )
     state = {name: tensor.cpu() for name, tensor in progress.best_state.items()}
-    result = FoldResult(test, None, target, progress.best_epoch, progress.history, state)
-    label = work.labels[parts.validation]
-    if target.task == "regression":
-        return result._replace(half_width=half_width(label, validation, config.interval))
-    threshold = 0.5 if config.protocol == "paper" else best_threshold(label, validation)
-    return result._replace(threshold=threshold, calibration=fit_calibration(label, validation))
+    decided = decide(target.task, work.labels[parts.validation], validation, config)
+    return FoldResult(
+        test, decided.threshold, target, progress.best_epoch, progress.history, state, decided.calibration,
+        decided.half_width,
+    )  # fmt: skip
 
 
 def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> Ensemble:

@@ -18,6 +18,7 @@ from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import list_recipes
 from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.row_source import IO
+from crossllm.model.ensemble import Ensemble
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run, load_dataset
 from crossllm.pipeline.splits.choosing import choose_folds
@@ -103,6 +104,12 @@ def open_inputs(options: TrainOptions) -> Inputs:
         window = auto_window([(reader_a.length(a), reader_b.length(b)) for a, b in keys])
         note(f"note: --tokens auto: {tokens_name(window)}")
     return Inputs(dataset, (reader_a, reader_b), window, folds, whole)
+
+
+def parameter_counts(inputs: Inputs, config: TrainConfig) -> dict[str, int]:
+    """Part of the model → its parameters."""
+    a, b = (reader.recipe.dim for reader in inputs.readers)
+    return Ensemble(config.ensemble, a, b, config.model).parameter_counts()
 
 
 def _open(options: TrainOptions, modality: str, named: str | None) -> RowReader:

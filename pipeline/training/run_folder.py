@@ -3,7 +3,7 @@
     .lock                    held while a run is at work in the folder
     config.toml              every resolved choice, the digests of dataset and recipes
     splits.tsv               a_id, b_id, fold
-    checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done
+    checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done; weights of our model alone
     checkpoints/fold-N.partial-K.json, .safetensors     how far fold N has come (`keeping`), until it is done
     tensorboard/             events of each fold, written while it trains
     history.csv  predictions.tsv  predictions.<baseline>.tsv
@@ -144,8 +144,8 @@ class RunFolder:
 
     def save_fold(self, number: int, result: FoldResult, digest: str) -> None:
         """Keep a finished fold, whose `fold_digest` is given: weights first, the JSON that says it is finished last."""
-        weights = {name: tensor.contiguous() for name, tensor in result.state.items()}
-        fsio.replace(self.path / "checkpoints" / f"fold-{number}.safetensors", save(weights))
+        if weights := {name: tensor.contiguous() for name, tensor in result.state.items()}:
+            fsio.replace(self.path / "checkpoints" / f"fold-{number}.safetensors", save(weights))
         body = {
             "digest": digest,
             "score": result.score.tolist(),
@@ -159,14 +159,14 @@ class RunFolder:
         self.write(f"checkpoints/fold-{number}.json", json.dumps(body, allow_nan=False))
         self.keeper(number, digest).clear()
 
-    def load_fold(self, number: int, pairs: int, target: Target, epochs: int, digest: str) -> FoldResult | None:
+    def load_fold(self, number: int, pairs: int, target: Target, epochs: int | None, digest: str) -> FoldResult | None:
         """A fold finished before, without its weights; None where it is not.
 
         Args:
             number: of the fold.
             pairs: in its test part.
             target: what its training part gives, to which the checkpoint's is held.
-            epochs: most epochs it can have run.
+            epochs: most epochs that our model can have run; None: of another system, which leaves no weights.
             digest: its `fold_digest`.
 
         Raises:
@@ -185,14 +185,16 @@ class RunFolder:
             low, high = (0, 1) if classes else (-MAX_LABEL, MAX_LABEL)
             if not (score.shape == (pairs,) and ((score >= low) & (score <= high)).all()):
                 raise ValueError(f"not one score for each of {pairs} test pairs")
-            if not (1 <= len(history) <= epochs and type(best) is int and 1 <= best <= len(history)):
-                raise ValueError(f"{len(history)} epochs of at most {epochs}, the best of them {best}")
+            least, most = (0, len(history)) if epochs is None else (1, epochs)
+            first = min(1, len(history))  # of no epochs none is the best
+            if not (least <= len(history) <= most and type(best) is int and first <= best <= len(history)):
+                raise ValueError(f"{len(history)} epochs of at most {most}, the best of them {best}")
             if body["target"] != target._asdict():
                 raise ValueError(f"its target {body['target']} is not that of its training part, {target._asdict()}")
             threshold = float(body["threshold"]) if classes else None
             if classes:
                 score = score.astype(np.float32)
-            if not where.with_suffix(".safetensors").is_file():
+            if epochs is not None and not where.with_suffix(".safetensors").is_file():
                 raise ValueError("its weights are missing")
             calibration = calibration_of(body["calibration"]) if classes else None
             half = None if classes else half_width_of(body["half_width"])

@@ -27,6 +27,7 @@ from crossllm.model.tokens import parse_tokens
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation.calibration import Calibration, calibration_of
 from crossllm.pipeline.evaluation.intervals import half_width_of
+from crossllm.pipeline.evaluation.table import OUR_MODEL
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
 from crossllm.pipeline.training.inputs import RowReader
@@ -150,7 +151,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     """A finished run's models and all that their input must be; of a run of several seeds, every fold of every seed.
 
     Raises:
-        InputError: no finished run is there.
+        InputError: no finished run is there, or one of another system than our model.
         CacheCorrupt: a checkpoint is not what a run leaves behind.
     """
     folder = Path(folder)
@@ -163,6 +164,11 @@ def load_run(folder: str | Path) -> TrainedRun:
         return _joined(folder, {seed: load_run(seed_folder(folder, seed)) for seed in seeds})
     metrics = parse_json(read_bytes(folder / "metrics.json", _MAX_JSON), folder / "metrics.json")
     config, recipes = resolve(where), held_recipes(where)
+    if config.system != OUR_MODEL:
+        raise InputError(
+            f"{folder}: is of the system {config.system}, which keeps scores and no weights; so far only runs of "
+            f"{OUR_MODEL} can predict other pairs"
+        )
     try:
         window = parse_tokens(config.tokens)
         task, names, sides = metrics["task"], metrics["fold_names"], (recipes["a"], recipes["b"])

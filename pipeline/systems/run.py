@@ -1,0 +1,67 @@
+"""Fits the folds of a run by its system; a fold that was finished before is taken from the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crossllm.pipeline.baselines.material import Material
+from crossllm.pipeline.evaluation.table import OUR_MODEL
+from crossllm.pipeline.splits.parts import Parts
+from crossllm.pipeline.systems.folds import SystemFolds
+from crossllm.pipeline.systems.model_folds import ModelFolds
+from crossllm.pipeline.training.fold import FoldResult
+from crossllm.pipeline.training.inputs import Inputs, TrainOptions
+from crossllm.pipeline.training.run_folder import RunFolder
+from crossllm.pipeline.training.target import fit_target
+from crossllm.pipeline.training.usage import read_usage, write_usage
+
+
+def run_system(
+    folder: RunFolder,
+    options: TrainOptions,
+    inputs: Inputs,
+    material: Material,
+    parts: Sequence[Parts],
+    digests: Sequence[str],
+    scan: str,
+) -> list[FoldResult]:
+    """Every fold, fitted and scored.
+
+    Args:
+        folder: the run's.
+        options: what `train` was asked for, its configuration resolved.
+        inputs: what our model is trained on.
+        material: what other systems are fitted on, of the same dataset.
+        parts: of each fold.
+        digests: of each fold (`RunFolder.fold_digest`).
+        scan: backend of the scan, `auto` resolved.
+
+    Raises:
+        InputError: something became no number.
+        CacheCorrupt: a checkpoint is not what a fold of this run leaves behind.
+    """
+    if options.config.system == OUR_MODEL:
+        return fit_folds(ModelFolds(options, inputs, len(parts), folder, scan), folder, material, parts, digests)
+    return fit_folds(SystemFolds(material, len(parts), folder), folder, material, parts, digests)
+
+
+def fit_folds(
+    folds: SystemFolds | ModelFolds,
+    folder: RunFolder,
+    material: Material,
+    parts: Sequence[Parts],
+    digests: Sequence[str],
+) -> list[FoldResult]:
+    """Every fold: as it was left when it was finished before, or fitted and kept now."""
+    dataset, before, results = material.dataset, read_usage(folder.path), []
+    with folds:
+        for number, (part, digest) in enumerate(zip(parts, digests, strict=True)):
+            target = fit_target(dataset.task, dataset.labels, part.train, material.config)
+            result = folder.load_fold(number, len(part.test), target, folds.most_epochs, digest)
+            if result is None:
+                result = folds.fit(number, part, digest)
+                folder.save_fold(number, result, digest)
+                write_usage(folder.path, before.plus(folds.usage()))
+            folds.passed(number)
+            results.append(result)
+    return results
