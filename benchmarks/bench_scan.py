@@ -207,9 +207,8 @@ def report(result: dict[str, object]) -> None:
     for name in ("mambapy", "mamba_ssm"):
         if f"{name}_forward" in seconds:
             theirs = seconds[f"{name}_forward"] + seconds[f"{name}_backward"]
-            print(
-                f"{name} forward + backward ÷ ours: {theirs / ours:.1f}; peak ÷ ours: {peak[name] / peak['ours']:.1f}"
-            )
+            ratio = f"{peak[name] / peak['ours']:.1f}" if peak["ours"] else "too small to measure"
+            print(f"{name} forward + backward ÷ ours: {theirs / ours:.1f}; peak ÷ ours: {ratio}")
     for name in ("reference", "transformers"):
         print(f"{name} forward ÷ ours: {seconds[f'{name}_forward'] / seconds['ours_forward']:.1f}")
     print(f"time at 2 L ÷ time at L: {seconds['ours_2L'] / seconds['ours_L']:.2f}")

@@ -237,6 +237,18 @@ BAD_USAGE: dict[str, tuple[str, str]] = {
     "bad recipe flag": ("train --cache nowhere --recipe c=profile", "is not a=NAME or b=NAME"),
     "bad device": ("train --cache nowhere --device warp", "--device warp"),
     "too few folds": ("train --cache nowhere --folds 1", "--folds"),
+    "id column of FASTA": (
+        "embed run --modality rna --input good.fasta --id-column ID",
+        "--id-column is about a molecule file, this is rna; leave it out",
+    ),
+    "SMILES first of FASTA": (
+        "crossllm data import --a rna=good.fasta --b protein=good.fasta --pairs y --cache c --smiles-first",
+        "--smiles-first is about a molecule file, this is protein and rna",
+    ),
+    "nucleotides of an RNA": (
+        "embed run --modality rna --input good.fasta --allow-nucleotides",
+        "about a protein file",
+    ),
     "pull of nothing": ("embed pull esm9", "is not an encoder"),
     "weights for profile": (
         "embed run --modality rna --input good.fasta --encoder profile --weights w",

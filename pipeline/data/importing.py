@@ -76,6 +76,7 @@ def import_dataset(options: ImportOptions) -> str:
         Conflict: the folder holds another dataset.
     """
     check_names(options.names, options.task)  # before large files are read
+    options.reading.refuse_unused({options.a.modality, options.b.modality})
     records_a, records_b, found = _read_table(options) if options.table is not None else _read_files(options)
     merged = _merge_sides(options, records_a, records_b)
     used = {options.a.modality: {p.a_id for p in found.pairs}}
