@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from crossllm.cache import InputError
-from crossllm.pipeline.features import kmers as kmers_module
+from crossllm.pipeline.features import letters as letters_module
 from crossllm.pipeline.features.descriptors import describe, single_numbers
 from crossllm.pipeline.features.fingerprints import BITS, morgan
 from crossllm.pipeline.features.kmers import KMERS, RESIDUE_CLASSES, kmer_counts, kmers
@@ -49,7 +49,7 @@ def test_words_are_those_of_the_slow_way(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """Also with unknown letters, sequences shorter than a word, and in blocks."""
-    monkeypatch.setattr(kmers_module, "AT_ONCE", at_once)
+    monkeypatch.setattr(letters_module, "AT_ONCE", at_once)
     for modality, letters in (("rna", "ACGUN"), ("protein", "ACDEFGHIKLMNPQRSTVWYX")):
         sequences = ["".join(rng.choice(list(letters), size)) for size in (1, 2, 3, 40, 7, 120)]
         for alphabet in KMERS[modality]:

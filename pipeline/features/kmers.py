@@ -9,16 +9,15 @@ Shapes: S sequences, T letters of all of them, F features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from crossllm.pipeline.features.letters import Letters, in_blocks, per_sequence
+
 NUCLEOTIDES = ("A", "C", "G", "U")
 RESIDUES = tuple("ACDEFGHIKLMNPQRSTVWY")
 RESIDUE_CLASSES = ("AGV", "ILFP", "YMTS", "HNQW", "RK", "DE", "C")
-AT_ONCE = 1 << 20
-"""Letters that are counted together: memory does not grow with the set."""
 
 
 class Alphabet(NamedTuple):
@@ -55,31 +54,25 @@ def frequencies(sequences: Sequence[str], alphabets: Sequence[Alphabet]) -> np.n
 
 def kmer_counts(sequences: Sequence[str], classes: Sequence[str], k: int) -> np.ndarray:
     """(S, len(classes)^k) float32: how often each word of k letters occurs."""
-    code = np.full(256, -1, np.int64)
-    for number, letters in enumerate(classes):
-        code[list(letters.encode())] = number
-    words = len(classes) ** k
-    counts = np.empty((len(sequences), words), np.float32)
-    for start, stop in _blocks(sequences):
-        counts[start:stop] = _counted(sequences[start:stop], code, len(classes), k)
-    return counts
+    return in_blocks(sequences, classes, len(classes) ** k, lambda letters: _counted(letters, len(classes), k))
 
 
-def _counted(sequences: Sequence[str], code: np.ndarray, base: int, k: int) -> np.ndarray:
-    """The counts of some sequences, joined to one: a word that a blank is in belongs to no sequence."""
-    letters = code[np.frombuffer(" ".join([*sequences, " " * k]).encode("ascii"), np.uint8)]
-    owner = np.repeat(np.arange(len(sequences)), [len(sequence) + 1 for sequence in sequences])  # (T,)
-    word, whole = np.zeros(len(owner), np.int64), np.ones(len(owner), bool)
+def kmer_shares(sequences: Sequence[str], alphabet: Alphabet) -> np.ndarray:
+    """(S, F) float32: how often each word occurs ÷ how many words of k letters there are, for each k of the alphabet.
+
+    A word with a letter that is in no class counts among those that there are.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences], np.float32)[:, None]
+    blocks = [kmer_counts(sequences, alphabet.classes, k) / np.maximum(lengths - k + 1, 1) for k in alphabet.sizes]
+    found: np.ndarray = np.concatenate(blocks, axis=1)
+    return found
+
+
+def _counted(letters: Letters, base: int, k: int) -> np.ndarray:
+    """(S, base^k) the counts of some sequences."""
+    codes = np.concatenate([letters.codes, np.full(k, -1)])
+    word, whole = np.zeros(len(letters.codes), np.int64), np.ones(len(letters.codes), bool)
     for offset in range(k):
-        letter = letters[offset : offset + len(owner)]
+        letter = codes[offset : offset + len(word)]
         word, whole = word * base + letter, whole & (letter >= 0)
-    places = owner[whole] * base**k + word[whole]
-    return np.bincount(places, minlength=len(sequences) * base**k).reshape(len(sequences), base**k)
-
-
-def _blocks(sequences: Sequence[str]) -> list[tuple[int, int]]:
-    """Ranges of sequences with about `AT_ONCE` letters each."""
-    ends = np.cumsum([len(sequence) + 1 for sequence in sequences])
-    cuts = np.searchsorted(ends, np.arange(AT_ONCE, ends[-1] if len(ends) else 0, AT_ONCE)).tolist()
-    edges = sorted({0, *cuts, len(sequences)})
-    return list(pairwise(edges))
+    return per_sequence(letters, np.flatnonzero(whole), word[whole], base**k)

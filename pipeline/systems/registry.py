@@ -54,12 +54,40 @@ def _load_cfrp() -> System:
     return cfrp
 
 
+def _load_rpiter() -> System:
+    from crossllm.pipeline.systems.rpiter import rpiter
+
+    return rpiter
+
+
+def _load_lpi_csffr() -> System:
+    from crossllm.pipeline.systems.lpi_csffr import lpi_csffr
+
+    return lpi_csffr
+
+
+def _load_rnaincoder() -> System:
+    from crossllm.pipeline.systems.rnaincoder import rnaincoder
+
+    return rnaincoder
+
+
+def _load_biollmnet() -> System:
+    from crossllm.pipeline.systems.biollmnet import biollmnet
+
+    return biollmnet
+
+
 SYSTEMS: dict[str, SystemInfo] = {
     OUR_MODEL: SystemInfo(None, "Cross-Mamba over the rows of both partners", BOTH, None, "rows"),
     "kmer_trees": SystemInfo(_load_kmer_trees, "extra trees on both partners' k-mers or fingerprints", BOTH, None),
     "rpiseq_rf": SystemInfo(_load_rpiseq_rf, "random forest on triads and tetranucleotides"),
     "ipminer": SystemInfo(_load_ipminer, "stacked autoencoders of triads and tetranucleotides, forests, stacking"),
     "cfrp": SystemInfo(_load_cfrp, "random forest on complex features of k-mers"),
+    "rpiter": SystemInfo(_load_rpiter, "convolutions and autoencoders on k-mers, combined"),
+    "lpi_csffr": SystemInfo(_load_lpi_csffr, "dense convolutions over k-mers and pseudo composition in a line"),
+    "rnaincoder": SystemInfo(_load_rnaincoder, "autoencoders of descriptors, dense convolutions over their codes"),
+    "biollmnet": SystemInfo(_load_biollmnet, "mean rows of both partners, mixed by a gate", BOTH, None, "rows"),
 }
 """Name, as `system` of `crossllm.pipeline.training.config` takes it → the system; in the order of the guide's table."""
 
