@@ -124,7 +124,8 @@ def convolved(x: Tensor, rest: Tensor | None, widen: Widen, conv: nn.Conv1d) -> 
     out = place[:, None] + BEFORE - torch.arange(KERNEL, device=x.device)  # (N, 6)
     length = x.shape[1]
     rows = torch.where((out >= 0) & (out < length), pair[:, None] * length + out, x.numel())
-    y = _Added.apply(base, (change @ weight).view(-1, FILTERS), rows.view(-1), len(x))
+    moved = (change @ weight).view(-1, FILTERS)
+    y: Tensor = _Added.apply(base, moved, rows.view(-1), len(x))  # type: ignore[no-untyped-call]
     return y.view(len(x), length, FILTERS).transpose(1, 2)
 
 
@@ -141,7 +142,7 @@ class _Added(torch.autograd.Function):
         return y.index_add_(0, rows, moved)[:-1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Of base and moved."""
         (rows,) = ctx.saved_tensors
         moved = grad.index_select(0, rows.clamp(max=len(grad) - 1))
