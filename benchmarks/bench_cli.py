@@ -1,4 +1,4 @@
-"""How long `--help` takes, beside `python -c 'import click'` in the same run: the least that any of it can take.
+"""How long `--help` and a shell's Tab take, beside `python -c 'import click'` in the same run: the least any can take.
 
     python benchmarks/bench_cli.py [--json FILE]
 
@@ -18,14 +18,19 @@ from pathlib import Path
 
 ROUNDS = 10
 BIN = Path(sys.executable).parent
+ASKED = ["env", "_CROSSLLM_COMPLETE=bash_complete"]
+"""As a shell's script asks for the next word."""
 COMMANDS = {
     "import click": [sys.executable, "-c", "import click"],
+    "crossllm": [BIN / "crossllm"],
     "crossllm --help": [BIN / "crossllm", "--help"],
     "embed --help": [BIN / "embed", "--help"],
     "embed run --help": [BIN / "embed", "run", "--help"],
     "train --help": [BIN / "train", "--help"],
     "crossllm cache --help": [BIN / "crossllm", "cache", "--help"],
     "crossllm data --help": [BIN / "crossllm", "data", "--help"],
+    "a Tab after crossllm": [*ASKED, "COMP_WORDS=crossllm ", "COMP_CWORD=1", BIN / "crossllm"],
+    "a Tab after a flag's --": [*ASKED, "COMP_WORDS=crossllm data import --", "COMP_CWORD=3", BIN / "crossllm"],
 }
 
 

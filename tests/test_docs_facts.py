@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from docs_pages import GUIDE, PAGES, every_command
+from docs_pages import GUIDE, PAGES, blocks_of, every_command
 from test_cli_layers import FLOORS
 
 from crossllm.pipeline.training.config import TrainConfig
@@ -68,3 +69,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+def test_the_names_of_the_python_page_are_there_and_shown() -> None:
+    """A dozen names; each can be imported, has a docstring and stands in a block that is run."""
+    page = ROOT / "docs" / "guide" / "python.md"
+    listed = re.findall(r"^\| `((?:cache|embed|model|pipeline)\.[\w.]+)` \|", page.read_text(), re.MULTILINE)
+    code = "\n".join(block.text for block in blocks_of(page) if block.info == "python")
+    assert len(listed) >= 12
+    for name in listed:
+        package, first, *rest = name.split(".")
+        found = getattr(import_module(f"crossllm.{package}"), first)
+        for part in rest:
+            found = getattr(found, part)
+        assert found.__doc__, name
+        assert re.search(rf"\b{(rest or [first])[-1]}\b", code), f"{name} is in no example"
