@@ -107,7 +107,7 @@ def embed() -> None:
     "--weights",
     type=PathName(),
     default=None,
-    help="Weights: a safetensors, .pt or .pth file, or a Hugging Face folder.",
+    help="Weights: a safetensors, .pt, .pth or .npz file, or a Hugging Face folder.",
 )
 @click.option(
     "--long",

@@ -14,9 +14,9 @@ Sequences lie one after the other, as in `transformer`.  They are taken longest 
 step t are the first n of them.  What does not depend on the state (W_mx x, W_x x + b) is one product over all tokens,
 or, where the tokens are letters, over the letters.  State and gates are float32 whatever the products are computed in.
 
-Sources: Krause et al. 2016, the multiplicative LSTM, equations 18 to 22 (arXiv 1609.07959); Salimans & Kingma 2016,
+Sources: Krause et al. 2016, the multiplicative LSTM (arXiv 1609.07959); Salimans & Kingma 2016,
 weight normalisation, equation 2 (arXiv 1602.07868); Alley et al. 2019, UniRep (Nat Methods 16:1315).
-Shapes: T packed tokens, D width, E width of an embedded token, n sequences that run.
+Shapes: T packed tokens, D width, n sequences that run.
 """
 
 from __future__ import annotations
