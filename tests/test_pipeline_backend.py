@@ -16,8 +16,9 @@ from crossllm.cache import Conflict, InputError
 from crossllm.cache.console import runner
 from crossllm.model import device
 from crossllm.model.scan import selective_scan as scan
+from crossllm.pipeline import train as module
 from crossllm.pipeline.cli_train import train as command
-from crossllm.pipeline.systems import model_folds as module
+from crossllm.pipeline.systems import model_folds
 from crossllm.pipeline.train import Run, train
 from crossllm.pipeline.training.inputs import TrainOptions
 
@@ -36,7 +37,7 @@ def saved(run: Run | Path) -> dict[str, Any]:
 
 def cut_off(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin a run and end it after its first fold."""
-    fit, fitted = module.fit_fold, []
+    fit, fitted = model_folds.fit_fold, []
 
     def once(*arguments: Any) -> Any:
         if fitted:
@@ -45,7 +46,7 @@ def cut_off(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
         return fit(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "fit_fold", once)
+        patch.setattr(model_folds, "fit_fold", once)
         with pytest.raises(KeyboardInterrupt):
             train(options)
 
@@ -163,7 +164,11 @@ def test_a_run_from_before_a_setting_had_its_default(trained: TrainOptions) -> N
         ),
         (["--scan", "triton"], True, "--scan: scan backend triton needs a CUDA device; got cpu; use auto"),
         (["--set", "scan=cuda"], True, "--set scan: 'cuda' is not one of auto, reference, numba, triton, mamba_ssm"),
-        (["--compute", "float16"], True, "--compute: 'float16' is not one of float32, bfloat16, auto"),
+        (
+            ["--compute", "float16"],
+            True,
+            "--compute: 'float16' is not one of float32, bfloat16, auto; did you mean 'bfloat16'?",
+        ),
     ],
 )
 def test_a_backend_that_cannot_be_had_is_one_line_before_anything_is_read(

@@ -12,7 +12,7 @@ length, standardised.  Then, on training pairs:
 
 Differs: scalers are fitted on the training part, where the original standardises over training and test pairs; it cuts
 at ½, here the threshold is chosen on validation pairs, as for every system.  The Keras 0.1.2 that it needs was not run;
-what its layers do is taken from their names (unverified: weights by Glorot's uniform draw, a PReLU slope of 0).
+what its layers do is taken from their names (unverified: Glorot's uniform draw, a PReLU slope of 0, dropout's scale).
 
 Shapes: P pairs, d features of a partner.
 """
