@@ -132,6 +132,12 @@ def fresh_program(tmp_path: Path) -> Program:
     return run
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are empty files: half of what a small run in this process takes, for tests of something else."""
+    monkeypatch.setattr("crossllm.pipeline.reporting.plots.figure_bytes", lambda *_: b"")
+
+
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """Forks a child for an operation that is to be killed."""

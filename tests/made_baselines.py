@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from made_runs import QUICK
 
@@ -32,6 +34,13 @@ def material_of(folder: Path, dataset: Dataset, readers: Any = (None, None), *, 
     """Without readers for baselines that need no rows; not aligned, for those that need no similarities."""
     similarities: Any = similarities_of(dataset, SplitOptions(), folder, quiet=True) if aligned else None
     return Material(dataset, folder, readers, 1, QUICK, torch.device("cpu"), similarities, quiet=True)
+
+
+def relabelled(material: Material, labels: np.ndarray) -> Material:
+    """The same pairs with other labels; what is known of the sequences, once it is made, is shared."""
+    other = copy.copy(material)
+    other.dataset = material.dataset._replace(labels=labels)
+    return other
 
 
 def baseline(material: Material, name: str, parts: Sequence[Parts]) -> list[Scored]:

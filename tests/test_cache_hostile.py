@@ -415,6 +415,7 @@ def test_a_hostile_cache_takes_little_memory(sound: dict[str, Path], tmp_path: P
         assert peak <= 2 * largest + (64 << 20), f"{name}: {peak >> 20} MiB ({case.says})"
 
 
+@pytest.mark.slow
 def test_readers_of_hdf5_segments_never_load_libhdf5(sound: dict[str, Path]) -> None:
     """What libhdf5 would follow is not followed because it is not asked; only the writer loads it."""
     code = (

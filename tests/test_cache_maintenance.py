@@ -521,6 +521,7 @@ def test_a_dry_repair_writes_nothing(made_cache: Path, recipe: Recipe) -> None:
         assert shim.log
 
 
+@pytest.mark.slow
 def test_a_closed_standard_error_stops_no_work(made_cache: Path) -> None:
     command = [sys.executable, "-c", "from crossllm.pipeline.main import main; main()", "cache"]
     for arguments in (["verify", "--data"], ["repair"], ["compact"]):

@@ -199,6 +199,7 @@ ODD = ('"', '"a"', "#a", ">a", "a,b", "a;b|c", "é", "id", "=1", "$$$$", "sep=,"
 ID = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(ID, st.sampled_from(ODD)), min_size=4, max_size=12, unique=True))
 def test_any_id_that_a_reader_accepts_is_read_back_equal(

@@ -305,6 +305,7 @@ def test_an_empty_path_is_no_path(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_success() -> None:
     read, write = os.pipe()
     os.close(read)

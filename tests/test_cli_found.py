@@ -176,6 +176,7 @@ def test_numbers_of_a_table_never_touch() -> None:
     assert len(_number(2.02e-11)) == 7
 
 
+@pytest.mark.slow
 def test_a_group_without_a_name_is_named(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     lines = (folder / "pairs.tsv").read_text().splitlines()

@@ -113,6 +113,7 @@ def test_the_cure_for_a_full_disk_holds_when_typed(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_embeddings_that_are_all_the_same_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     with CacheWriter(folder, Recipe("rna", "constant", 1, 3)) as writer:

@@ -18,9 +18,12 @@ import pytest
 from conftest import ROOT
 from docs_pages import INFO_STRINGS, PAGES, Block, Command, blocks_of, commands_of, parse
 from docs_pages import click_command as program
+from forked_rows import forked_child
 from made_inputs import write_inputs
+from zygote import Zygote
 
 from crossllm.cache.console import runner
+from crossllm.pipeline.experiments import row_processes
 from crossllm.pipeline.training import config
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -28,18 +31,23 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with the files that the pages name; `train` makes 2 folds of 2 epochs unless it is told."""
+def inputs(tmp_path: Path, programs: Zygote, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the pages name; runs are of 2 folds and 2 epochs unless told."""
     write_inputs(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GOMP_SPINCOUNT", "3000")  # `train` would set it for good
     monkeypatch.setattr(config, "TrainConfig", functools.partial(config.TrainConfig, folds=2, epochs=2))
+    monkeypatch.setattr(row_processes, "start_child", forked_child(programs, ("folds=2", "epochs=2")))
     return tmp_path
 
 
 @pytest.mark.slow
 @each_page
-def test_blocks_run_as_printed(page: Path, inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocks_run_as_printed(
+    page: Path, inputs: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if page != PAGES[0]:  # a run's figures are drawn on one page
+        request.getfixturevalue("undrawn")
     namespace: dict[str, object] = {}
     blocks = blocks_of(page)
     for block, following in zip(blocks, [*blocks[1:], None], strict=True):

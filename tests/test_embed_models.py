@@ -104,6 +104,7 @@ def test_a_file_that_is_not_checked_is_told_from_none(
     assert (told["rnabert"]["weights"], told["rnabert"]["unchecked"]) == (str(path), None)
 
 
+@pytest.mark.slow
 def test_models_and_pull_import_nothing_heavy() -> None:
     code = (
         "import sys\nfrom crossllm.embed.cli import embed\nembed(['models'], standalone_mode=False)\n"

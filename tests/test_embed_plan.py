@@ -109,6 +109,7 @@ def test_a_dry_run_counts_all_and_writes_nothing(program: Program, tmp_path: Pat
     assert re.search(r"time +nothing to embed$", all_there, re.M), all_there
 
 
+@pytest.mark.slow
 def test_a_dry_run_plans_without_weights(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "MKV" * 100, "b": "GAVLI" * 300})
     options = RunOptions("protein", fasta, tmp_path / "c", "esm2-8m")

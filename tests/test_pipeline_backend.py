@@ -22,7 +22,7 @@ from crossllm.pipeline.systems import model_folds
 from crossllm.pipeline.train import Run, train
 from crossllm.pipeline.training.inputs import TrainOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 
 def asked(options: TrainOptions, **settings: Any) -> TrainOptions:

@@ -21,7 +21,7 @@ from crossllm.pipeline.splits.random_pairs import random_folds
 from crossllm.pipeline.train import train
 from crossllm.pipeline.training.inputs import TrainOptions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 
 def refuse(*_: object) -> None:
@@ -96,15 +96,15 @@ def test_an_interrupted_run_keeps_the_folds_of_a_long_baseline(
         ('"threshold": ', '"threshold": null, "was": ', "NoneType"),
     ],
 )
-def test_what_is_kept_of_another_run_is_refused(small: TrainOptions, old: str, new: str, said: str) -> None:
-    done = train(dataclasses.replace(small, baselines="id_only"))
-    where = done.folder / "checkpoints" / "baselines-0.json"
+def test_what_is_kept_of_another_run_is_refused(trained: TrainOptions, old: str, new: str, said: str) -> None:
+    run = trained.cache_dir / "runs" / "demo"
+    where = run / "checkpoints" / "baselines-0.json"
     text = where.read_text()
     assert old in text
     where.write_text(text.replace(old, new, 1))
-    (done.folder / "metrics.json").unlink()
+    (run / "metrics.json").unlink()
     with pytest.raises(CacheCorrupt, match=said):
-        train(dataclasses.replace(small, baselines="id_only", resume=True))
+        train(dataclasses.replace(trained, resume=True))
 
 
 def test_random_embedding_knows_sequences_that_it_has_seen(small: TrainOptions, rng: np.random.Generator) -> None:

@@ -12,6 +12,7 @@ from made_baselines import baseline, material_of
 from scipy import sparse
 
 from crossllm.cache import InputError, Recipe, key_of
+from crossllm.pipeline.baselines import trees
 from crossllm.pipeline.baselines.material import Material, Predictor, cut, refitted
 from crossllm.pipeline.baselines.neighbours import nearest, relatives
 from crossllm.pipeline.baselines.random_embedding import RandomRows
@@ -150,8 +151,9 @@ def by_words(plant: Planted) -> np.ndarray:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_planted_shortcut_is_found_by_its_baseline_alone(
-    rng: np.random.Generator, plant: Any, finder: str, others: tuple[str, ...]
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, plant: Any, finder: str, others: tuple[str, ...]
 ) -> None:
+    monkeypatch.setattr(trees, "TREES", 50)
     made = Planted(rng)
     material = made.material(plant(made))
     folds = random_folds(material.dataset, 3, 0)

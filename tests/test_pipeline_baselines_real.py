@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import DATA
-from made_baselines import baseline, imported, material_of
+from made_baselines import baseline, imported, material_of, relabelled
 
 from crossllm.pipeline.baselines import trees
 from crossllm.pipeline.baselines.material import Material
@@ -24,6 +25,9 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not DATA.is_dir(), reason=f"no real data at {DATA}"),
 ]
+
+
+CHAOS = bool(os.environ.get("CROSSLLM_CHAOS"))
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +68,18 @@ def cut(material: Material, split: str, blocks: str = "diagonal", **other: str) 
     return [cut_parts(material.dataset, folds, n, 0.15, 0) for n in range(len(folds.names))]
 
 
-def test_with_both_sides_unseen_by_cluster_trees_have_nothing_left(rpi1460: Material) -> None:
-    """All 25 blocks, so that every pair is tested: AUROC 0.49 where the given folds say 0.90."""
+def test_with_both_sides_unseen_by_cluster_trees_have_nothing_left(
+    rpi1460: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All 25 blocks, so that every pair is tested: AUROC 0.49 where the given folds say 0.90.
+
+    That number wants all trees (`make chaos`); of a quarter of them it is a few hundredths less, and as far from 0.90.
+    """
+    if not CHAOS:
+        monkeypatch.setattr(trees, "TREES", 50)
     found = score(rpi1460, "trees", cut(rpi1460, "cluster", "all"))
     print(f"AUROC {found['auroc'].mean:.3f}, MCC {found['mcc'].mean:.3f}")
-    assert found["auroc"].mean == pytest.approx(0.49, abs=0.03)
+    assert found["auroc"].mean == pytest.approx(0.49, abs=0.03 if CHAOS else 0.06)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +91,12 @@ def test_permuted_labels_are_told_by_nothing_in_no_split(
     rpi1460: Material, monkeypatch: pytest.MonkeyPatch, split: str, name: str
 ) -> None:
     monkeypatch.setattr(trees, "TREES", 8)
+    for made_once in ("descriptors", "numbers"):  # then the copies share them
+        getattr(rpi1460, made_once)
     found = []
     for seed in range(5):
         labels = np.random.default_rng(seed).permutation(rpi1460.dataset.labels)
-        material = material_of(rpi1460.cache_dir, rpi1460.dataset._replace(labels=labels), aligned=True)
+        material = relabelled(rpi1460, labels)
         found.append(score(material, name, cut(material, split))["mcc"].mean)
     assert abs(np.mean(found)) <= 0.1, found
 
@@ -94,7 +107,7 @@ def test_permuted_labels_are_not_carried_to_another_species(plant: Material) -> 
         found = []
         for seed in range(5):
             labels = np.random.default_rng(seed).permutation(plant.dataset.labels)
-            material = material_of(plant.cache_dir, plant.dataset._replace(labels=labels))
+            material = relabelled(plant, labels)
             ath, mtr = np.flatnonzero(species == "ath"), np.flatnonzero(species == "mtr")
             found.append(score(material, name, [Parts(ath[::2], ath[1::2], mtr)])["mcc"].mean)
         assert abs(np.mean(found)) <= 0.1, (name, found)

@@ -215,6 +215,7 @@ def honest_and_paper(small: TrainOptions) -> tuple[Scored, Scored, list[FoldResu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_number_is_never_below_the_honest_one_of_the_same_fold(small: TrainOptions) -> None:
     honest, paper, (one, other) = honest_and_paper(small)
     first = METRICS["classification"][0]
@@ -247,6 +248,7 @@ def test_a_number_by_the_papers_protocol_is_called_optimistic_everywhere(program
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_protocol_is_for_random_pairs_or_one_fixed_split(small: TrainOptions) -> None:
     lines = (small.cache_dir / "pairs.tsv").read_text().splitlines()
     for column, names in (("five", list("01234")), ("fixed", ["train", "train", "train", "test"])):

@@ -107,6 +107,7 @@ def test_a_curve_is_drawn_a_fold_and_its_area_is_the_tables(rng: np.random.Gener
         assert np.trapezoid(_precision_at(fold, at), at) == pytest.approx(found["auprc"][0], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_is_undefined_and_leaves_curves_with_the_tables_numbers(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     done = train(TrainOptions(folder, QUICK, quiet=True))
@@ -123,6 +124,8 @@ def test_a_run_says_what_is_undefined_and_leaves_curves_with_the_tables_numbers(
     assert "undefined there (MCC)" in text
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_table_is_at_most_80_wide(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     metrics = train(TrainOptions(folder, QUICK, quiet=True)).metrics
@@ -136,6 +139,8 @@ def test_the_table_is_at_most_80_wide(tmp_path: Path) -> None:
     assert any(line.startswith("random_embedding") for line in lines)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_predictions_give_the_same_correlation_as_the_metrics(tmp_path: Path) -> None:
     """Affinities near one another, far from 0: nine digits were not enough."""
     folder = tmp_path / "demo"
@@ -198,6 +203,8 @@ def test_a_column_that_mixes_parts_and_folds_is_refused(tmp_path: Path, values: 
         given_folds(dataset, "split")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_fixed_split_is_fitted_chosen_and_scored_once(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     lines = (folder / "pairs.tsv").read_text().splitlines()
@@ -248,6 +255,8 @@ def test_of_two_that_start_together_the_settings_of_one_hold(tmp_path: Path, mon
     assert (tmp_path / "run" / "config.toml").read_text() == "[train]\nlr = 0.5\n"
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_fold_of_another_run_is_no_fold_of_this_one(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     options = TrainOptions(folder, QUICK, quiet=True, out=tmp_path / "one")
@@ -261,6 +270,8 @@ def test_a_fold_of_another_run_is_no_fold_of_this_one(tmp_path: Path) -> None:
         train(dataclasses.replace(other, resume=True))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_another_number_of_threads_is_said_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     options = TrainOptions(folder, QUICK, quiet=True, out=tmp_path / "run")

@@ -23,6 +23,7 @@ print(first, max(faults() for _ in range(10)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone is told to keep memory")
 @pytest.mark.parametrize("way", ["kept", "as it is"])
 def test_freed_memory_is_taken_again_without_new_pages(way: str) -> None:

@@ -24,6 +24,8 @@ from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.run_folder import RunFolder
 from crossllm.pipeline.training.target import Target
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.mark.slow
 def test_a_run_cut_off_between_folds_continues_to_the_same_result(

@@ -23,6 +23,8 @@ from crossllm.pipeline.training.seed_folders import held_seeds
 from crossllm.pipeline.training.usage import read_usage
 from crossllm.pipeline.use.trained_run import load_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NAMES = ("metrics.json", "predictions.tsv", "history.csv", "splits.tsv", "config.toml")
 
 

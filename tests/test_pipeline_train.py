@@ -85,6 +85,7 @@ def test_checkpoints_hold_the_weights_that_made_the_predictions(trained: TrainOp
     np.testing.assert_array_equal(score, np.array(saved, np.float32))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(small: TrainOptions, tmp_path: Path) -> None:
     texts = []
     for name, seed in (("x", 0), ("y", 0), ("z", 1)):
@@ -224,6 +225,7 @@ def test_the_test_fold_chooses_nothing(small: TrainOptions) -> None:
     assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_loss_trace_is_the_recorded_one(small: TrainOptions) -> None:
     """tests/data/loss_trace.csv: a change here is a change of the model, the data order or the optimiser."""
     done = train(dataclasses.replace(small, config=dataclasses.replace(QUICK, epochs=3, sharing=1)))
@@ -282,6 +284,7 @@ def test_a_constant_column_has_no_deviation_left(small: TrainOptions) -> None:
         assert not found.std.any()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_standardise_can_be_left_out(small: TrainOptions) -> None:
     plain = dataclasses.replace(QUICK, model=dataclasses.replace(QUICK.model, standardise=False))
     folder = train(dataclasses.replace(small, config=plain)).folder

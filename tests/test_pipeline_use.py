@@ -37,6 +37,7 @@ def readers(folder: Path) -> list[CacheReader]:
     return [CacheReader(folder, list_recipes(folder, modality)[0]) for modality in ("rna", "protein")]
 
 
+@pytest.mark.slow
 def test_a_loaded_run_gives_the_scores_of_its_predictions(finished: Path) -> None:
     run = load_run(finished / "runs" / "demo")
     tables = [read_table(finished, modality) for modality in ("rna", "protein")]
@@ -51,6 +52,7 @@ def test_a_loaded_run_gives_the_scores_of_its_predictions(finished: Path) -> Non
         assert calls[fold, n] == int(row["predicted"])
 
 
+@pytest.mark.slow
 def test_a_pair_alone_has_the_score_that_it_has_among_others(finished: Path) -> None:
     run = load_run(finished / "runs" / "demo")
     a, b = readers(finished)
@@ -60,6 +62,7 @@ def test_a_pair_alone_has_the_score_that_it_has_among_others(finished: Path) -> 
     np.testing.assert_allclose(alone, together, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_of_another_recipe_are_refused(finished: Path, tmp_path: Path) -> None:
     run = load_run(str(finished / "runs" / "demo"))
     a, b = readers(finished)
@@ -74,6 +77,7 @@ def test_rows_of_another_recipe_are_refused(finished: Path, tmp_path: Path) -> N
         run.score(a, b, [(key_of("rna", "A" * 99), next(iter(b)))])
 
 
+@pytest.mark.slow
 def test_what_is_no_finished_run_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         load_run(tmp_path)
@@ -98,6 +102,7 @@ def test_what_is_no_finished_run_is_refused(finished: Path, tmp_path: Path) -> N
         load_run(copy)
 
 
+@pytest.mark.slow
 def test_a_recipe_is_named_by_its_digest(finished: Path) -> None:
     run = load_run(finished / "runs" / "demo")
     assert run.recipes == tuple(reader.recipe.digest for reader in readers(finished))
