@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := cache/demo
 
-.PHONY: help setup demo test test-fast chaos parity check types bench clean
+.PHONY: help setup demo test test-fast test-report chaos parity check types bench clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv and install the project into it, versions pinned by constraints.txt
 
@@ -51,6 +51,11 @@ chaos: $(STAMP)  ## Run the long tests of durability, and print their figures (k
 		tests/test_pipeline_baselines_real.py::test_with_both_sides_unseen_by_cluster_trees_have_nothing_left \
 		tests/test_cli_machine.py::test_train_runs_without_a_home_and_makes_no_folder_for_one \
 		tests/test_pipeline_resume.py::test_killed_at_random_instants
+
+# Elsewhere than on Debian, any Chromium or Chrome on the PATH will do.
+test-report: $(STAMP)  ## Install Chromium where apt may, open a report in it, and leave screenshots in build/report
+	command -v chromium chromium-browser google-chrome >/dev/null || apt-get install -y --no-install-recommends chromium
+	CROSSLLM_BROWSER=1 $(BIN)/pytest -s tests/test_pipeline_report_browser.py
 
 parity: $(STAMP)  ## Install multimolecule (AGPL, large) and hold RiNALMo, RNA-FM and RNABERT to its models
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt multimolecule

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": ("crossllm.pipeline.cli_train", "train"),
     "ablate": ("crossllm.pipeline.cli_ablate", "ablate"),
     "compare": ("crossllm.pipeline.cli_compare", "compare"),
+    "report": ("crossllm.pipeline.cli_report", "report"),
     "cache": ("crossllm.embed.cli_cache", "cache"),
     "doctor": ("crossllm.pipeline.cli_doctor", "doctor"),
     "completion": ("crossllm.pipeline.cli_completion", "completion"),

@@ -30,6 +30,7 @@ from crossllm.pipeline.systems.run import run_system
 from crossllm.pipeline.training.config import TrainConfig, held_config, resolve
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
+from crossllm.pipeline.training.provenance import record_provenance
 from crossllm.pipeline.training.run_folder import RunFolder
 
 VERSION = 7
@@ -79,6 +80,7 @@ def _run(
             return Run(folder.path, done)
         wanted = held if options.baselines is None else {*held, *names}  # a baseline that is there stays
         names = [name for name in BASELINES[dataset.task] if name in wanted]
+    record_provenance(folder.path)
     folder.write("splits.tsv", split_text(dataset, inputs.folds))
     split = options.config.split_options()
     similarities = similarities_of(inputs.whole, split, options.cache_dir, quiet=options.quiet)

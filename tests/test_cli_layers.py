@@ -23,8 +23,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "settings",
     ),
     "pipeline": (
-        "main", "cli", "cli_ablate cli_compare cli_completion cli_data cli_doctor cli_train", "cli_split_flags",
-        "doctor experiments", "train",
+        "main", "cli", "cli_ablate cli_compare cli_completion cli_data cli_doctor cli_report cli_train",
+        "cli_split_flags", "doctor page", "experiments", "train",
         "reporting use", "systems", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
         "data",
     ),
@@ -189,6 +189,10 @@ def test_public_names_have_docstrings(name: str) -> None:
         (
             "from crossllm.pipeline.cli_doctor import doctor; doctor(['--help'], standalone_mode=False)",
             "numpy torch numba rdkit zarr h5py",
+        ),
+        (
+            "from crossllm.pipeline.cli_report import report; report(['--help'], standalone_mode=False)",
+            "numpy torch matplotlib scipy sklearn rdkit zarr jinja2",
         ),
         (
             "from crossllm.embed.cli_cache import cache; cache(['import', '--help'], standalone_mode=False)",

@@ -22,6 +22,10 @@ OWN_NAMES = ("cache", "embed", "model", "pipeline", "train", "data")
 CODE = ("cache", "embed", "model", "pipeline")
 
 
+SUFFIXES = (".py", ".typed", ".jinja", ".css")
+"""Of what is installed."""
+
+
 def is_code(path: Path) -> bool:
     """Of a package, and not what `test_a_new_module_needs_no_step_by_hand` makes in another worker."""
     return (path.parent / "__init__.py").exists() and not path.name.startswith("made_by_a_test")
@@ -33,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     for name in CODE:  # code alone: cache/ may hold datasets
         for path in (ROOT / name).rglob("*"):
-            if path.suffix in (".py", ".typed") and is_code(path):
+            if path.suffix in SUFFIXES and is_code(path):
                 copy = folder / "tree" / path.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, copy)
@@ -63,8 +67,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_one_name(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"crossllm"}
-    here = {path.relative_to(ROOT).as_posix() for top in CODE for path in (ROOT / top).rglob("*.py")
-            if is_code(path)}  # fmt: skip
+    here = {path.relative_to(ROOT).as_posix() for top in CODE for path in (ROOT / top).rglob("*")
+            if path.suffix in SUFFIXES and is_code(path)}  # fmt: skip
     expected = {f"crossllm/{name}" for name in here if not name.startswith("pipeline/crossllm/")}
     expected |= {f"crossllm/{path.name}" for path in (ROOT / "pipeline" / "crossllm").glob("*py*") if path.is_file()}
     assert {name for name in names if ".dist-info" not in name} == expected

@@ -20,7 +20,7 @@ from crossllm.model import bce_loss
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.evaluation.metrics import Partners, Scored, compute, summarise, why_undefined
 from crossllm.pipeline.evaluation.table import WIDTH, table
-from crossllm.pipeline.reporting.plots import _precision_at, _roc
+from crossllm.pipeline.reporting.plots import precision_at, roc_at
 from crossllm.pipeline.splits.given import given_folds
 from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.train import train
@@ -103,8 +103,8 @@ def test_a_curve_is_drawn_a_fold_and_its_area_is_the_tables(rng: np.random.Gener
         label = rng.integers(0, 2, 200)
         fold = Scored(label, scale * np.clip(rng.normal(0.4 + 0.2 * label, 0.2), 0, 1), label)
         found = compute("classification", fold, np.ones((1, 200)))
-        assert np.trapezoid(_roc(fold, at), at) == pytest.approx(found["auroc"][0], abs=1e-3)
-        assert np.trapezoid(_precision_at(fold, at), at) == pytest.approx(found["auprc"][0], abs=1e-3)
+        assert np.trapezoid(roc_at(fold, at), at) == pytest.approx(found["auroc"][0], abs=1e-3)
+        assert np.trapezoid(precision_at(fold, at), at) == pytest.approx(found["auprc"][0], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
 from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
 from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES, UNIREP_SIZES
 from crossllm.embed.weights.published import local_weights, unchecked_weights
+from crossllm.licences import LICENCES, NO_WEIGHTS
 
 
 def _load_profile(loading: Loading) -> Encoder:
@@ -54,7 +55,6 @@ def _load_unirep(loading: Loading) -> Encoder:
     return found
 
 
-_NO_WEIGHTS = "none needed"
 _RNABERT_SOURCE = "RNABERT.pth of github.com/mana438/RNABERT (pull request 3)"
 _GCN_SOURCE = "gcn_contextpred.pth of github.com/snap-stanford/pretrain-gnns"
 _RNAFM_SOURCE = (
@@ -81,42 +81,41 @@ _COMPUTES = ("float32", "bfloat16")
 ENCODERS: dict[tuple[str, str], EncoderInfo] = {
     (info.modality, info.name): info
     for info in (
-        EncoderInfo("profile", "rna", 57, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
-        EncoderInfo("profile", "protein", 108, _NO_WEIGHTS, _load_profile, PROFILE_VERSION),
-        EncoderInfo("profile", "molecule", 106, _NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
+        EncoderInfo("profile", "rna", 57, NO_WEIGHTS, _load_profile, PROFILE_VERSION),
+        EncoderInfo("profile", "protein", 108, NO_WEIGHTS, _load_profile, PROFILE_VERSION),
+        EncoderInfo("profile", "molecule", 106, NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
         EncoderInfo(
-            "rnabert", "rna", 120, "none stated in the repository", _language_model("rnabert"), limit=440, overlap=220,
+            "rnabert", "rna", 120, LICENCES["rnabert"], _language_model("rnabert"), limit=440, overlap=220,
             options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
             version=2,
         ),
         EncoderInfo(
-            "rnafm", "rna", 640, "MIT", _language_model("rnafm"), limit=1022, overlap=511, source=_RNAFM_SOURCE,
-            layers=12, computes=_COMPUTES,
+            "rnafm", "rna", 640, LICENCES["rnafm"], _language_model("rnafm"), limit=1022, overlap=511,
+            source=_RNAFM_SOURCE, layers=12, computes=_COMPUTES,
         ),
         *(
             EncoderInfo(
-                name, "rna", size.width, "CC BY 4.0", _language_model("rinalmo"), limit=1022, overlap=511,
+                name, "rna", size.width, LICENCES["rinalmo"], _language_model("rinalmo"), limit=1022, overlap=511,
                 source=_RINALMO_SOURCE, layers=size.layers, computes=_COMPUTES, rotary=True,
             )
             for name, size in RINALMO_SIZES.items()
         ),
         *(
             EncoderInfo(
-                name, "protein", size.width, "MIT", _language_model("esm2"), limit=1022, overlap=511,
+                name, "protein", size.width, LICENCES["esm2"], _language_model("esm2"), limit=1022, overlap=511,
                 source=_esm2_source(name, size.layers), layers=size.layers, computes=_COMPUTES, rotary=True,
             )
             for name, size in ESM2_SIZES.items()
         ),
         *(
             EncoderInfo(
-                name, "protein", size.width, "CC BY-NC 4.0", _load_unirep, source=_UNIREP_SOURCE, computes=_COMPUTES
+                name, "protein", size.width, LICENCES["unirep"], _load_unirep, source=_UNIREP_SOURCE, computes=_COMPUTES
             )
             for name, size in UNIREP_SIZES.items()
         ),
-        EncoderInfo("gnn-gcn", "molecule", 300, "MIT", _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
+        EncoderInfo("gnn-gcn", "molecule", 300, LICENCES["gnn-gcn"], _load_graph, tokenizer=RDKIT, source=_GCN_SOURCE),
         EncoderInfo(
-            "molebert", "molecule", 300, "none stated in the repository; MIT in pretrain-gnns", _load_graph,
-            tokenizer=RDKIT, source=_MOLEBERT_SOURCE,
+            "molebert", "molecule", 300, LICENCES["molebert"], _load_graph, tokenizer=RDKIT, source=_MOLEBERT_SOURCE,
         ),
     )
 }  # fmt: skip

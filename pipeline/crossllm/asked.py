@@ -23,6 +23,8 @@ INSTEAD = {
     "crossllm.pipeline.cli_data": "data",
     "crossllm.pipeline.cli_ablate": "ablate",
     "crossllm.pipeline.cli_compare": "compare",
+    "crossllm.pipeline.cli_report": "report",
+    "crossllm.pipeline.page": "report",
     "crossllm.pipeline.experiments.ablation": "ablate",
     "crossllm.pipeline.experiments.compare": "compare",
     "crossllm.pipeline.data": "data",

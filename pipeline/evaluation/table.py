@@ -82,41 +82,59 @@ def _remarks(metrics: dict[str, Any], shown: tuple[str, ...]) -> Iterator[str]:
         )
     if metrics["ids_are_sequences"] and {"id_only", "id_only_sequence"} <= metrics["baselines"].keys():
         yield "every id has a sequence of its own here, so id_only and id_only_sequence are the same"
-    yield from _certainty(metrics)
+    yield from certainty_lines(metrics)
     yield from _comparison(metrics)
 
 
-def _comparison(metrics: dict[str, Any]) -> Iterator[str]:
-    """Each baseline that reaches the model: in which metrics, and what it knows."""
-    compared = COMPARED[metrics["task"]]
-    reaching, model_named = 0, _compared_name(metrics)
-    for name, found in metrics["baselines"].items():
-        means = {metric: (found[metric]["mean"], metrics["model"][metric]["mean"]) for metric in compared}
-        reached = [
-            NAMES[metric]
-            for metric, (own, model) in means.items()
-            if own is not None and model is not None and own * compared[metric] >= model * compared[metric]
-        ]
-        reaching += bool(reached)
-        if reached:
-            yield f"{name} reaches {model_named} in {_listed(reached, 'and')}; it knows {KNOWS[name]}"
-    if reaching:
-        yield f"where a baseline reaches {model_named}, this split does not show that it learnt more than that"
-    elif metrics["baselines"] and all(metrics["model"][metric]["mean"] is not None for metric in compared):
-        yield f"no baseline reaches {model_named} in {_listed([NAMES[metric] for metric in compared], 'or')}"
+def not_more(metrics: dict[str, Any]) -> str:
+    """What follows where a baseline reaches a run's result."""
+    return f"where a baseline reaches {compared_name(metrics)}, this split does not show that it learnt more than that"
 
 
-def _compared_name(metrics: dict[str, Any]) -> str:
+def compared_name(metrics: dict[str, Any]) -> str:
+    """What a run's result is called in a sentence: the model, or another system by its name."""
     name = str(metrics.get("system", OUR_MODEL))
     return "the model" if name == OUR_MODEL else name
 
 
-def _listed(words: list[str], last: str) -> str:
+def reaching(metrics: dict[str, Any]) -> dict[str, list[str]]:
+    """Each baseline that reaches the model → in which metrics, as people write them."""
+    compared, found = COMPARED[metrics["task"]], {}
+    for name, baseline in metrics["baselines"].items():
+        means = {metric: (baseline[metric]["mean"], metrics["model"][metric]["mean"]) for metric in compared}
+        found[name] = [
+            NAMES[metric]
+            for metric, (own, model) in means.items()
+            if own is not None and model is not None and own * compared[metric] >= model * compared[metric]
+        ]
+    return {name: reached for name, reached in found.items() if reached}
+
+
+def no_baseline(metrics: dict[str, Any]) -> str | None:
+    """That none reaches the model, where there are any and the model has all of the numbers."""
+    compared = COMPARED[metrics["task"]]
+    if not metrics["baselines"] or any(metrics["model"][metric]["mean"] is None for metric in compared):
+        return None
+    return f"no baseline reaches {compared_name(metrics)} in {listed([NAMES[metric] for metric in compared], 'or')}"
+
+
+def _comparison(metrics: dict[str, Any]) -> Iterator[str]:
+    """Each baseline that reaches the model: in which metrics, and what it knows."""
+    found = reaching(metrics)
+    for name, reached in found.items():
+        yield f"{name} reaches {compared_name(metrics)} in {listed(reached, 'and')}; it knows {KNOWS[name]}"
+    if found:
+        yield not_more(metrics)
+    elif (none := no_baseline(metrics)) is not None:
+        yield none
+
+
+def listed(words: list[str], last: str) -> str:
     """`A`, `A and B`, `A, B and C`."""
     return f" {last} ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
-def _certainty(metrics: dict[str, Any]) -> Iterator[str]:
+def certainty_lines(metrics: dict[str, Any]) -> Iterator[str]:
     """How well probabilities and intervals held on the test folds; nothing of a run of a version that had none."""
     if found := metrics.get("calibration"):
         error, brier = (
@@ -140,7 +158,7 @@ def _undefined(metrics: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
 
 def _title(metrics: dict[str, Any]) -> list[str]:
     encoders = " × ".join(metrics["encoders"][side] for side in "ab")
-    how = _split(metrics)
+    how = split_in_words(metrics)
     if metrics.get("system", OUR_MODEL) == OUR_MODEL:
         reads = f"tokens {metrics['tokens']}, {encoders}"
         chosen = "epoch and threshold" if metrics["task"] == "classification" else "epoch"
@@ -169,7 +187,7 @@ SPLITS = {
 """Split → in words."""
 
 
-def _split(metrics: dict[str, Any]) -> str:
+def split_in_words(metrics: dict[str, Any]) -> str:
     """How the pairs were split, and how many of them are tested."""
     if metrics["folds"] == 1 and metrics["split"] != "transfer":
         how = "a fixed split"

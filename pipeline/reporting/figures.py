@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+PAPER = 0.7
+"""An SVG's size to the PNG's: a panel of 5 inches is a journal's column then, 89 mm wide, and its text has 7 points."""
 KINDS = ("png", "svg", "pdf")
 
 
@@ -48,7 +51,17 @@ def figure_bytes(figure: Figure, name: str, kind: str) -> bytes:
             layout.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(data, format=kind, dpi=DPI, metadata=undated.get(kind))
-    return data.getvalue()
+    return _paper_size(data.getvalue().decode()).encode() if kind == "svg" else data.getvalue()
+
+
+def _paper_size(svg: str) -> str:
+    """The drawing with another width and height on paper; its own coordinates (`viewBox`) stay."""
+
+    def smaller(found: re.Match[str]) -> str:
+        return f'{found[1]}="{float(found[2]) * PAPER:g}pt"'
+
+    head, mark, rest = svg.partition(" viewBox=")
+    return re.sub(r'\b(width|height)="([0-9.]+)pt"', smaller, head) + mark + rest
 
 
 def plain_label(name: str, limit: int = 30) -> str:

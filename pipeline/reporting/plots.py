@@ -112,7 +112,7 @@ def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any], shown: dic
         both = [fold for fold in folds if len(set(fold.label.tolist())) == 2]  # the others have no curve
         if not both:
             continue
-        for axis, curve, metric in ((roc, _roc, "auroc"), (pr, _precision_at, "auprc")):
+        for axis, curve, metric in ((roc, roc_at, "auroc"), (pr, precision_at, "auprc")):
             curves = np.stack([curve(fold, at) for fold in both])
             width = 2 if name == "model" else 1
             (line,) = axis.plot(at, curves.mean(0), linewidth=width, label=_legend(shown[name], metric, numbers[name]))
@@ -134,7 +134,7 @@ def _roc_pr(scored: dict[str, list[Scored]], numbers: dict[str, Any], shown: dic
     return figure
 
 
-def _roc(fold: Scored, at: np.ndarray) -> np.ndarray:
+def roc_at(fold: Scored, at: np.ndarray) -> np.ndarray:
     """True positive rate of a fold at these false positive rates."""
     from sklearn.metrics import roc_curve
 
@@ -143,7 +143,7 @@ def _roc(fold: Scored, at: np.ndarray) -> np.ndarray:
     return found
 
 
-def _precision_at(fold: Scored, at: np.ndarray) -> np.ndarray:
+def precision_at(fold: Scored, at: np.ndarray) -> np.ndarray:
     """Precision of a fold at these recalls: that of the first threshold which reaches each (the step curve)."""
     from sklearn.metrics import precision_recall_curve
 
