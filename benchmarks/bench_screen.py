@@ -1,9 +1,13 @@
 """All against all: N × M pairs by encoding each entity once and fusing, beside one pair at a time.
 
-    python benchmarks/bench_screen.py [--json FILE] [--entities 300] [--sampled 300] [--d-model 32] [--fusion NAME]
+    python benchmarks/bench_screen.py [--command] [--json FILE] [--entities 300] [--sampled 300] [--d-model 32]
+                                      [--fusion NAME]
 
 The entities are the demo's: RNAs and proteins embedded by `profile`, at residue level.  One pair at a time is measured
 on `--sampled` pairs and scaled to all; the logits of both ways are compared.  Encoder runs are counted, not assumed.
+
+`--command` measures `crossllm screen` as a user has it, by the two models of a short training (`--epochs`): its own
+encodings, peak memory and time for `--entities` × `--entities`, beside one pair at a time by the same models.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -19,12 +24,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.cache import CacheReader, list_recipes
+from crossllm.cache import CacheReader, list_recipes, read_records
 from crossllm.embed.run.run import RunOptions, run
 from crossllm.model import InteractionModel, ModelConfig
 from crossllm.model.batch import Packed, gather
 from crossllm.model.settings import FUSIONS
+from crossllm.pipeline import load_run
 from crossllm.pipeline.data.demo import write_demo
+from crossllm.pipeline.data.importing import Side
+from crossllm.pipeline.train import train
+from crossllm.pipeline.training.config import TrainConfig
+from crossllm.pipeline.training.inputs import TrainOptions
+from crossllm.pipeline.use.screening import ScreenOptions, screen
 
 PAIRS_AT_ONCE = 512
 """Of the fusions whose memory grows with the pairs' tokens."""
@@ -57,7 +68,12 @@ def main() -> None:
     for name, default in (("entities", 300), ("sampled", 300), ("d-model", 32)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--fusion", choices=FUSIONS, default="cross_mamba")
+    parser.add_argument("--command", action="store_true")
+    parser.add_argument("--epochs", type=int, default=1)
     args = parser.parse_args()
+    if args.command:
+        command(args)
+        return
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "demo"
         write_demo(cache, entities=args.entities, pairs=args.entities)
@@ -96,6 +112,49 @@ def one_pair(model: InteractionModel, a: Packed, b: Packed, pair: Tensor) -> Ten
     i, j = pair[:1], pair[1:]
     zero = torch.zeros(1, dtype=torch.int64)
     return model.fuse(model.encode_a(gather(a, i)), model.encode_b(gather(b, j)), zero, zero)
+
+
+def command(args: argparse.Namespace) -> None:
+    """`crossllm screen` of new entities, and some of its pairs one at a time."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_demo(folder / "demo", entities=200, pairs=800)
+        for modality in ("rna", "protein"):
+            run(RunOptions(modality, folder / "demo" / f"{modality}.fasta", folder / "demo", "profile", quiet=True))
+        model = ModelConfig(args.d_model, fusion=args.fusion, standardise=False)
+        config = TrainConfig(folds=2, epochs=args.epochs, lr=3e-3, model=model)
+        trained = train(TrainOptions(folder / "demo", config, baselines="none", quiet=True)).folder
+        write_demo(folder / "new", seed=1, entities=args.entities, pairs=args.entities)
+        sides = {"a": Side("rna", folder / "new" / "rna.fasta"), "b": Side("protein", folder / "new" / "protein.fasta")}
+        done = screen(ScreenOptions(trained, folder / "best.tsv", **sides))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        by_pair = _one_by_one(folder, trained, args)
+    print(f"{done.in_words()}\nscreen {done.seconds:9.2f} s, peak memory of the process {peak / 2**30:.2f} GiB")
+    print(f"pair by pair {by_pair:9.2f} s (of {args.sampled}, scaled): ratio {by_pair / done.seconds:.0f}")
+    if args.json:
+        seconds = {"screen": done.seconds, "pair_by_pair": by_pair}
+        found = {"encodings": done.encodings, "pairs": done.pairs, "peak_bytes": peak, "seconds": seconds}
+        args.json.write_text(json.dumps(found, indent=1))
+
+
+def _one_by_one(folder: Path, trained: Path, args: argparse.Namespace) -> float:
+    """Seconds that all pairs take by each of the run's models, one pair at a time; of some of them, scaled."""
+    sides = []
+    for modality in ("rna", "protein"):
+        (recipe,) = list_recipes(folder / "demo", modality)
+        keys = [record.key for record in read_records(folder / "new" / f"{modality}.fasta", modality).records]
+        rows, offsets = CacheReader(folder / "demo", recipe).gather(keys)
+        sides.append(Packed(torch.from_numpy(rows), torch.from_numpy(offsets)))
+    rng = np.random.default_rng(0)
+    pairs = torch.from_numpy(rng.integers(0, args.entities, (args.sampled, 2)))
+    folds = load_run(trained).folds
+    with torch.inference_mode():
+        one_pair(folds[0].model, *sides, pairs[0])
+        begun = time.perf_counter()
+        for fold in folds:
+            for pair in pairs:
+                one_pair(fold.model, *sides, pair)
+    return (time.perf_counter() - begun) / len(pairs) * args.entities**2
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ Shapes: T packed tokens, D width of a row, M model width, W width of a summary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from crossllm.model.batch import Batch, Packed
+from crossllm.model.batch import Batch, Packed, gather
 from crossllm.model.bimamba import BiMamba
 from crossllm.model.fusion import Concat, CrossAttention, CrossMamba, Gated
 from crossllm.model.settings import ModelConfig
@@ -45,6 +45,18 @@ class Encoded(NamedTuple):
     """(S + 1,) int64 on the CPU."""
     summary: Tensor
     """(S, W) z of each entity; W is 0 in a model without."""
+
+    def take(self, index: Tensor) -> Encoded:
+        """The entities that `index` (P,) names, in its order."""
+        found = gather(Packed(self.tokens, self.offsets), index)
+        return Encoded(found.tokens, found.offsets, self.summary[index.to(self.summary.device)])
+
+    @staticmethod
+    def joined(parts: Sequence[Encoded]) -> Encoded:
+        """The entities of several, one after the other."""
+        lengths = torch.cat([part.offsets.diff() for part in parts])
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        return Encoded(torch.cat([part.tokens for part in parts]), offsets, torch.cat([part.summary for part in parts]))
 
 
 def joins_pairs(config: ModelConfig) -> bool:

@@ -230,11 +230,16 @@ def _split(cache_dir: Path, on_bad: OnBad, quiet: bool, flags: dict[str, Any]) -
 @data.command("demo", examples=("crossllm data demo -c cache/demo",))
 @_new_cache_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-def demo_command(cache_dir: Path, seed: int) -> None:
-    """Generate an RNA–protein set with a planted interaction."""
+@click.option("--entities", type=click.IntRange(6, 10**6), default=600, show_default=True, help="RNAs, and proteins.")
+@click.option("--pairs", type=click.IntRange(1, 10**8), default=3000, show_default=True)
+def demo_command(cache_dir: Path, seed: int, entities: int, pairs: int) -> None:
+    """Generate an RNA–protein set with a planted interaction; another seed gives other sequences of the same motifs."""
     from crossllm.pipeline.data.demo import write_demo
 
-    say(write_demo(cache_dir, seed))
+    try:
+        say(write_demo(cache_dir, seed, entities, pairs))
+    except ValueError as error:
+        raise InputError(f"--pairs: {error}; give more --entities") from None
 
 
 @data.command(

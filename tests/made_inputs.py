@@ -31,6 +31,14 @@ def write_inputs(folder: Path) -> None:
             for n, (a, b) in enumerate((a, b) for a in rna for b in protein)]  # fmt: skip
     _table(folder / "pairs.tsv", "\t", ("a_id", "b_id", "label", "fold", "species"), rows)
     _table(folder / "known.tsv", "\t", ("a_id", "b_id"), [(f"r{n % 8}", f"p{(n * 3 + n // 8) % 8}") for n in range(16)])
+    new = random.Random(1)
+    new_rna, new_protein = _sequences(new, "n", "ACGU", 4), _sequences(new, "q", "ACDEFGHIKLMNPQRSTVWY", 5)
+    _fasta(folder / "new_rna.fasta", new_rna)
+    _fasta(folder / "new_protein.fasta", new_protein)
+    pairs = [(a, b, f"batch {n % 2}") for n, (a, b) in enumerate((a, b) for a in (*new_rna, "r0") for b in new_protein)]
+    _table(folder / "new.tsv", "\t", ("a_id", "b_id", "note"), pairs)
+    measured_pairs = [(a, b, n % 2) for n, (a, b) in enumerate((a, b) for a in new_rna for b in new_protein)]
+    _table(folder / "measured.tsv", "\t", ("a_id", "b_id", "label"), measured_pairs)
     mirna, lncrna = _sequences(rng, "mi", "ACGU", 4), _sequences(rng, "lnc", "ACGU", 4)
     _fasta(folder / "mirna.fasta", mirna)
     _fasta(folder / "lncrna.fasta", lncrna)

@@ -183,6 +183,7 @@ def serve() -> Callable[[], object]:
     """The zygote: answer until standard input ends.  In a child that is to run a program, return how."""
     of, files = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     sys.argv[1:] = []
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]  # pandas loads it where it is, and it starts a thread
     with files:
         if of == "operations":
             _serve_operations()

@@ -59,6 +59,13 @@ def residue_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[i
 
 
 @contextmanager
+def pair_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """Over `total` pairs, with pairs a second and the time left; called like that of `byte_progress`."""
+    with _shown(total, what, quiet, "pairs", {"unit": "pair", "unit_scale": True}) as update:
+        yield update
+
+
+@contextmanager
 def byte_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
     """Over `total` bytes; what it yields is called with the bytes done since the last call."""
     bar = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}

@@ -51,9 +51,14 @@ _LEFT = {
 _RESUME = "; the same command with --resume goes on"
 
 
-def _trains(command: click.Command, given: Sequence[str]) -> bool:
-    """Whether the command is `train`, which is continued with --resume; all others by themselves."""
-    return command.name == "train" or (command.name == "crossllm" and list(given[:1]) == ["train"])
+_RESUMED = ("train", "predict")
+"""Commands that are continued with --resume; all others by themselves."""
+
+
+def _resumes(command: click.Command, given: Sequence[str]) -> bool:
+    """Whether the command is one of `_RESUMED`."""
+    name = next(iter(given), None) if command.name == "crossllm" else command.name
+    return name in _RESUMED
 
 
 def _hear(number: int, frame: FrameType | None) -> NoReturn:
@@ -123,7 +128,7 @@ def _run(command: click.Command, arguments: Sequence[str] | None) -> int:
 
 def _outcome(command: click.Command, arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    trains = _trains(command, given)
+    resumes = _resumes(command, given)
     try:
         # Not command.main(): it would turn a closed pipe into exit code 1.
         with command.make_context(command.name, given, help_option_names=["-h", "--help"]) as context:
@@ -143,10 +148,10 @@ def _outcome(command: click.Command, arguments: Sequence[str] | None) -> int:
         show_errors([_usage_line(error)])
         return 2
     except (KeyboardInterrupt, click.Abort):
-        note(_LEFT[signal.SIGINT] + _RESUME * trains)
+        note(_LEFT[signal.SIGINT] + _RESUME * resumes)
         return 128 + signal.SIGINT
     except Terminated:
-        note(_LEFT[signal.SIGTERM] + _RESUME * trains)
+        note(_LEFT[signal.SIGTERM] + _RESUME * resumes)
         return 128 + signal.SIGTERM
     except MemoryError:
         return _out_of_memory()
@@ -161,7 +166,7 @@ def _outcome(command: click.Command, arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if _could_not_load(error):
             return _out_of_memory()
-        return _os_error(error, "run it again with --resume" if trains else "run the same command again")
+        return _os_error(error, "run it again with --resume" if resumes else "run the same command again")
     except (ImportError, SystemError) as error:
         if _could_not_load(error):
             return _out_of_memory()

@@ -209,10 +209,20 @@ def move_new(temporary: Path, path: Path) -> bool:
     return True
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in place of what stands there, whole at every instant (temp, fsync, rename, fsync)."""
+def replace(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Put `data` at `path` in place of what stands there, whole at every instant (temp, fsync, rename, fsync).
+
+    `data` may come in pieces, as for `publish`.
+    """
     with _temporary(path, data) as temporary:
         os.replace(temporary, path)
+    sync_dir(path.parent)
+
+
+def put_in_place(finished: Path, path: Path) -> None:
+    """Give a finished file of the same file system the name `path`, in place of what stands there (fsync, rename)."""
+    sync_file(finished)
+    os.replace(finished, path)
     sync_dir(path.parent)
 
 

@@ -57,9 +57,14 @@ def key_of(modality: str, sequence: str) -> bytes:
     return hashlib.sha256(f"{modality}\n{sequence}".encode("ascii")).digest()
 
 
+def letters_of(modality: str, sequence: str) -> tuple[str, ...]:
+    """What each row stands for: the letters of a normalised sequence, the atoms as its canonical SMILES spells them."""
+    return tuple(_ATOM.findall(sequence) if modality == "molecule" else sequence)
+
+
 def length_of(modality: str, sequence: str) -> int:
     """Rows of a normalised sequence: its letters, or the atoms that a canonical SMILES spells out."""
-    return len(_ATOM.findall(sequence)) if modality == "molecule" else len(sequence)
+    return len(letters_of(modality, sequence)) if modality == "molecule" else len(sequence)
 
 
 def record_of(modality: str, id_: str, sequence: str) -> Record:

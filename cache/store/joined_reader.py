@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -54,13 +55,34 @@ class JoinedRecipe(Recipe):
         return max(part.rows_of(length) for part in self.parts)
 
 
+class OneRecipe(Protocol):
+    """Rows of one recipe: a `CacheReader`, or several caches as one."""
+
+    folder: Path
+    recipe: Recipe
+
+    def __getitem__(self, key: bytes) -> np.ndarray:
+        """(L, D) rows of a key."""
+
+    def __contains__(self, key: bytes) -> bool: ...
+
+    def length(self, key: bytes) -> int:
+        """L."""
+
+    def absent(self, keys: Sequence[bytes]) -> np.ndarray:
+        """(m,) bool: which of m keys are not held."""
+
+    def prefetch(self, keys: Iterable[bytes]) -> None:
+        """A hint that these keys are next."""
+
+
 class JoinedReader:
     """What a `CacheReader` is to one recipe: a key is there when each recipe holds it.
 
     A recipe of one vector a sequence gives that vector to each row.
     """
 
-    def __init__(self, readers: Sequence[CacheReader]) -> None:
+    def __init__(self, readers: Sequence[OneRecipe]) -> None:
         self.readers = tuple(readers)
         self.recipe: Recipe = JoinedRecipe.of([reader.recipe for reader in readers])
         self.folder = readers[0].folder
@@ -93,7 +115,7 @@ class JoinedReader:
         asked = list(keys)
         return [asked[n] for n in np.flatnonzero(self.absent(asked)).tolist()]
 
-    def absent(self, keys: Sequence[bytes] | np.ndarray) -> np.ndarray:
+    def absent(self, keys: Sequence[bytes]) -> np.ndarray:
         """(m,) bool: which of m keys some recipe does not hold."""
         found: np.ndarray = np.logical_or.reduce([reader.absent(keys) for reader in self.readers])
         return found
@@ -127,6 +149,11 @@ def open_rows(cache_dir: Path, modality: str, named: str | None = None, io: IO =
     return JoinedReader([CacheReader(cache_dir, recipe, io=io) for recipe in recipes])
 
 
-def parts_of(reader: CacheReader | JoinedReader) -> tuple[CacheReader, ...]:
+def parts_of(reader: OneRecipe | JoinedReader) -> tuple[OneRecipe, ...]:
     """The readers of one recipe each that a reader is made of."""
     return reader.readers if isinstance(reader, JoinedReader) else (reader,)
+
+
+def recipes_of(recipe: Recipe) -> tuple[Recipe, ...]:
+    """The recipes that a recipe joins, or itself."""
+    return recipe.parts if isinstance(recipe, JoinedRecipe) else (recipe,)

@@ -127,7 +127,7 @@ def read_pairs(
     header = table.header
     if len(set(header)) != len(header):
         raise InputError(f"{path}:{table.line}: a column name stands twice in the header; rename one")
-    wanted = _positions(path, table, columns, where)
+    wanted = positions(path, table, columns, where)
     own, asked = wanted[: len(columns.named)], wanted[len(columns.named) :]
     extra = [i for i in range(len(header)) if i not in own]
     if columns.label is None and "label" in (header[i] for i in extra):
@@ -203,7 +203,7 @@ def _nothing_left(path: Path, problems: list[Problem], notes: Counter[str], wher
     return [*lines[:SHOWN], f"{path}: no pairs are left{bad}{gone}; check {check}"]
 
 
-def _positions(path: Path, table: TextTable, columns: Columns, where: tuple[Where, ...]) -> list[int]:
+def positions(path: Path, table: TextTable, columns: Columns, where: tuple[Where, ...]) -> list[int]:
     """Where the id and label columns and those of `where` stand."""
     header, names = table.header, (*columns.named, *(w.column for w in where))
     missing = [name for name in names if name not in header]

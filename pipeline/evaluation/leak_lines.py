@@ -15,21 +15,22 @@ def leak_lines(leaks: dict[str, Any]) -> list[str]:
     counts, data = leaks["counts"], leaks["dataset"]
     measure = "AUROC" if leaks["task"] == "classification" else "Spearman"
     return [
-        f"by sequence: {_classes(leaks['by_sequence'], names)}",
-        f"by cluster: {_classes(leaks['by_cluster'], names)}",
-        f"nearest {names[0]} {_bins(leaks['nearest_a'])}",
-        f"nearest {names[1]} {_bins(leaks['nearest_b'])}",
+        f"by sequence: {classes(leaks['by_sequence'], names)}",
+        f"by cluster: {classes(leaks['by_cluster'], names)}",
+        f"nearest {names[0]} {bins(leaks['nearest_a'])}",
+        f"nearest {names[1]} {bins(leaks['nearest_b'])}",
         f"same pair trained {leaks['same_sequence_pair']:.1%}, of their clusters {leaks['same_cluster_pair']:.1%}; "
         f"rows repeated {data['repeated']}, contradictory {data['contradictory']}",
         f"counts alone: {measure} {_number(counts['by_id'])} by id, {_number(counts['by_sequence'])} by sequence",
     ]
 
 
-def _classes(shares: dict[str, float], names: list[str]) -> str:
+def classes(shares: dict[str, float], names: list[str]) -> str:
+    """Share of each class of pairs, by the names of both sides."""
     return ", ".join(f"{text.format(a=names[0], b=names[1])} {shares[name]:.1%}" for name, text in SEEN.items())
 
 
-def _bins(shares: dict[str, float]) -> str:
+def bins(shares: dict[str, float]) -> str:
     """Bins that hold a pair: `100%: 96.1%, ≥90%: 1.2%, none alike: 2.7%`, each an identity and its share."""
     words = {"1": "100%", "0": "none alike"}
     return ", ".join(

@@ -8,7 +8,7 @@ Shapes: R replicates, P pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,6 +105,23 @@ def summarise(
             tuple(values.tolist()),
         )
     return found
+
+
+def as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
+    """As `metrics.json` has them.  NaN (a metric that a one-class fold leaves undefined) becomes null."""
+
+    def number(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        name: {
+            "mean": number(s.mean),
+            "std": number(s.std),
+            "ci95": [number(v) for v in s.ci95],
+            "per_fold": [number(v) for v in s.per_fold],
+        }
+        for name, s in summaries.items()
+    }
 
 
 def why_undefined(task: Task, fold: Scored) -> str | None:

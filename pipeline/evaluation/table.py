@@ -52,8 +52,8 @@ def table(metrics: dict[str, Any]) -> str:
     """`metrics.json` as text, at most `WIDTH` wide: model and baselines, mean ± standard deviation over folds."""
     shown = SHOWN[metrics["task"]]
     rows = [(model_name(metrics), metrics["model"]), *metrics["baselines"].items()]
-    lines = [*_title(metrics), *_head(shown)]
-    lines += [_row(name, found, shown) for name, found in rows]
+    lines = [*_title(metrics), *head(shown)]
+    lines += [row(name, found, shown) for name, found in rows]
     lines += [line for text in _remarks(metrics, shown) for line in textwrap.wrap(plain_line(text), WIDTH)]
     if "leaks" in metrics:
         what = "trained on (chosen on these pairs)" if metrics.get("optimistic") else "trained or chosen on"
@@ -198,7 +198,8 @@ def split_in_words(metrics: dict[str, Any]) -> str:
     return how if tested == metrics["pairs"] else f"{how}, {tested} pairs tested"
 
 
-def _head(shown: tuple[str, ...]) -> list[str]:
+def head(shown: tuple[str, ...]) -> list[str]:
+    """Heading and rule."""
     rest = "".join(f"{NAMES.get(name, name):>{width}}" for name, width in zip(shown[1:], REST, strict=True))
     heading = f"{'':16}{NAMES[shown[0]] + ' ± std':>15}{'95 % interval':>17}{rest}"
     return [heading, "─" * WIDTH]
@@ -222,7 +223,8 @@ def _groups(by: dict[str, Any], shown: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def _row(name: str, found: dict[str, Any], shown: tuple[str, ...]) -> str:
+def row(name: str, found: dict[str, Any], shown: tuple[str, ...]) -> str:
+    """One line: metric → mean, std, ci95."""
     first = found[shown[0]]
     low, high = first["ci95"]
     spread = f"{_number(first['mean'])} ± {_number(first['std'])}"

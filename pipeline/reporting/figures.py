@@ -21,6 +21,12 @@ KINDS = ("png", "svg", "pdf")
 
 def new_figure(columns: int, height: float = 4.5) -> tuple[Figure, Any]:
     """A figure of its own and its axes in a row, without pyplot's global state and whatever the display."""
+    figure = empty_figure(5 * columns, height)
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure without axes, in inches."""
     # A Jupyter kernel hands its own backend to its children, which do not know it; files need none.
     chosen = os.environ.pop("MPLBACKEND", None)
     try:
@@ -30,9 +36,9 @@ def new_figure(columns: int, height: float = 4.5) -> tuple[Figure, Any]:
         if chosen is not None:
             os.environ["MPLBACKEND"] = chosen
 
-    figure = Figure(figsize=(5 * columns, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure
 
 
 def figure_bytes(figure: Figure, name: str, kind: str) -> bytes:

@@ -86,8 +86,8 @@ def _fold(
         "by_cluster": by_cluster.shares(),
         "same_sequence_pair": float(by_sequence.pair.mean()),
         "same_cluster_pair": float(by_cluster.pair.mean()),
-        "nearest_a": _histogram(nearest(similarities[0], a[part.test], known_a)),
-        "nearest_b": _histogram(nearest(similarities[1], b[part.test], known_b)),
+        "nearest_a": histogram(nearest(similarities[0], a[part.test], known_a)),
+        "nearest_b": histogram(nearest(similarities[1], b[part.test], known_b)),
         "counts": {
             "by_id": _counts_alone(dataset, part, by_sequence=False),
             "by_sequence": _counts_alone(dataset, part, by_sequence=True),
@@ -121,7 +121,7 @@ def nearest(similarity: Similarity, tested: np.ndarray, known: np.ndarray) -> np
     return found
 
 
-def _histogram(identity: np.ndarray) -> dict[str, float]:
+def histogram(identity: np.ndarray) -> dict[str, float]:
     """Least identity of a bin → share of the pairs in it; `0` for those below all."""
     bounds = np.array([*BINS, 0.0])
     bins = np.argmax(identity[:, None] >= bounds[None, :] - 1e-6, axis=1)

@@ -11,7 +11,15 @@ import numpy as np
 from crossllm.cache.console.progress import announced
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.evaluation.metrics import REPLICATES, Partners, Scored, Summary, pooled, summarise, why_undefined
+from crossllm.pipeline.evaluation.metrics import (
+    REPLICATES,
+    Partners,
+    Scored,
+    as_json,
+    pooled,
+    summarise,
+    why_undefined,
+)
 from crossllm.pipeline.evaluation.table import OUR_MODEL
 from crossllm.pipeline.reporting.certainty import calibrated, certainty, columns
 from crossllm.pipeline.reporting.plots import draw_calibration, draw_losses, draw_result
@@ -85,7 +93,7 @@ def _metrics(
 ) -> dict[str, Any]:
     """The contents of `metrics.json` but for its groups."""
     task, names = inputs.dataset.task, inputs.folds.names
-    found = {name: _as_json(summarise(task, folds, config.seed, partners)) for name, folds in scored.items()}
+    found = {name: as_json(summarise(task, folds, config.seed, partners)) for name, folds in scored.items()}
     reasons = ((name, why_undefined(task, fold)) for name, fold in zip(names, scored["model"], strict=True))
     return {
         "task": task,
@@ -138,7 +146,7 @@ def _by_group(
         chosen = groups == value
         drawn = [Partners(a[chosen], b[chosen], inputs.dataset.one_modality)]
         own = {
-            name: _as_json(summarise(inputs.dataset.task, [_of_group(pooled(folds), chosen)], config.seed, drawn))
+            name: as_json(summarise(inputs.dataset.task, [_of_group(pooled(folds), chosen)], config.seed, drawn))
             for name, folds in scored.items()
         }
         found[value] = {"pairs": int(chosen.sum()), "model": own.pop("model"), "baselines": own}
@@ -152,23 +160,6 @@ def _of_group(all_folds: Scored, chosen: np.ndarray) -> Scored:
 def _ids_are_sequences(dataset: Dataset) -> bool:
     sides = ((dataset.a_ids, dataset.a_keys), (dataset.b_ids, dataset.b_keys))
     return all(len(set(ids)) == len(set(keys)) for ids, keys in sides)
-
-
-def _as_json(summaries: dict[str, Summary]) -> dict[str, Any]:
-    """NaN (a metric that a one-class fold leaves undefined) becomes null: JSON has no NaN."""
-
-    def number(value: float) -> float | None:
-        return value if np.isfinite(value) else None
-
-    return {
-        name: {
-            "mean": number(s.mean),
-            "std": number(s.std),
-            "ci95": [number(v) for v in s.ci95],
-            "per_fold": [number(v) for v in s.per_fold],
-        }
-        for name, s in summaries.items()
-    }
 
 
 def _predictions(

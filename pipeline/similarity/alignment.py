@@ -7,9 +7,12 @@ does not explain.  No step keeps a table of the alignment, so memory grows with 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from crossllm.cache.console.machine import cores
 from crossllm.cache.console.progress import progress
@@ -67,7 +70,8 @@ def align_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: b
     ordered = [sequences[n] for n in order]
 
     def row(place: int) -> list[tuple[int, int, float]]:
-        found = _against(ordered, place, SCORING[modality], letters, floor)
+        later = range(place + 1, len(ordered))
+        found = _against(ordered[place], ordered, later, SCORING[modality], letters, floor)
         return [(order[place], order[other], identity) for other, identity in found]
 
     with ThreadPoolExecutor(cores()) as pool:
@@ -75,16 +79,44 @@ def align_all(sequences: Sequence[str], modality: str, floor: float, *, quiet: b
         return Hits.of(len(sequences), [hit for found in rows for hit in found])
 
 
+def align_nearest(
+    queries: Sequence[str], targets: Sequence[str], modality: str, floor: float, *, quiet: bool = False
+) -> np.ndarray:
+    """(Q,) float32: highest identity of each query to a target, by the terms of `align_all`; 0 where none passes them.
+
+    Args:
+        queries: Q normalised sequences.
+        targets: the sequences that they are compared with.
+        modality: rna or protein.
+        floor: least identity that counts.
+        quiet: no progress bar.
+    """
+    letters = sum(map(len, targets))
+    ordered = sorted(targets, key=lambda target: (-len(target), target))
+    lengths = [-len(target) for target in ordered]
+
+    def best(query: str) -> float:
+        # Longer ones than this cannot be covered by the query; `_against` leaves out those that are too short.
+        first = bisect_left(lengths, -len(query) / (floor * COVERAGE))
+        places = range(first, len(ordered))
+        found = _against(query, ordered, places, SCORING[modality], letters, floor)
+        return max((identity for _, identity in found), default=0.0)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        what = f"aligning {modality} with training"
+        return np.array([*progress(pool.map(best, queries), len(queries), what, quiet)], np.float32)
+
+
 def _against(
-    ordered: Sequence[str], place: int, scoring: Scoring, letters: int, floor: float
+    query: str, ordered: Sequence[str], places: Iterable[int], scoring: Scoring, letters: int, floor: float
 ) -> list[tuple[int, float]]:
-    """Place and identity of the sequences after `place` that resemble it."""
+    """Place and identity of those of `ordered`, the longest first, that stand at `places` and resemble the query."""
     import parasail
 
-    query, matrix = ordered[place], _matrix(scoring)
+    matrix = _matrix(scoring)
     profile = parasail.profile_create_sat(query, matrix)
     found = []
-    for other in range(place + 1, len(ordered)):
+    for other in places:
         target = ordered[other]
         # Columns are at least COVERAGE of the longer one, identical ones at most the shorter one.
         if len(target) < floor * COVERAGE * len(query):

@@ -27,6 +27,21 @@ def tanimoto_all(smiles: Sequence[str], floor: float, *, quiet: bool = False) ->
     return Hits.of(len(smiles), found)
 
 
+def tanimoto_nearest(queries: Sequence[str], targets: Sequence[str], *, quiet: bool = False) -> np.ndarray:
+    """(Q,) float32: highest Tanimoto similarity of each query's ECFP4 fingerprint to that of a target."""
+    from rdkit import DataStructs, rdBase
+
+    made = generator()
+    with rdBase.BlockLogs():
+        prints = [made.GetFingerprint(molecule_of(text)) for text in targets]
+        asked = (made.GetFingerprint(molecule_of(text)) for text in queries)
+        found = (
+            max(DataStructs.BulkTanimotoSimilarity(one, prints), default=0.0)
+            for one in progress(asked, len(queries), "comparing molecules with training", quiet)
+        )
+        return np.array([*found], np.float32)
+
+
 def groups(smiles: Sequence[str], by: Molecules) -> np.ndarray:
     """(S,) cluster of each molecule by its parent structure (`inchikey`) or its scaffold."""
     name: Callable[[str], str] = _parent_block if by == "inchikey" else _scaffold

@@ -54,7 +54,8 @@ class Rows(Protocol):
 class Entities:
     """One side's distinct sequences and their tokens, read from a cache when they are needed."""
 
-    def __init__(self, reader: Rows, keys: Sequence[bytes], window: int) -> None:
+    def __init__(self, reader: Rows, keys: Sequence[bytes], window: int, memo_bytes: int = MEMO_BYTES) -> None:
+        self._memo_most = memo_bytes
         numbers: dict[bytes, int] = {}
         of_pair = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
         self._reader, self._window = reader, window
@@ -83,7 +84,7 @@ class Entities:
         rows = self._reader[self._keys[entity]]
         self.rows_read += len(rows)
         tokens = window_mean(rows, self._window)
-        if self._window > 1 and self._memo_bytes + tokens.nbytes <= MEMO_BYTES:
+        if self._window > 1 and self._memo_bytes + tokens.nbytes <= self._memo_most:
             self._memo[entity] = tokens
             self._memo_bytes += tokens.nbytes
         return tokens
@@ -107,7 +108,7 @@ class Entities:
             return self._statistics[entity]
         rows = torch.tensor(self._reader[self._keys[entity]])  # a copy: the store is read-only
         found = summarise(Packed(rows, torch.tensor([0, len(rows)])))[0]
-        if self._memo_bytes + found.nbytes <= MEMO_BYTES:
+        if self._memo_bytes + found.nbytes <= self._memo_most:
             self._statistics[entity] = found
             self._memo_bytes += found.nbytes
         return found

@@ -13,7 +13,7 @@ from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
 from crossllm.cache.records.id_table import read_table
 from crossllm.cache.records.modality import UNITS, OnBad
-from crossllm.cache.store.joined_reader import JOIN, JoinedReader, open_rows, parts_of
+from crossllm.cache.store.joined_reader import JOIN, JoinedReader, OneRecipe, open_rows, parts_of
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import list_recipes
 from crossllm.cache.store.recipe_command import command_for
@@ -153,7 +153,7 @@ def _embedded_only(options: TrainOptions, dataset: Dataset, a: RowReader, b: Row
     return dataset.subset(keep)
 
 
-def _check_rows(cache_dir: Path, reader: CacheReader, keys: set[bytes]) -> None:
+def _check_rows(cache_dir: Path, reader: OneRecipe, keys: set[bytes]) -> None:
     """Raise `CacheCorrupt` for rows that are not one a residue, or the first N under truncate:N; say what is cut."""
     recipe = reader.recipe
     unit = UNITS[recipe.modality]
