@@ -15,13 +15,33 @@ from crossllm.cache import key_of
 from crossllm.pipeline.baselines.forest import fit_forest
 from crossllm.pipeline.baselines.material import Material
 from crossllm.pipeline.data.dataset import Dataset
+from crossllm.pipeline.features.kmers import NUCLEOTIDES, RESIDUE_CLASSES, RESIDUES, Alphabet
 from crossllm.pipeline.splits.parts import Parts
+from crossllm.pipeline.systems.networks import Schedule, adam
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "kmer_trees": {"crossllm.pipeline.baselines.trees.fit_forest": lambda kind, _, *rest: fit_forest(kind, 40, *rest)},
     "rpiseq_rf": {"crossllm.pipeline.systems.rpiseq_rf.TREES": 40},
     "ipminer": {"crossllm.pipeline.systems.ipminer.EPOCHS": 5, "crossllm.pipeline.systems.ipminer.TREES": 10},
     "cfrp": {"crossllm.pipeline.systems.cfrp.CHOOSING_TREES": 20, "crossllm.pipeline.systems.cfrp.TREES": 40},
+    "rpiter": {
+        "crossllm.pipeline.systems.rpiter.AUTOENCODER_EPOCHS": 2,
+        "crossllm.pipeline.systems.rpiter.BATCH": 20,
+        "crossllm.pipeline.systems.rpiter.EPOCHS": ((10, 1), (10, 1), (5, 1)),
+        "crossllm.pipeline.systems.rpiter.PROTEIN_KMERS": Alphabet(RESIDUE_CLASSES, (1, 2)),
+        "crossllm.pipeline.systems.rpiter.RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2, 3)),
+    },
+    "lpi_csffr": {
+        "crossllm.pipeline.systems.lpi_csffr.SCHEDULE": Schedule(adam, 20, 20),
+        "crossllm.pipeline.systems.lpi_csffr.PROTEIN_KMERS": Alphabet(RESIDUES, (1, 2)),
+        "crossllm.pipeline.systems.lpi_csffr.RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2, 3)),
+    },
+    "rnaincoder": {
+        "crossllm.pipeline.systems.rnaincoder.AUTOENCODER_EPOCHS": 2,
+        "crossllm.pipeline.systems.rnaincoder.CODES": (48, 24),
+        "crossllm.pipeline.systems.rnaincoder.SCHEDULE": Schedule(adam, 20, 20),
+    },
+    "biollmnet": {"crossllm.pipeline.systems.biollmnet.SCHEDULE": Schedule(adam, 10, 20)},
 }
 """System → what is set otherwise, so that a test is quick."""
 MOTIFS = {"rna": "GGGCCC", "protein": "KRKRKK"}

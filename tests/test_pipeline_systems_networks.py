@@ -2,130 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from made_runs import QUICK
+from made_systems import PARTS, Made
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossllm.pipeline.baselines.material import Material
-from crossllm.pipeline.data.dataset import Dataset
-from crossllm.pipeline.features.kmers import NUCLEOTIDES, RESIDUE_CLASSES, RESIDUES, Alphabet
-from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.systems import networks
 from crossllm.pipeline.systems.autoencoders import greedy_encoders
 from crossllm.pipeline.systems.biollmnet import BioLlmNet, biollmnet
 from crossllm.pipeline.systems.dense_block import CHANNELS, FILTERS, KERNEL, DenseBlock, Head, Widen, convolved
-from crossllm.pipeline.systems.fitted import System, untold
-from crossllm.pipeline.systems.lpi_csffr import LpiCsffr, lpi_csffr
-from crossllm.pipeline.systems.networks import Inputs, Schedule, TwoClasses, seed_fold, shuffled, standardised
-from crossllm.pipeline.systems.rnaincoder import RnaIncoder, rna_descriptors, rnaincoder
-from crossllm.pipeline.systems.rpiter import PROTEIN_KMERS, Codes, Combination, Module, Tower, kmers_of_largest, rpiter
-
-PAIRS = 150
-PARTS = Parts(np.arange(0, 72), np.arange(72, 100), np.arange(100, PAIRS))
-
-
-def planted(rng: np.random.Generator, task: str = "classification") -> Material:
-    """Pairs whose label says whether the RNA is rich in G or the protein in W; rows say it too."""
-    rich = rng.integers(0, 2, (2, 40))
-    rnas, proteins = (
-        [_drawn(rng, letters, rich_in, size, bool(is_rich)) for is_rich in side]
-        for letters, rich_in, size, side in (("ACGU", "G", 90, rich[0]), (RESIDUES, "W", 60, rich[1]))
-    )
-    of = rng.integers(0, 40, (2, PAIRS))
-    positive = rich[0][of[0]] | rich[1][of[1]]
-    labels = positive + (rng.normal(0, 0.1, PAIRS) if task == "regression" else 0)
-    keys = [[f"{side}{n}".encode().ljust(32, b"-") for n in numbers] for side, numbers in zip("ab", of, strict=True)]
-    ids = [[key.decode() for key in side] for side in keys]
-    dataset = Dataset("made", task, "rna", "protein", *ids, *keys, labels.astype(float), {}, "0" * 64)
-    material = Material(dataset, Path("nowhere"), (None, None), 1, QUICK, torch.device("cpu"), None, quiet=True)  # type: ignore[arg-type]
-    rows = [rng.normal(size=(40, 6)).astype(np.float32) + 3 * side[:, None] for side in rich]
-    first = [list(dict.fromkeys(side)) for side in of.tolist()]
-    # What it would read from a cache.
-    material.__dict__["sequences"] = ([rnas[n] for n in first[0]], [proteins[n] for n in first[1]])
-    material.__dict__["pooled"] = tuple(side[order] for side, order in zip(rows, first, strict=True))
-    return material
-
-
-def _drawn(rng: np.random.Generator, letters: Sequence[str], rich_in: str, size: int, rich: bool) -> str:
-    weight = np.array([3.0 * rich + 0.5 if letter == rich_in else 1.0 for letter in letters])
-    return "".join(rng.choice(list(letters), size, p=weight / weight.sum()))
-
-
-def relabelled(material: Material, pairs: np.ndarray) -> Material:
-    """The same with the labels of these pairs turned round."""
-    labels = material.dataset.labels.copy()
-    labels[pairs] = 1 - labels[pairs]
-    other = dataclasses.replace(material, dataset=material.dataset._replace(labels=labels))
-    other.__dict__.update({name: material.__dict__[name] for name in ("sequences", "pooled")})
-    return other
+from crossllm.pipeline.systems.fitted import untold
+from crossllm.pipeline.systems.layers import KERAS_EPSILON, TwoClasses
+from crossllm.pipeline.systems.lpi_csffr import LpiCsffr
+from crossllm.pipeline.systems.networks import Inputs, Schedule, adam, seed_fold, shuffled, standardised
+from crossllm.pipeline.systems.rnaincoder import RnaIncoder, rna_descriptors
+from crossllm.pipeline.systems.rpiter import PROTEIN_KMERS, Codes, Combination, Module, Tower, kmers_of_largest
 
 
 def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def auroc(score: np.ndarray, label: np.ndarray) -> float:
-    """Share of pairs of a positive and a negative that stand in the right order."""
-    return float((score[label == 1][:, None] > score[label == 0][None]).mean())
-
-
-QUICKLY: dict[str, tuple[System, dict[str, Any]]] = {
-    "rpiter": (rpiter, {
-        "BATCH": 24, "EPOCHS": ((8, 1), (6, 1), (4, 1)), "AUTOENCODER_EPOCHS": 2,
-        "PROTEIN_KMERS": Alphabet(RESIDUE_CLASSES, (1, 2)), "RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2, 3)),
-    }),
-    "lpi_csffr": (lpi_csffr, {
-        "PROTEIN_KMERS": Alphabet(RESIDUES, (1,)), "RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2)), "SCHEDULE": (10, 24),
-    }),
-    "rnaincoder": (rnaincoder, {"SCHEDULE": (8, 24), "AUTOENCODER_EPOCHS": 2, "CODES": (48, 24)}),
-    "biollmnet": (biollmnet, {"SCHEDULE": (8, 24)}),
-}  # fmt: skip
-"""Name → the system, and what of its recipe is cut short."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", QUICKLY)
-def test_a_network_learns_a_planted_signal_the_same_twice_and_reads_no_test_label(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    system, changed = QUICKLY[name]
-    module = importlib.import_module(f"crossllm.pipeline.systems.{name}")
-    for key, value in changed.items():
-        new = module.SCHEDULE._replace(epochs=value[0], batch=value[1]) if key == "SCHEDULE" else value
-        monkeypatch.setattr(module, key, new)
-    material = planted(rng)
-    found = system(material, PARTS, 0, untold)
-    assert found.test.shape == PARTS.test.shape
-    assert found.validation.shape == PARTS.validation.shape
-    assert 0 <= min(found.test) <= max(found.test) <= 1
-    assert 1 <= found.best_epoch <= len(found.history)
-    assert auroc(found.test, material.dataset.labels[PARTS.test]) > 0.7
-    again = system(relabelled(material, PARTS.test), PARTS, 0, untold)
-    np.testing.assert_array_equal(again.test, found.test)
-    np.testing.assert_array_equal(again.validation, found.validation)
-    assert again.history == found.history
-    other = system(material, PARTS, 1, untold)
-    assert not np.array_equal(other.test, found.test), "another fold draws other weights"
-
-
 @pytest.mark.slow
 def test_affinities_are_learned_in_their_own_unit(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("crossllm.pipeline.systems.biollmnet")
-    monkeypatch.setattr(module, "SCHEDULE", module.SCHEDULE._replace(epochs=10, batch=8))
-    material = planted(rng, "regression")
-    material.dataset.labels[:] = 1e4 + 50 * material.dataset.labels
+    monkeypatch.setattr("crossllm.pipeline.systems.biollmnet.SCHEDULE", Schedule(adam, 10, 20))
+    material = Made(rng).material("biollmnet")
+    labels = 1e4 + 50 * material.dataset.labels
+    material.dataset = material.dataset._replace(task="regression", labels=labels)
     found = biollmnet(material, PARTS, 0, untold)
-    assert np.corrcoef(found.test, material.dataset.labels[PARTS.test])[0, 1] > 0.7
-    assert abs(found.test.mean() - 1e4) < 100
+    assert found.test.dtype == np.float64
+    assert np.corrcoef(found.test, labels[PARTS.test])[0, 1] > 0.6
+    assert abs(found.test.mean() - labels.mean()) < 20
 
 
 def test_towers_have_the_shapes_and_weights_of_their_recipes() -> None:
@@ -181,7 +90,7 @@ def test_a_gate_lies_between_its_two_sides() -> None:
 def test_a_widened_line_is_a_convolution_of_width_one_with_batch_normalisation() -> None:
     torch.manual_seed(0)
     widen, conv = Widen(), nn.Conv1d(1, CHANNELS, 1)
-    norm = nn.BatchNorm1d(CHANNELS, eps=networks.KERAS_EPSILON)
+    norm = nn.BatchNorm1d(CHANNELS, eps=KERAS_EPSILON)
     with torch.no_grad():
         for own in (widen.gain, widen.shift):
             own.uniform_(-1, 1)
@@ -266,12 +175,12 @@ def test_autoencoders_learn_and_draw_from_the_seed() -> None:
 
 def test_a_network_stops_when_validation_gets_no_better(rng: np.random.Generator) -> None:
     """And leaves the weights of the best epoch; a network that cannot learn stops after its patience."""
-    material = planted(rng)
-    inputs = Inputs((torch.zeros(40, 1),), (torch.zeros(PAIRS, dtype=torch.long),))
+    material = Made(rng).material("rpiter")
+    inputs = Inputs((torch.zeros(40, 1),), (torch.zeros(300, dtype=torch.long),))
     network = nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))
-    schedule = Schedule(lambda parameters: torch.optim.SGD(parameters, lr=0.1), 50, 16, patience=3)
+    schedule = Schedule(lambda parameters: torch.optim.SGD(parameters, lr=0.0), 50, 16, patience=3)
     told: list[int] = []
     trained = networks.train_network(network, inputs, material, PARTS, schedule, lambda epoch: told.append(epoch.epoch))
-    assert trained.best_epoch == 1  # every AUROC is ½
+    assert trained.best_epoch == 1  # every AUROC is ½, every loss the same
     assert told == [1, 2, 3, 4]
     assert [epoch.validation_score for epoch in trained.history] == 4 * [0.5]

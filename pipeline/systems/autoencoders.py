@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossllm.cache.console.runner import stop_between_records
-from crossllm.pipeline.systems.networks import glorot, shuffled
+from crossllm.pipeline.systems.layers import glorot
+from crossllm.pipeline.systems.networks import shuffled
 
 DROPOUT = 0.2
 

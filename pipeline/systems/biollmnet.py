@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from crossllm.pipeline.baselines.material import Material
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.systems.fitted import Fitted, Told
-from crossllm.pipeline.systems.networks import Inputs, Schedule, epochs_told, scored, seed_fold, train_network
+from crossllm.pipeline.systems.networks import Inputs, Schedule, adam, epochs_told, scored, seed_fold, train_network
 
 HIDDEN = 512
-SCHEDULE = Schedule(lambda parameters: torch.optim.Adam(parameters, lr=1e-3), epochs=100, batch=32, patience=20)
+SCHEDULE = Schedule(adam, epochs=100, batch=32, patience=20)
 
 
 class StaticGate(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossllm.pipeline.systems.networks import KERAS_EPSILON, TwoClasses, norm
+from crossllm.pipeline.systems.layers import KERAS_EPSILON, TwoClasses, norm
 
 FILTERS = 24
 GROWTH = 18
@@ -112,8 +112,8 @@ def convolved(x: Tensor, rest: Tensor | None, widen: Widen, conv: nn.Conv1d) -> 
         conv: its weights.
     """
     if rest is None:
-        y: Tensor = conv(F.pad(widen(x), (BEFORE, AFTER)))
-        return y
+        plain: Tensor = conv(F.pad(widen(x), (BEFORE, AFTER)))
+        return plain
     slope, level = widen.lines(x)
     still = F.relu(slope[:, None] * rest + level[:, None])  # (C, L)
     base = conv(F.pad(still[None], (BEFORE, AFTER)))[0].T  # (L, 24)

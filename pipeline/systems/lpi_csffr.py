@@ -11,8 +11,9 @@ with random negatives: MCC 0.656, AUROC 0.858.
 What differs: the third line, secondary structures as their predictors give them (39 + 30), is left out, as no kept
 package predicts those of proteins.  The pseudo composition has Chou's three properties and the six steps of A-RNA; the
 published columns fit all 531 complete entries of AAindex and all 22 RNA indices of DiProDB better.  Features are
-standardised on the training part, not on all pairs, and the epoch is the one of the lowest validation loss, not of the
-highest training accuracy.  Batch normalisation has torch's momentum.
+standardised on the training part, not on all pairs, and the epoch is the one of the highest validation AUROC, not of
+the highest training accuracy; it stops after 5 epochs without a better one, not 10.  Batch normalisation has torch's
+momentum.
 
 Not verified: the paper's own text; the recipe is the code's.
 """
@@ -29,19 +30,12 @@ from crossllm.pipeline.features.pseudo import pseudo_protein, pseudo_rna
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.systems.dense_block import KERNEL, DenseBlock, Head, Widen, convolved
 from crossllm.pipeline.systems.fitted import Fitted, Told, side_of
-from crossllm.pipeline.systems.networks import (
-    Inputs,
-    Schedule,
-    epochs_told,
-    glorot,
-    scored,
-    seed_fold,
-    train_network,
-)  # fmt: skip
+from crossllm.pipeline.systems.layers import glorot
+from crossllm.pipeline.systems.networks import Inputs, Schedule, adam, epochs_told, scored, seed_fold, train_network
 
 PROTEIN_KMERS = Alphabet(RESIDUES, (1, 2, 3))
 RNA_KMERS = Alphabet(NUCLEOTIDES, (1, 2, 3, 4))
-SCHEDULE = Schedule(lambda parameters: torch.optim.Adam(parameters, lr=1e-3), epochs=30, batch=50, patience=5)
+SCHEDULE = Schedule(adam, epochs=30, batch=50, patience=5)
 
 
 class LpiCsffr(nn.Module):

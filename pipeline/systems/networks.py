@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,11 +29,8 @@ from crossllm.pipeline.training.fold import fold_seed
 from crossllm.pipeline.training.progress import Epoch
 from crossllm.pipeline.training.target import Target, fit_target
 
-M = TypeVar("M", bound=nn.Module)
 SCORED_AT_ONCE = 256
 """Pairs."""
-KERAS_EPSILON = 1e-3
-"""Of batch normalisation, where a recipe is written in Keras."""
 
 
 class Inputs(NamedTuple):
@@ -69,6 +66,11 @@ class Schedule(NamedTuple):
     batch: int
     patience: int = 10
     """Epochs without a better one after which it stops."""
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """At the rate that most recipes have."""
+    return torch.optim.Adam(parameters, lr=1e-3)
 
 
 class Trained(NamedTuple):
@@ -109,7 +111,7 @@ def train_network(
     """Fit on the training part until the validation part gets no better; leave the weights of its best epoch.
 
     Better is a higher AUROC, or Pearson's correlation: over-confident networks of recipes rank well long after their
-    loss has risen.  Where the validation part has one class alone it is a lower loss.
+    loss has risen.  Of equals, and where the validation part has one class alone, the lower loss is better.
 
     SIGTERM and SIGINT take effect between two batches.
 
@@ -128,7 +130,7 @@ def train_network(
     network.to(inputs.blocks[0].device)
     optimiser = schedule.optimiser(network.parameters())
     history: list[Epoch] = []
-    best, best_cost, best_state = 0, math.inf, copy.deepcopy(network.state_dict())
+    best, best_cost, best_state = 0, (math.inf, math.inf), copy.deepcopy(network.state_dict())
     with stop_between_records() as stopped:
         while len(history) < schedule.epochs and len(history) - best < schedule.patience and not stopped():
             train_loss = _train_epoch(network, inputs, labels, parts.train, target, schedule.batch, optimiser, stopped)
@@ -138,7 +140,7 @@ def train_network(
                 raise InputError(f"the losses became {train_loss} and {loss}; look for a label far off the others")
             quality = _quality(target, labels[parts.validation], output)
             history.append(Epoch(len(history) + 1, train_loss, loss, quality))
-            cost = loss if quality is None else -quality
+            cost = (0.0 if quality is None else -quality, loss)
             if cost < best_cost:
                 best, best_cost, best_state = len(history), cost, copy.deepcopy(network.state_dict())
             on_epoch(history[-1])
@@ -169,36 +171,6 @@ def outputs(network: nn.Module, inputs: Inputs, pairs: np.ndarray) -> Tensor:
     with torch.inference_mode():
         parts = torch.split(torch.from_numpy(pairs), SCORED_AT_ONCE)
         return torch.cat([network(*inputs.of(part)).cpu() for part in parts])
-
-
-class TwoClasses(nn.Linear):
-    """The last layer of a recipe with two softmax outputs: gives the logit of class 1, their difference.
-
-    The binary cross-entropy of the difference is the cross-entropy of the two, weights and gradients alike.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, 2)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, width) → (B,)."""
-        both = super().forward(input)
-        return both[:, 1] - both[:, 0]
-
-
-def norm(width: int) -> nn.BatchNorm1d:
-    """Batch normalisation with Keras's ε; its running moments follow faster than there, as runs are short."""
-    return nn.BatchNorm1d(width, eps=KERAS_EPSILON)
-
-
-def glorot(network: M) -> M:
-    """The network with initial weights as Keras draws them: Glorot's uniform, biases 0."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Linear | nn.Conv1d):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    return network
 
 
 def shuffled(pairs: Tensor, batch: int) -> list[Tensor]:

@@ -33,11 +33,12 @@ from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.systems.autoencoders import greedy_encoders
 from crossllm.pipeline.systems.dense_block import KERNEL, DenseBlock, Head, Widen
 from crossllm.pipeline.systems.fitted import Fitted, Told, side_of
-from crossllm.pipeline.systems.networks import Inputs, Schedule, epochs_told, glorot, scored, seed_fold, train_network
+from crossllm.pipeline.systems.layers import glorot
+from crossllm.pipeline.systems.networks import Inputs, Schedule, adam, epochs_told, scored, seed_fold, train_network
 
 CODES = (512, 256, 128)
 AUTOENCODER_EPOCHS = 100
-SCHEDULE = Schedule(lambda parameters: torch.optim.Adam(parameters, lr=1e-3), epochs=50, batch=32)
+SCHEDULE = Schedule(adam, epochs=50, batch=32)
 
 
 def rna_descriptors(sequences: Sequence[str]) -> np.ndarray:

@@ -31,17 +31,8 @@ from crossllm.pipeline.features.kmers import NUCLEOTIDES, RESIDUE_CLASSES, Alpha
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.systems.autoencoders import greedy_encoders
 from crossllm.pipeline.systems.fitted import Fitted, Told, side_of
-from crossllm.pipeline.systems.networks import (
-    Inputs,
-    Schedule,
-    TwoClasses,
-    epochs_told,
-    glorot,
-    norm,
-    scored,
-    seed_fold,
-    train_network,
-)  # fmt: skip
+from crossllm.pipeline.systems.layers import TwoClasses, glorot, norm
+from crossllm.pipeline.systems.networks import Inputs, Schedule, adam, epochs_told, scored, seed_fold, train_network
 
 PROTEIN_KMERS = Alphabet(RESIDUE_CLASSES, (1, 2, 3))
 RNA_KMERS = Alphabet(NUCLEOTIDES, (1, 2, 3, 4))
@@ -56,7 +47,7 @@ DROPOUT = 0.2
 def schedules(first: int, second: int) -> tuple[Schedule, Schedule]:
     """By Adam, then by SGD, at most so many epochs each."""
     return (
-        Schedule(lambda parameters: torch.optim.Adam(parameters, lr=1e-3), first, BATCH),
+        Schedule(adam, first, BATCH),
         Schedule(lambda parameters: torch.optim.SGD(parameters, lr=1e-2, momentum=0.5), second, BATCH),
     )
 

@@ -21,7 +21,9 @@ from crossllm.pipeline.similarity.rules import Molecules
 from crossllm.pipeline.splits.options import BLOCKS, KINDS, MOLECULES, SplitOptions
 from crossllm.pipeline.training.setting_values import Text, checked
 
-SYSTEMS = (OUR_MODEL, "kmer_trees", "rpiseq_rf", "ipminer", "cfrp")
+SYSTEMS = (
+    OUR_MODEL, "kmer_trees", "rpiseq_rf", "ipminer", "cfrp", "rpiter", "lpi_csffr", "rnaincoder", "biollmnet",
+)  # fmt: skip
 """What `system` may be; `crossllm.pipeline.systems.registry`, a floor above, says what each is."""
 GATES = ("input", "static")
 RUN_TABLES = ("dataset", "recipe", "run", "seeds")
