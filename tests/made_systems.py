@@ -32,9 +32,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "crossllm.pipeline.systems.rpiter.RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2, 3)),
     },
     "lpi_csffr": {
-        "crossllm.pipeline.systems.lpi_csffr.SCHEDULE": Schedule(adam, 20, 20),
-        "crossllm.pipeline.systems.lpi_csffr.PROTEIN_KMERS": Alphabet(RESIDUES, (1, 2)),
-        "crossllm.pipeline.systems.lpi_csffr.RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2, 3)),
+        "crossllm.pipeline.systems.lpi_csffr.SCHEDULE": Schedule(adam, 8, 16),
+        "crossllm.pipeline.systems.lpi_csffr.PROTEIN_KMERS": Alphabet(RESIDUES, (1,)),
+        "crossllm.pipeline.systems.lpi_csffr.RNA_KMERS": Alphabet(NUCLEOTIDES, (1, 2)),
     },
     "rnaincoder": {
         "crossllm.pipeline.systems.rnaincoder.AUTOENCODER_EPOCHS": 2,
