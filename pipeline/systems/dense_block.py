@@ -125,8 +125,8 @@ def convolved(x: Tensor, rest: Tensor | None, widen: Widen, conv: nn.Conv1d) -> 
     length = x.shape[1]
     rows = torch.where((out >= 0) & (out < length), pair[:, None] * length + out, x.numel())
     moved = (change @ weight).view(-1, FILTERS)
-    y = _Added.apply(base, moved, rows.view(-1), len(x))  # type: ignore[no-untyped-call]
-    return y.view(len(x), length, FILTERS).transpose(1, 2)
+    lines: Tensor = _Added.apply(base, moved, rows.view(-1), len(x))  # type: ignore[no-untyped-call]
+    return lines.view(len(x), length, FILTERS).transpose(1, 2)
 
 
 class _Added(torch.autograd.Function):
