@@ -19,8 +19,6 @@ Shapes: P pairs, d features of a partner.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -31,7 +29,10 @@ from torch import Tensor, nn
 
 from crossllm.pipeline.baselines.forest import drawn, fit_forest
 from crossllm.pipeline.baselines.material import Material
+from crossllm.pipeline.systems.autoencoders import greedy_encoders
 from crossllm.pipeline.systems.fitted import refitting
+from crossllm.pipeline.systems.layers import glorot
+from crossllm.pipeline.systems.networks import shuffled
 from crossllm.pipeline.systems.rpiseq_rf import triads
 
 WIDTHS = (256, 128, 64)
@@ -60,12 +61,11 @@ def _codes(
     """Tuned and greedy codes, (P, 128), of each list of two partners' features that is wanted."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        rng = np.random.default_rng(seed)
         rows = [torch.from_numpy(found).float().to(device) for found in known]
-        stacks = [_greedy(own, rng) for own in rows]
+        stacks = [_greedy(own) for own in rows]
         asked = [[torch.from_numpy(own).float().to(device) for own in both] for both in wanted]
         greedy = [_coded(stacks, both) for both in asked]
-        tuned = _fine_tuned(stacks, rows, torch.from_numpy(labels).to(device), rng)
+        tuned = _fine_tuned(stacks, rows, torch.from_numpy(labels).to(device))
         return [[_coded(tuned, both) for both in asked], greedy]
 
 
@@ -77,25 +77,13 @@ def _coded(stacks: list[nn.Sequential], rows: list[Tensor]) -> np.ndarray:
     return found
 
 
-def _greedy(rows: Tensor, rng: np.random.Generator) -> nn.Sequential:
+def _greedy(rows: Tensor) -> nn.Sequential:
     """Linear, sigmoid, linear, …: each layer trained to give back what it was given."""
-    layers: list[nn.Module] = []
-    for width, narrow in pairwise((rows.shape[1], *WIDTHS)):
-        encoder = nn.Sequential(_linear(width, narrow, rows.device), nn.Sigmoid())
-        whole = nn.Sequential(encoder, _linear(narrow, width, rows.device), nn.Sigmoid(), nn.Dropout(0.5))
-        optimiser = torch.optim.Adam(whole.parameters())
-        for batch in _batches(len(rows), rng):
-            loss = nn.functional.mse_loss(whole(rows[batch]), rows[batch])
-            _step(optimiser, loss)
-        layers += encoder
-        with torch.no_grad():
-            rows = encoder(rows)
-    return nn.Sequential(*layers)
+    layers = greedy_encoders(rows, torch.arange(len(rows), device=rows.device), WIDTHS, EPOCHS, BATCH, dropout=0.5)
+    return nn.Sequential(*(part for layer in layers for part in (layer, nn.Sigmoid())))
 
 
-def _fine_tuned(
-    stacks: list[nn.Sequential], rows: list[Tensor], labels: Tensor, rng: np.random.Generator
-) -> list[nn.Sequential]:
+def _fine_tuned(stacks: list[nn.Sequential], rows: list[Tensor], labels: Tensor) -> list[nn.Sequential]:
     """The stacks trained on, each with PReLU and batch norm behind it; dropout stands where it does nothing later."""
     half, device = nn.Dropout(0.5), labels.device
     sides = []
@@ -103,33 +91,16 @@ def _fine_tuned(
         first, second, third = (nn.Sequential(*list(stack)[n : n + 2]) for n in (0, 2, 4))
         last = (nn.PReLU(WIDTHS[-1], 0.0), nn.BatchNorm1d(WIDTHS[-1]), half)
         sides.append(nn.Sequential(first, half, second, half, third, *last).to(device))
-    head = nn.Sequential(_linear(2 * WIDTHS[-1], 2, device), half)
+    head = nn.Sequential(glorot(nn.Linear(2 * WIDTHS[-1], 2)).to(device), half)
     whole = nn.ModuleList([*sides, head]).train()
     optimiser = torch.optim.SGD(whole.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    for batch in _batches(len(labels), rng):
+    pairs = torch.arange(len(labels), device=device)
+    for batch in (batch for _ in range(EPOCHS) for batch in shuffled(pairs, BATCH)):
         joined = torch.cat([side(own[batch]) for side, own in zip(sides, rows, strict=True)], 1)
-        _step(optimiser, nn.functional.cross_entropy(head(joined), labels[batch]))
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(head(joined), labels[batch]).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
     return sides
-
-
-def _linear(width: int, narrow: int, device: torch.device) -> nn.Linear:
-    layer = nn.Linear(width, narrow)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer.to(device)
-
-
-def _batches(count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The numbers of every batch of all epochs; none of one row, which batch norm cannot take."""
-    cuts = np.arange(BATCH, count, BATCH)
-    found = [batch for _ in range(EPOCHS) for batch in np.split(rng.permutation(count), cuts)]
-    return [batch for batch in found if len(batch) > 1]
-
-
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
 
 
 def _stacked(views: list[tuple[np.ndarray, np.ndarray]], labels: np.ndarray, seed: int) -> np.ndarray:
