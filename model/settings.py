@@ -35,8 +35,8 @@ class ModelConfig:
     """BiMamba blocks of the Cross-Mamba mixer (not from the paper)."""
     noise: float = field(default=0.1, metadata={"range": (0.0, 1e3)})
     """Standard deviation σ of ε, added to the projections in training (not from the paper)."""
-    dropout: float = field(default=0.1, metadata={"range": (0.0, 0.99)})
-    """In the head (not from the paper)."""
+    dropout: float = field(default=0.3, metadata={"range": (0.0, 0.99)})
+    """In the head and the summaries (not from the paper)."""
     summary_width: int = field(default=128, metadata={"range": (0, 4096), "before": 0})
     """Width W of z, what an entity's rows are on the whole (`model/summary.py`); 0: without (not from the paper)."""
     standardise: bool = True

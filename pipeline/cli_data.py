@@ -227,7 +227,11 @@ def _split(cache_dir: Path, on_bad: OnBad, quiet: bool, flags: dict[str, Any]) -
     return dataset, config, split
 
 
-@data.command("demo", examples=("crossllm data demo -c cache/demo",))
+@data.command(
+    "demo",
+    short_help="Generate an RNA–protein set with a planted interaction.",
+    examples=("crossllm data demo -c cache/demo",),
+)
 @_new_cache_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--entities", type=click.IntRange(6, 10**6), default=600, show_default=True, help="RNAs, and proteins.")

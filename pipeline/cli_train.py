@@ -30,7 +30,7 @@ SETTINGS = {
     "fusion": ("NAME", "cross_mamba, concat, gated or cross_attention.", "cross_mamba"),
     "compute": ("TYPE", "Of the matrix products: float32, bfloat16, or auto, what the device is made for.", "float32"),
     "scan": ("NAME", "Backend of the scan: reference, numba, triton, mamba_ssm or auto.", "auto"),
-    "lr": ("RATE", "Learning rate.", "0.002"),
+    "lr": ("RATE", "Learning rate.", "0.001"),
     "d_model": ("N", "Width of the model.", "32"),
     "d_state": ("N", "State of the scan.", "16"),
     "ensemble": ("N", "Models that are trained side by side and averaged.", "1"),

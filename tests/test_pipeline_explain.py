@@ -360,7 +360,9 @@ def motif_places(sequence: str, motifs: Sequence[Sequence[str]]) -> np.ndarray:
 @pytest.mark.slow
 def test_the_planted_motifs_are_found(tmp_path: Path) -> None:
     """On correctly predicted positives of the demo, as short a training as finds them: measured 0.96."""
-    config = TrainConfig(folds=2, epochs=7, lr=3e-3, tokens="residue", model=ModelConfig(standardise=False))
+    config = TrainConfig(
+        folds=2, epochs=7, lr=3e-3, tokens="residue", model=ModelConfig(standardise=False, summary_width=0)
+    )
     folder = embedded_demo(tmp_path / "demo")
     train(TrainOptions(folder, config, baselines="none", quiet=True))
     run = load_run(folder / "runs" / "demo")

@@ -301,7 +301,7 @@ def test_what_was_learnt_on_the_demo_holds_for_new_sequences(tmp_path: Path) -> 
     rows = zip(table(folder / "pairs.tsv"), names, strict=True)
     split = tmp_path / "split.tsv"
     split.write_text("a_id\tb_id\tfold\n" + "".join(f"{r['a_id']}\t{r['b_id']}\t{name}\n" for r, name in rows))
-    config = TrainConfig(split="file", epochs=7, lr=3e-3, model=ModelConfig(standardise=False))
+    config = TrainConfig(split="file", epochs=7, lr=3e-3, model=ModelConfig(standardise=False, summary_width=0))
     run = train(TrainOptions(folder, config, split_file=split, baselines="none", quiet=True)).folder
     write_demo(tmp_path / "new", seed=77, entities=400, pairs=1000)
     new = New(run, folder, tmp_path / "new")

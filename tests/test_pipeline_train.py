@@ -136,7 +136,9 @@ def test_the_demo_is_learnt(tmp_path: Path) -> None:
 
     The first epochs, which are the same whatever their number, are enough: 0.87 after 6, 0.94 after all 12.
     """
-    config = TrainConfig(folds=3, epochs=12 if CHAOS else 7, lr=3e-3, model=ModelConfig(standardise=False))
+    config = TrainConfig(
+        folds=3, epochs=12 if CHAOS else 7, lr=3e-3, model=ModelConfig(standardise=False, summary_width=0)
+    )
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
@@ -170,7 +172,7 @@ class ShuffledRows:
 
 def test_with_one_sides_rows_shuffled_the_model_falls_to_one_partner(tmp_path: Path, rng: np.random.Generator) -> None:
     """What it reads of the proteins is then of others: it knows no more than the RNA tells alone."""
-    config = TrainConfig(folds=3, epochs=5, lr=3e-3, model=ModelConfig(standardise=False))
+    config = TrainConfig(folds=3, epochs=5, lr=3e-3, model=ModelConfig(standardise=False, summary_width=0))
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
     shuffled = ShuffledRows(inputs.readers[1], inputs.dataset.b_keys, rng)

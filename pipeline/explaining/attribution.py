@@ -6,7 +6,7 @@ line from its baseline x' to its rows x while the other partner y stays as it is
     attribution_i = Σ_d (x_id − x'_id) ∫₀¹ ∂F(x' + α (x − x'), y) / ∂x_id dα      Σ_i attribution_i = F(x, y) − F(x', y)
 
 So it says which rows of a partner speak for the pair, given the other.  Moving both at once asks something else, and
-what it answers is no guide where the two only tell something together (docs/design/0015).  The integral is a sum over
+what it answers is no guide where the two only tell something together (docs/design/0017).  The integral is a sum over
 the nodes of Gauss and Legendre.  The derivative is of the rows: where a token averages k of them it goes through that
 mean, and where a model has summaries (`crossllm.model.summary`) through the rows' statistics as well, which are linear
 along the line.

@@ -86,7 +86,7 @@ class TrainConfig:
     scan: str = field(default="auto", metadata={"one_of": ("auto", *BACKENDS)})
     """Backend of the selective scan (`model/scan/backends.py`); another one changes numbers by rounding, and mamba_ssm,
     whose kernel takes no states, the batches as well.  Saved as given."""
-    lr: float = field(default=2e-3, metadata={"range": (1e-12, 1.0)})
+    lr: float = field(default=1e-3, metadata={"range": (1e-12, 1.0)})
     """AdamW's learning rate after `warmup_steps` of linear rise."""
     warmup_steps: int = field(default=20, metadata={"range": (1, 10**9)})
     schedule: str = field(default="constant", metadata={"one_of": ("constant", "cosine")})
