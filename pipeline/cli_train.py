@@ -96,6 +96,7 @@ recipe_option = click.option(
     metavar="NAME,…|fast|all|none",
     help="Baselines beside the model; fast: those of ids and lengths alone.  [default: all]",
 )
+@click.option("--final", is_flag=True, help="After the folds, fit one model on all pairs, for predict --model final.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @out_option("The run's folder. Default: runs/<name of the dataset> in the cache.")
 @on_bad_option("Pairs without an embedding: stop, or leave them out, counted.")

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -27,6 +27,15 @@ from crossllm.cache.records.options import ReadOptions
 
 if TYPE_CHECKING:
     from crossllm.pipeline.use.predictor import Where
+
+
+_model_option = click.option(
+    "--model",
+    type=click.Choice(["folds", "final"]),
+    default="folds",
+    show_default=True,
+    help="All folds' models together, or the one that train --final fitted on all pairs.",
+)
 
 
 def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +59,7 @@ def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None,
             help="Dataset that the run was trained on.  [default: the folder that the run lies in]",
         ),
+        _model_option,
         click.option(
             "--weights-a", type=PathName(), default=None, help="Weights of side a's encoder, held to the run's."
         ),
@@ -89,6 +99,7 @@ def predict(
     b: str | None,
     out: Path,
     data: Path | None,
+    model: Literal["folds", "final"],
     pairs: Path,
     a_column: str,
     b_column: str,
@@ -123,6 +134,7 @@ def predict(
         None if a is None else parse_side(a),
         None if b is None else parse_side(b),
         Columns(a_column, b_column, None),
+        model,
         data,
         _where(**places),
         reading,
@@ -215,6 +227,7 @@ def screen(
     help="Dataset that the run was trained on.  [default: the folder that the run lies in]",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@_model_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the bootstrap.")
 @on_bad_option("Pairs without an embedding: stop, or leave them out, counted.")
 @quiet_option

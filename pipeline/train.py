@@ -19,6 +19,7 @@ from crossllm.pipeline.baselines.registry import BASELINES, chosen
 from crossllm.pipeline.baselines.run import run_baselines
 from crossllm.pipeline.data.dataset import Dataset, default_run
 from crossllm.pipeline.evaluation.metrics import Scored
+from crossllm.pipeline.evaluation.table import OUR_MODEL
 from crossllm.pipeline.reporting.leaks import find_leaks
 from crossllm.pipeline.reporting.results import write_results
 from crossllm.pipeline.splits.choosing import similarities_of
@@ -27,7 +28,9 @@ from crossllm.pipeline.splits.parts import Parts, cut_parts
 from crossllm.pipeline.splits.split_file import split_text
 from crossllm.pipeline.systems.registry import check_system
 from crossllm.pipeline.systems.run import run_system
+from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, resolve
+from crossllm.pipeline.training.final import fit_final
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
 from crossllm.pipeline.training.provenance import record_provenance
@@ -55,9 +58,13 @@ def train(options: TrainOptions) -> Run:
     """
     options = dataclasses.replace(options, config=_resolved_config(options))
     scan = _backend(options.config.scan, torch.device(options.device))
+    if options.final and options.config.protocol == "paper":
+        raise InputError("--final: takes what it needs from the folds' held-out pairs, and --protocol paper has none")
     inputs = open_inputs(options)
     dataset, config = inputs.dataset, options.config
     check_system(config.system, dataset)
+    if options.final and config.system != OUR_MODEL:
+        raise InputError(f"--final: {config.system} keeps no weights that could predict; {OUR_MODEL} alone does")
     names = chosen("all" if options.baselines is None else options.baselines, dataset.task)
     _check_protocol(config, inputs.folds)
     count = len(inputs.folds.names)
@@ -75,7 +82,8 @@ def _run(
     if (done := folder.finished()) is not None:
         held = done["baselines"]
         enough = options.baselines is None or held.keys() >= set(names)
-        if enough and options.by in (None, done.get("by", {}).get("column")):
+        settled = folder.has_final() or not options.final
+        if enough and settled and options.by in (None, done.get("by", {}).get("column")):
             note(f"{folder.path}: finished before; showing its result")
             return Run(folder.path, done)
         wanted = held if options.baselines is None else {*held, *names}  # a baseline that is there stays
@@ -92,6 +100,9 @@ def _run(
     )  # fmt: skip
     digests = [_digest(folder, dataset, part) for part in parts]
     results = run_system(folder, options, inputs, material, parts, digests, scan)
+    if options.final:
+        batches = PairBatches.of_dataset(dataset, inputs.readers, inputs.window)
+        fit_final(folder, batches, parts, results, options.config, torch.device(options.device))
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     scored |= run_baselines(folder, material, parts, digests, names)
     ran = dataclasses.replace(options.config, scan=scan)

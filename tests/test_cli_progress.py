@@ -6,7 +6,9 @@ import errno
 import os
 import re
 import signal
+import sys
 import time
+import types
 from pathlib import Path
 
 import click
@@ -123,3 +125,11 @@ def test_embeddings_that_are_all_the_same_are_said(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().err
     assert "note: side a: the 30 rna sequences looked at have all the same mean embedding in constant-" in said
     assert "side b" not in said
+
+
+def test_a_notebook_has_a_bar_though_it_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    assert progress.hidden(False) is False
+    assert progress.hidden(True) is True
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    assert progress.hidden(False) is None

@@ -184,6 +184,9 @@ def serve() -> Callable[[], object]:
     of, files = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     sys.argv[1:] = []
     sys.modules["pyarrow"] = None  # type: ignore[assignment]  # pandas loads it where it is, and it starts a thread
+    import pandas  # noqa: F401
+
+    del sys.modules["pyarrow"]
     with files:
         if of == "operations":
             _serve_operations()

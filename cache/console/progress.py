@@ -47,8 +47,17 @@ def bar_class() -> Any:
 
 
 def hidden(quiet: bool) -> bool | None:
-    """What tqdm is told: None shows a bar on terminals only; `2>&-` leaves no standard error to ask."""
-    return True if quiet or sys.stderr is None else None
+    """What tqdm is told: None shows a bar on terminals only; `2>&-` leaves no standard error to ask.
+
+    A notebook shows standard error below the cell, and is no terminal.
+    """
+    if quiet or sys.stderr is None:
+        return True
+    return False if _in_notebook() else None
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
 
 
 @contextmanager
@@ -90,7 +99,7 @@ class Lines:
     """Where standard error is no terminal: a line at most every `EVERY` seconds."""
 
     def __init__(self, quiet: bool) -> None:
-        self._on = not quiet and sys.stderr is not None and not sys.stderr.isatty()
+        self._on = not (quiet or sys.stderr is None or sys.stderr.isatty() or _in_notebook())
         self._start = self._said = time.monotonic()
 
     def tell(self, text: Callable[[], str], share: float, left: str = "{} left") -> None:

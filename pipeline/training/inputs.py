@@ -51,6 +51,8 @@ class TrainOptions:
     baselines: str | None = "fast"
     """Names with commas between them, all, fast or none; None: all, or those that a finished run has.  The command
     `train` asks for all; they are no part of the run's identity."""
+    final: bool = False
+    """Fit one model on all pairs as well, after the folds; no part of the run's identity."""
     device: str = "cpu"
     on_bad: OnBad = "error"
     resume: bool = False

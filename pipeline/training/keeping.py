@@ -51,8 +51,9 @@ class Keeper:
         digest: the fold's (`RunFolder.fold_digest`): what was saved under another one is not its own.
     """
 
-    def __init__(self, folder: Path, number: int, digest: str) -> None:
+    def __init__(self, folder: Path, number: int | str, digest: str) -> None:
         self._folder, self._number, self._digest = folder, number, digest
+        self._named = number + 1 if isinstance(number, int) else number
         self._good: int | None = None
         """The newest save that can be gone on with."""
         self._last = max(self._generations(), default=0)
@@ -93,7 +94,7 @@ class Keeper:
             self._good = generation
             return found
         if damaged:
-            note(f"note: {'; '.join(damaged)}: no checkpoint of fold {self._number + 1} is whole, it begins again")
+            note(f"note: {'; '.join(damaged)}: no checkpoint of fold {self._named} is whole, it begins again")
         return None
 
     def clear(self) -> None:

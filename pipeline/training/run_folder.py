@@ -4,6 +4,7 @@
     config.toml              every resolved choice, the digests of dataset and recipes
     splits.tsv               a_id, b_id, fold
     checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done; weights of our model alone
+    checkpoints/fold-final.json, .safetensors       with `--final`: the model of all pairs
     checkpoints/fold-N.partial-K.json, .safetensors     how far fold N has come (`keeping`), until it is done
     tensorboard/             events of each fold, written while it trains
     history.csv  predictions.tsv  predictions.<baseline>.tsv
@@ -46,6 +47,8 @@ from crossllm.pipeline.training.result_folder import differences, held_tables, r
 from crossllm.pipeline.training.target import Target
 
 _MAX_JSON = 256 << 20
+FINAL = "final"
+"""In place of a fold's number: the model of all pairs (`train --final`)."""
 
 
 class RunFolder:
@@ -138,11 +141,15 @@ class RunFolder:
             raise CacheCorrupt(f"{where}: {error!r}; remove it and run again with --resume") from None
         return found
 
-    def keeper(self, number: int, digest: str) -> Keeper:
+    def has_final(self) -> bool:
+        """Whether the model of all pairs is finished."""
+        return (self.path / "checkpoints" / f"fold-{FINAL}.json").exists()
+
+    def keeper(self, number: int | str, digest: str) -> Keeper:
         """Keeps how far a fold has come, whose `fold_digest` is given."""
         return Keeper(self.path / "checkpoints", number, digest)
 
-    def save_fold(self, number: int, result: FoldResult, digest: str) -> None:
+    def save_fold(self, number: int | str, result: FoldResult, digest: str) -> None:
         """Keep a finished fold, whose `fold_digest` is given: weights first, the JSON that says it is finished last."""
         if weights := {name: tensor.contiguous() for name, tensor in result.state.items()}:
             fsio.replace(self.path / "checkpoints" / f"fold-{number}.safetensors", save(weights))

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +50,8 @@ class EvaluateOptions:
     """The dataset that is predicted."""
     out: Path | None = None
     """Folder to write; None: nothing is written."""
+    model: Literal["folds", "final"] = "folds"
+    """Of the folds, or the one of all pairs."""
     data: Path | None = None
     """Folder of the run's own dataset; None: the one that the run lies in."""
     device: str = "cpu"
@@ -78,7 +80,7 @@ def evaluate(options: EvaluateOptions) -> dict[str, Any]:
     """
     if options.out is not None:
         refuse_foreign(options.out, "evaluation")
-    run = load_run(options.run)
+    run = load_run(options.run, options.model)
     data = run_data(run, options.data)
     inputs = _open(options, run, data)
     scorer = Scorer(run, inputs.readers, inputs.keys, torch.device(options.device))

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,8 @@ class PredictOptions:
     """File of the first partners; None: ids are those of the run's dataset."""
     b: Side | None = None
     columns: Columns = Columns(label=None)
+    model: Literal["folds", "final"] = "folds"
+    """Of the folds, or the one of all pairs."""
     data: Path | None = None
     """Folder of the run's dataset; None: the one that the run lies in."""
     where: Where = Where()
@@ -105,7 +107,7 @@ def predict_table(options: PredictOptions) -> Summary | None:
     kind_of(options.out)
     if refuse_existing(options.out, overwrite=options.overwrite, resume=options.resume):
         return None
-    run = load_run(options.run)
+    run = load_run(options.run, options.model)
     data = run_data(run, options.data)
     partners = open_partners(data, (options.a, options.b), Reading(options.on_bad, options.reading))
     table = PairTable(options.pairs, partners, options.columns, COLUMNS, options.on_bad)

@@ -17,6 +17,7 @@ from crossllm.cache.store.recipe import Recipe, list_recipes
 from crossllm.pipeline.data.dataset import load_dataset
 from crossllm.pipeline.similarity.rules import Rule
 from crossllm.pipeline.splits.split_file import read_split
+from crossllm.pipeline.training.run_folder import FINAL
 from crossllm.pipeline.training.seed_folders import held_seeds, seed_folder
 from crossllm.pipeline.use.trained_run import TrainedRun
 
@@ -72,7 +73,8 @@ def run_data(run: TrainedRun, folder: Path | None = None) -> RunData:
     pairs: set[tuple[bytes, bytes]] = set()
     for where in _folders(run.folder):
         split, folds = read_split(where / "splits.tsv", dataset)
-        trained = np.unique(np.concatenate([folds.trainable(n) for n in range(len(folds.names))])).tolist()
+        parts = [folds.trainable(n) for n in range(len(folds.names))]
+        trained = range(len(split.labels)) if _is_final(run) else np.unique(np.concatenate(parts)).tolist()
         pairs.update(_ordered((split.a_keys[n], split.b_keys[n]), dataset.one_modality) for n in trained)
     seen = [{a for a, _ in pairs}, {b for _, b in pairs}]
     if dataset.one_modality:
@@ -87,6 +89,11 @@ def run_data(run: TrainedRun, folder: Path | None = None) -> RunData:
         frozenset(pairs),
         (options.rule("a", modalities[0]), options.rule("b", modalities[1])),
     )
+
+
+def _is_final(run: TrainedRun) -> bool:
+    """Whether its model was fitted on all pairs."""
+    return run.folds[0].name.rpartition("/")[2] == FINAL
 
 
 def _ordered(pair: tuple[bytes, bytes], one_modality: bool) -> tuple[bytes, bytes]:

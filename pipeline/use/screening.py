@@ -51,6 +51,8 @@ class ScreenOptions:
     """The best of each partner of A, or of B, or over all."""
     lowest: bool = False
     """The lowest affinities are the best."""
+    model: Literal["folds", "final"] = "folds"
+    """Of the folds, or the one of all pairs."""
     data: Path | None = None
     where: Where = Where()
     reading: ReadOptions = ReadOptions()
@@ -133,7 +135,7 @@ def screen(options: ScreenOptions) -> Screened | Plan:
     kind_of(options.out)
     if not options.dry_run:
         refuse_taken(options.out, overwrite=options.overwrite)
-    run = load_run(options.run)
+    run = load_run(options.run, options.model)
     if options.lowest and run.task == "classification":
         raise InputError(f"--lowest: {run.folder} predicts classes; it is for affinities, leave it out")
     data = run_data(run, options.data)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig, held_config, held_recipes, resolve
 from crossllm.pipeline.training.inputs import RowReader
 from crossllm.pipeline.training.predicting import predict
+from crossllm.pipeline.training.run_folder import FINAL
 from crossllm.pipeline.training.seed_folders import held_seeds, seed_folder
 from crossllm.pipeline.training.target import Target
 
@@ -147,8 +148,12 @@ class TrainedRun(NamedTuple):
         return f"was trained by a version that kept no {what}; train it again"
 
 
-def load_run(folder: str | Path) -> TrainedRun:
+def load_run(folder: str | Path, model: Literal["folds", "final"] = "folds") -> TrainedRun:
     """A finished run's models and all that their input must be; of a run of several seeds, every fold of every seed.
+
+    Args:
+        folder: of the run.
+        model: `folds`: those of the folds; `final`: the one of all pairs, by `train --final`.
 
     Raises:
         InputError: no finished run is there, or one of another system than our model.
@@ -161,7 +166,7 @@ def load_run(folder: str | Path) -> TrainedRun:
     if not (folder / "metrics.json").exists():
         raise InputError(f"{folder}: this run is not finished; go on with `train --resume`")
     if (seeds := held_seeds(folder)) is not None:
-        return _joined(folder, {seed: load_run(seed_folder(folder, seed)) for seed in seeds})
+        return _joined(folder, {seed: load_run(seed_folder(folder, seed), model) for seed in seeds})
     metrics = parse_json(read_bytes(folder / "metrics.json", _MAX_JSON), folder / "metrics.json")
     config, recipes = resolve(where), held_recipes(where)
     if config.system != OUR_MODEL:
@@ -177,6 +182,12 @@ def load_run(folder: str | Path) -> TrainedRun:
     except (KeyError, TypeError, ValueError) as error:
         raise CacheCorrupt(f"{folder}: {one_line(error)} in config.toml or metrics.json; train again") from None
     checkpoints = folder / "checkpoints"
+    if model == "final":
+        if not (checkpoints / f"fold-{FINAL}.json").exists():
+            raise InputError(f"{folder}: has no model of all pairs; `train --resume --final` fits one")
+        return TrainedRun(
+            folder, task, config, sides, window, (_load_fold(FINAL, checkpoints / f"fold-{FINAL}.json", config),)
+        )
     folds = tuple(_load_fold(str(name), checkpoints / f"fold-{n}.json", config) for n, name in enumerate(names))
     return TrainedRun(folder, task, config, sides, window, folds)
 
