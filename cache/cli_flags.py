@@ -109,7 +109,8 @@ cache_option = click.option("--cache", "-c", "cache_dir", type=CachePath(), requ
 
 def out_option(text: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--out`, also `-o`: what the command writes; `text` is its help."""
-    return click.option("--out", "-o", type=PathName(), default=None, required=required, help=text)
+    absent = {} if required else {"default": None}  # a default, even None, would answer for what is required
+    return click.option("--out", "-o", type=PathName(), required=required, help=text, **absent)
 
 
 def cache_folder(command: Callable[..., Any]) -> Callable[..., Any]:

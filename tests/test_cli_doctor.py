@@ -159,9 +159,9 @@ def test_a_folder_that_is_no_cache_is_refused_first(tmp_path: Path, capsys: pyte
 
 
 def test_the_backends_are_those_of_the_scan() -> None:
-    from crossllm.model.scan.backends import NAMES
+    from crossllm.model.settings import BACKENDS
 
-    assert cli_doctor._BACKENDS == NAMES
+    assert cli_doctor._BACKENDS == BACKENDS
     for probe in cli_doctor._probes(Path()):
         module, function, *_ = probe.call.split(":")
         assert callable(getattr(__import__(module, fromlist=[function]), function))

@@ -11,8 +11,9 @@ from test_cli_layers import IMPORTS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {"scikit-learn": "sklearn", "tomli-w": "tomli_w", "mamba-ssm": "mamba_ssm"}
-NOT_ASKED_FOR = {"llvmlite", "triton", "flash_attn"}
-"""Of Numba and of torch's CUDA builds, which bring the version that they want; taken where its owner has built it."""
+NOT_ASKED_FOR = {"llvmlite", "triton", "flash_attn", "pandas"}
+"""Of Numba and of torch's CUDA builds, which bring the version that they want; taken where its owner has built it; a
+frame is given where people have pandas."""
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -25,7 +26,8 @@ def test_every_dependency_is_imported_and_every_import_is_one() -> None:
     used -= {*sys.stdlib_module_names, "crossllm"}
     required = names(PROJECT["dependencies"])
     assert required <= used, "no code uses it: make it an extra"
-    assert used - required <= names(PROJECT["optional-dependencies"]["gpu"]) | NOT_ASKED_FOR
+    extras = {name for extra in ("gpu", "parquet") for name in names(PROJECT["optional-dependencies"][extra])}
+    assert used - required <= extras | NOT_ASKED_FOR
 
 
 def test_the_citation_names_the_version_and_the_paper() -> None:

@@ -261,7 +261,7 @@ def test_a_fold_of_another_run_is_no_fold_of_this_one(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
     options = TrainOptions(folder, QUICK, quiet=True, out=tmp_path / "one")
     train(options)
-    other = dataclasses.replace(options, config=dataclasses.replace(QUICK, lr=1e-3), out=tmp_path / "two")
+    other = dataclasses.replace(options, config=dataclasses.replace(QUICK, lr=5e-4), out=tmp_path / "two")
     train(other)
     for name in ("fold-0.json", "fold-0.safetensors"):
         (tmp_path / "two" / "checkpoints" / name).write_bytes((tmp_path / "one" / "checkpoints" / name).read_bytes())
@@ -286,7 +286,7 @@ def test_another_number_of_threads_is_said_and_goes_on(tmp_path: Path, capsys: p
 def test_the_loss_is_a_setting(rng: np.random.Generator) -> None:
     from crossllm.model.losses import focal_loss
     from crossllm.model.settings import FOCAL_ALPHA, FOCAL_GAMMA
-    from crossllm.pipeline.training.target import Target
+    from crossllm.pipeline.training.target import Target, fit_target
 
     logit = torch.from_numpy(rng.normal(size=50)).float()
     label = torch.from_numpy(rng.integers(0, 2, 50)).float()
@@ -297,6 +297,7 @@ def test_the_loss_is_a_setting(rng: np.random.Generator) -> None:
     chosen = resolve(sets=["focal_gamma=0", "focal_alpha=0.75"])
     weight = torch.where(label > 0.5, 0.75, 0.25)
     plain = F.binary_cross_entropy_with_logits(logit, label, weight, reduction="mean")
+    target = fit_target("classification", label.numpy(), np.arange(50), chosen)
     assert target.loss(logit, label, chosen).item() == pytest.approx(plain.item())
     with pytest.raises(InputError, match="the loss is bce, focal alone has it"):
         resolve(sets=["loss=bce", "focal_gamma=1"])

@@ -289,7 +289,7 @@ def test_what_was_learnt_on_the_demo_holds_for_new_sequences(tmp_path: Path) -> 
     from made_runs import embedded_demo
     from sklearn.metrics import matthews_corrcoef
 
-    from crossllm.model.interaction import ModelConfig
+    from crossllm.model.settings import ModelConfig
     from crossllm.pipeline.data.demo import write_demo
     from crossllm.pipeline.evaluation.classification import calibration_error
     from crossllm.pipeline.train import train

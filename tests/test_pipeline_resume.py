@@ -242,8 +242,8 @@ def test_every_training_pair_is_used_once_an_epoch(
     used: list[np.ndarray] = []
     stream = PairBatches.stream
 
-    def watched(self: PairBatches, asked: Sequence[np.ndarray]) -> Iterator[Batch]:
-        for pairs, batch in zip(asked, stream(self, asked), strict=True):
+    def watched(self: PairBatches, asked: Sequence[np.ndarray], statistics: bool) -> Iterator[Batch]:
+        for pairs, batch in zip(asked, stream(self, asked, statistics), strict=True):
             if not torch.is_inference_mode_enabled():
                 used.append(pairs)
             yield batch

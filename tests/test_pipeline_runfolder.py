@@ -60,7 +60,7 @@ def test_a_run_cut_off_between_folds_continues_to_the_same_result(
 def test_a_run_folder_is_never_overwritten(trained: TrainOptions, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match="already holds a run"):
         train(trained)
-    with pytest.raises(Conflict, match=r"train\.lr \(0\.5, there 0\.002\)"):
+    with pytest.raises(Conflict, match=r"train\.lr \(0\.5, there 0\.001\)"):
         train(dataclasses.replace(trained, resume=True, config=dataclasses.replace(QUICK, lr=0.5)))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
@@ -72,7 +72,7 @@ def test_resume_takes_the_settings_and_recipes_of_the_run(
     small: TrainOptions, program: Program, tmp_path: Path
 ) -> None:
     folder = small.cache_dir
-    flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--set", "dropout=0.3", "--cache", folder]
+    flags = ["--folds", "2", "--epochs", "1", "--d-model", "8", "--set", "dropout=0.2", "--cache", folder]
     first = program("train", *flags, "--baselines", "none")
     assert first.returncode == 0, first.stderr
     with CacheWriter(folder, Recipe("rna", "other", 1, 4)) as writer:  # from here on a recipe must be named

@@ -10,7 +10,8 @@ import torch
 from made_runs import embedded_demo
 
 from crossllm.cache import CacheReader, list_recipes
-from crossllm.model.interaction import InteractionModel, ModelConfig
+from crossllm.model.ensemble import Ensemble
+from crossllm.model.settings import ModelConfig
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.target import Target
 from crossllm.pipeline.use import scoring
@@ -28,16 +29,18 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> tuple[CacheReader, Cach
 def random_run(readers: tuple[CacheReader, CacheReader], model: ModelConfig, window: int) -> TrainedRun:
     torch.manual_seed(0)
     a, b = readers
-    models = [InteractionModel(a.recipe.dim, b.recipe.dim, model).eval() for _ in range(2)]
+    models = [Ensemble(MEMBERS, a.recipe.dim, b.recipe.dim, model).eval() for _ in range(2)]
     folds = tuple(Fold(str(n), made, Target("regression"), None, None, 1.0) for n, made in enumerate(models))
     recipes = a.recipe.digest, b.recipe.digest
-    return TrainedRun(Path("run"), "regression", TrainConfig(model=model), recipes, window, folds)
+    return TrainedRun(Path("run"), "regression", TrainConfig(ensemble=MEMBERS, model=model), recipes, window, folds)
 
 
+MEMBERS = 2
 MODELS = {
     "cross_mamba": ModelConfig(8, 4),
     "both orders": ModelConfig(8, 4, order="both"),
     "two layers": ModelConfig(8, 4, mixer_layers=2, encoder_layers=2),
+    "no summaries": ModelConfig(8, 4, summary_width=0),
     "concat": ModelConfig(8, 4, fusion="concat"),
     "gated": ModelConfig(8, 4, fusion="gated"),
     "cross_attention": ModelConfig(8, 4, fusion="cross_attention"),
@@ -66,4 +69,4 @@ def test_scores_are_those_of_the_run(
         whole[:, block.a[:, None], block.b[None, :]] = block.raw
     np.testing.assert_allclose(whole[:, a, b], expected, atol=2e-5)
     if kept == 1 << 30:
-        assert scorer.encoded == [2 * len(keys[0]), 2 * len(keys[1])]
+        assert scorer.encoded == [2 * MEMBERS * len(keys[0]), 2 * MEMBERS * len(keys[1])]

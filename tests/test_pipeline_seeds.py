@@ -112,7 +112,7 @@ def test_more_seeds_go_on_and_fewer_are_refused(
     resumed = dataclasses.replace(asked, resume=True)
     with pytest.raises(Conflict, match="holds 2 seeds, --seeds 1 are fewer"):
         train_seeds(resumed, 1)
-    with pytest.raises(Conflict, match=r"train\.lr \(0\.5, there 0\.002\)"):
+    with pytest.raises(Conflict, match=r"train\.lr \(0\.5, there 0\.001\)"):
         train_seeds(dataclasses.replace(resumed, config=dataclasses.replace(asked.config, lr=0.5)), 2)
     with pytest.raises(Conflict, match="holds a run of one seed"):
         train_seeds(dataclasses.replace(resumed, out=tmp_path / "run" / "seed-3"), 2)

@@ -48,7 +48,7 @@ def test_a_run_folder_holds_what_it_says_and_metrics_follow_from_predictions(sma
     expected = {"config.toml", "splits.tsv", "history.csv", "metrics.json", "checkpoints", "predictions.tsv",
                 "predictions.id_only.tsv", "predictions.id_only_sequence.tsv", "predictions.one_number.tsv",
                 "tensorboard", "loss_curves.png", "loss_curves.svg", "roc_pr.png", "roc_pr.svg", ".lock",
-                "calibration.png", "calibration.svg", "usage.json", "leaks.json"}  # fmt: skip
+                "calibration.png", "calibration.svg", "usage.json", "leaks.json", "provenance.json"}  # fmt: skip
     assert {p.name for p in done.folder.iterdir()} == expected
     metrics = json.loads((done.folder / "metrics.json").read_text())
     assert metrics == done.metrics

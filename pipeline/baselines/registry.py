@@ -12,11 +12,9 @@ from crossllm.pipeline.baselines.neighbours import nearest, relatives
 from crossllm.pipeline.baselines.one_number import one_number
 from crossllm.pipeline.baselines.one_partner import one_partner
 from crossllm.pipeline.baselines.random_embedding import random_embedding
-from crossllm.pipeline.baselines.trees import extra_trees
+from crossllm.pipeline.baselines.trees import trees
 from crossllm.pipeline.data.labels import Task
 
-TREES = 200
-"""Of the baseline `trees`; the system `kmer_trees` has more."""
 _BOTH: dict[str, Fit] = {
     "id_only": refitted(counts(by_sequence=False)),
     "id_only_sequence": refitted(counts(by_sequence=True)),
@@ -25,7 +23,7 @@ _BOTH: dict[str, Fit] = {
     "nearest": refitted(nearest),
     "one_partner_a": refitted(one_partner(0)),
     "one_partner_b": refitted(one_partner(1)),
-    "trees": refitted(extra_trees(TREES, "trees")),
+    "trees": refitted(trees),
     "random_embedding": random_embedding,
 }
 BASELINES: dict[Task, dict[str, Fit]] = {

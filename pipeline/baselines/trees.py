@@ -7,6 +7,13 @@ import numpy as np
 from crossllm.pipeline.baselines.forest import drawn, fit_forest, votes
 from crossllm.pipeline.baselines.material import Material, Predictor
 
+TREES = 200
+
+
+def trees(material: Material, fitted: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """The baseline: `TREES` extra trees."""
+    return extra_trees(TREES, "trees")(material, fitted, asked)
+
 
 def extra_trees(count: int, name: str) -> Predictor:
     """Mean vote of so many trees on the joined descriptors of the two partners; `name` stands in what is said."""

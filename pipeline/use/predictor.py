@@ -99,12 +99,14 @@ class Predictor:
         for place, side in enumerate(self.partners):
             missing = self.missing()[place].tolist()
             failures: dict[bytes, str] = {}
-            for recipe, rows in zip(recipes_of(self.data.recipes[place]), parts_of(self.joined()[place]), strict=True):
+            parts, weights = recipes_of(self.data.recipes[place]), self._where.weights[place]
+            for recipe, rows in zip(parts, parts_of(self.joined()[place]), strict=True):
                 if own := np.flatnonzero(rows.absent(side.keys)).tolist():
-                    failures |= self._embed(recipe, side, own, self._where.weights[place])
+                    named = weights if len(parts) == 1 or recipe.weights is not None else None
+                    failures |= self._embed(recipe, side, own, named)
             failed = [n for n in missing if side.keys[n] in failures]
-            named = zip(failed, side.records(failed), strict=True)
-            why = {n: f"{printable(record.id)}: {failures[record.key]}" for n, record in named}
+            of_failed = zip(failed, side.records(failed), strict=True)
+            why = {n: f"{printable(record.id)}: {failures[record.key]}" for n, record in of_failed}
             done.append(Embedding(len(missing), why))
         return done[0], done[1]
 
@@ -120,7 +122,7 @@ class Predictor:
         records = Records(side.modality, RecordList.of(side.records(missing)), Counter(), [])
         flag = f"--weights-{side.side}"
         source = side.source or self.data.cache_dir
-        asked = Asked(target, recipe, records, source, None if recipe.weights is None else weights, flag)
+        asked = Asked(target, recipe, records, source, weights, flag)
         return embed(asked, device=self._where.device, quiet=self._quiet)
 
     @property
