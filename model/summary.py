@@ -8,6 +8,8 @@ Shapes: L rows of a sequence, D their width, S distinct entities of a side, W wi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from crossllm.model.standardise import Moments, Standardise
 
 STATISTICS = ("mean", "deviation", "largest", "smallest")
 """Of each column over an entity's rows, in this order."""
+_ENDS = {"amax": -math.inf, "amin": math.inf}
+"""Kind → what it starts from, which no row shares: include_self=False counts a start of 0 as a row (torch 2.13)."""
 _NO_SPREAD = 1e-12
 """Keeps the gradient of a root finite where an entity has one row, or all alike."""
 
@@ -44,6 +48,8 @@ def summarise(rows: Packed) -> Tensor:
     x = rows._replace(tokens=rows.tokens.double())
     mean = segment_mean(x)
     variance = segment_mean(x._replace(tokens=(x.tokens - spread_over(mean, x.offsets)).square()))
-    lengths = x.offsets.diff().to(x.tokens.device)
-    ends = [torch.segment_reduce(x.tokens, kind, lengths=lengths, axis=0, unsafe=True) for kind in ("max", "min")]
+    # Not segment_reduce: where rows share the largest value its gradient is too large, up to as many times as they are
+    # (torch 2.13; findings/torch_segment_reduce_ties.sh).
+    of_row = torch.repeat_interleave(x.offsets.diff())[:, None].expand(x.tokens.shape).to(x.tokens.device)
+    ends = [mean.new_full(mean.shape, start).scatter_reduce(0, of_row, x.tokens, k) for k, start in _ENDS.items()]
     return torch.cat([mean, (variance + _NO_SPREAD).sqrt(), *ends], 1).float()

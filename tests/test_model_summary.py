@@ -40,6 +40,15 @@ def test_gradients_reach_the_rows_and_are_finite_for_one_row_and_for_rows_all_al
     assert (rows.grad != 0).any(1).all(), "every row moves some logit"
 
 
+def test_rows_that_share_the_largest_value_share_its_gradient(rng: np.random.Generator) -> None:
+    tokens = torch.from_numpy(rng.integers(0, 3, (60, 57)).astype(np.float32)).requires_grad_()
+    offsets, weight = torch.tensor([0, 20, 35, 60]), torch.from_numpy(rng.normal(size=(3, 114)))
+    ends = summarise(packed(rng, [20, 15, 25], 57)._replace(tokens=tokens, offsets=offsets))[:, 114:]
+    (slope,) = torch.autograd.grad((ends * weight).sum(), tokens)
+    for own, expected in zip(slope.split([20, 15, 25]), weight[:, :57] + weight[:, 57:], strict=True):
+        assert torch.allclose(own.sum(0).double(), expected, atol=1e-5)
+
+
 def test_statistics_made_before_stand_for_those_of_the_rows(rng: np.random.Generator) -> None:
     """Tokens may be averages: the statistics are still of the rows, and go with their entity."""
     torch.manual_seed(1)

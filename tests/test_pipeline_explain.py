@@ -269,14 +269,12 @@ def test_an_explanation_is_of_the_runs_own_score(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_trained_run_the_convergence_error_is_small(tmp_path: Path) -> None:
-    """Of a run with summaries it may be large; it is printed, and a note says so (docs/known_issues.md)."""
-    config = dataclasses.replace(QUICK, model=dataclasses.replace(QUICK.model, summary_width=0))
-    folder = embedded_demo(tmp_path / "demo", entities=30, pairs=160)
-    run = load_run(train(TrainOptions(folder, config, baselines="none", quiet=True)).folder)
-    for found in explain(run, pairs_of(run, 4)):
-        assert found.relative_error is not None
-        assert found.relative_error < 0.02  # measured at most 0.001
+def test_on_a_trained_run_the_convergence_error_is_small(finished: Path) -> None:
+    """Standardised statistics are clamped, so the path has kinks: 0.01 of a logit at 64 steps, measured 0.003 here."""
+    run = load_run(finished)
+    assert run.config.model.summary_width > 0
+    for found in explain(run, pairs_of(run, 4), ExplainOptions(steps=256)):
+        assert max(map(abs, found.errors)) < 0.01
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +310,7 @@ def _one_hot(sequence: str, modality: str) -> np.ndarray:
 @pytest.mark.slow
 def test_atoms_of_molecules_are_explained_in_the_unit_of_the_affinity(affinities: Path) -> None:
     run = load_run(affinities)
-    [found] = explain(run, [("r1", "m4")], QUICKLY)
+    [found] = explain(run, [("r1", "m4")], ExplainOptions(steps=128))
     assert found.b.sequence == "CCCCCOC(=O)[NH3+]"
     assert found.b.letters == ("C", "C", "C", "C", "C", "O", "C", "O", "[NH3+]")
     assert len(found.b.attribution) == 9

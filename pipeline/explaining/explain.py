@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from crossllm.cache.console.messages import note
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.records.record import Record, letters_of
 from crossllm.model.standardise import Standardise
@@ -76,11 +75,6 @@ def explain_inputs(inputs: Inputs, options: ExplainOptions, *, quiet: bool = Tru
     if min(options.steps, options.width) < 1:
         raise InputError(f"steps {options.steps}, width {options.width}: whole numbers from 1 are expected")
     inputs.embed(quiet=quiet)
-    if run.config.model.summary_width:
-        note(
-            "note: this run has summaries; through them the attributions may miss their sum by much, so read the "
-            "convergence error (docs/known_issues.md); --set summary_width=0 trains a run without"
-        )
     explained = _explained(inputs, folds, options.device)
     return (_explain_pair(inputs, folds, explained, pair, options) for pair in inputs.pairs)
 
