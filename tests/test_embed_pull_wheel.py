@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ def test_a_source_archive_is_never_built(tmp_path: Path) -> None:
 
 def test_without_pip_it_is_said(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     publish()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(PathFinder, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"has no pip \(`python -m ensurepip` installs it\); or run `pip download"):
         fetch()
     assert held() == []

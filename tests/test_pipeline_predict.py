@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_table(new: New, tmp_path: Path) -> None:
 
     peak(1)
     small, large = peak(10), peak(200)
-    assert large < small + (256 << 10), (small, large)
+    assert large < small + (512 << 10), (small, large)  # held, 5,700 rows would take megabytes
     assert (tmp_path / "out.tsv").read_bytes().count(b"\n") == 6001
 
 

@@ -7,13 +7,13 @@ package depends on; nothing is installed, and no code of the package is run.  No
 from __future__ import annotations
 
 import errno
-import importlib.util
 import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -81,7 +81,7 @@ def opened_member(url: str, folder: Path, advice: str, quiet: bool) -> Iterator[
 
 
 def _fetched(member: Member, folder: Path, advice: str, quiet: bool) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:  # find_spec of importlib.util would ask setuptools' hook, which may warn
         raise InputError(f"embed pull: {sys.executable} has no pip (`python -m ensurepip` installs it); or {advice}")
     # -P: the folder at hand is no place to import from.  A wheel alone: a source archive's own code would be run.
     command = [
