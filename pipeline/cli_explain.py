@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName, json_option, quiet_option, read_options
+from crossllm.cache.cli_flags import PathName, json_option, out_option, quiet_option, read_options
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import note, say
 from crossllm.cache.console.once import Command
 from crossllm.cache.errors import InputError
 from crossllm.cache.files.paths import as_text
 from crossllm.cache.records.options import ReadOptions
+from crossllm.pipeline.cli_use_flags import partner_options
 
 if TYPE_CHECKING:
     from crossllm.pipeline.explaining.explanation import Explanation
@@ -36,29 +37,11 @@ LARGE_ERROR = 0.05
         "crossllm explain runs/first --pairs new.tsv --a rna=new.fasta --b protein=mine.fasta -o explained --steps 128",
     ),
 )
-@click.argument("run", type=PathName(), metavar="RUN")
+@partner_options
 @click.option("--pairs", type=PathName(), required=True, help="Table of pairs; other columns are passed over.")
-@click.option("--out", "-o", type=PathName(), required=True, help="Folder to make; it must not exist.")
-@click.option("--a", "a", metavar="MODALITY=FILE", help="First partners that the run's dataset lacks.")
-@click.option("--b", "b", metavar="MODALITY=FILE", help="Second partners.")
+@out_option("Folder to make; it must not exist.", required=True)
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
-@click.option(
-    "--cache",
-    "-c",
-    "cache_dir",
-    type=CachePath(),
-    default=None,
-    help="Cache for new rows, read beside the run's own.  [default: the run's own]",
-)
-@click.option(
-    "--data",
-    type=CachePath(),
-    default=None,
-    help="Dataset that the run was trained on.  [default: the folder that the run lies in]",
-)
-@click.option("--weights-a", type=PathName(), default=None, help="Weights of side a's encoder, held to the run's.")
-@click.option("--weights-b", type=PathName(), default=None, help="Weights of side b's encoder.")
 @click.option("--fold", "folds", multiple=True, metavar="NAME", help="Ask this fold's model alone; may be repeated.")
 @click.option("--steps", type=click.IntRange(1, 10_000), default=64, show_default=True, help="Of the integral.")
 @click.option(
@@ -70,7 +53,6 @@ LARGE_ERROR = 0.05
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the random deletions.")
 @click.option("--all", "every", is_flag=True, help=f"Explain more than {MOST_PAIRS} pairs.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @read_options
 @quiet_option
 @json_option
@@ -96,9 +78,7 @@ def explain(
     """Say which residues, nucleotides and atoms of two partners speak for a pair, by a finished run's models.
 
     Integrated gradients over the rows of both partners, their convergence error, occlusion and a deletion curve as
-    checks; for each pair a table, a plot and, of molecules, a drawing. For example
-
-    crossllm explain cache/mine/runs/mine --pairs chosen.tsv --out explained
+    checks; for each pair a table, a plot and, of molecules, a drawing.
     """
     prepare_machine()
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # before torch loads OpenMP, as in `train`

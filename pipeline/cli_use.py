@@ -16,6 +16,7 @@ from crossllm.cache.cli_flags import (
     dry_run_option,
     json_option,
     on_bad_option,
+    out_option,
     quiet_option,
     read_options,
 )
@@ -24,6 +25,7 @@ from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.options import ReadOptions
+from crossllm.pipeline.cli_use_flags import data_option, device_option, partner_options
 
 if TYPE_CHECKING:
     from crossllm.pipeline.use.predictor import Where
@@ -38,38 +40,11 @@ _model_option = click.option(
 )
 
 
-def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The run, the files of both partners, and where rows come from."""
-    flags = (
-        click.argument("run", type=PathName(), metavar="RUN"),
-        click.option("--a", "a", default=None, metavar="MODALITY=FILE", help="First partners, e.g. rna=rna.fasta."),
-        click.option("--b", "b", default=None, metavar="MODALITY=FILE", help="Second partners."),
-        click.option("--out", "-o", type=PathName(), required=True, help="File to write: .tsv, .csv or .parquet."),
-        click.option(
-            "--cache",
-            "-c",
-            "cache_dir",
-            type=CachePath(),
-            default=None,
-            help="Cache for new rows, read beside the run's own.  [default: the run's own]",
-        ),
-        click.option(
-            "--data",
-            type=CachePath(),
-            default=None,
-            help="Dataset that the run was trained on.  [default: the folder that the run lies in]",
-        ),
-        _model_option,
-        click.option(
-            "--weights-a", type=PathName(), default=None, help="Weights of side a's encoder, held to the run's."
-        ),
-        click.option("--weights-b", type=PathName(), default=None, help="Weights of side b's encoder."),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
-        click.option("--overwrite", is_flag=True, help="Replace what has the name of --out."),
-    )
-    for flag in reversed(flags):
-        command = flag(command)
-    return command
+def _file_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What both commands that write a file of pairs have."""
+    out = out_option("File to write: .tsv, .csv or .parquet.", required=True)
+    over = click.option("--overwrite", is_flag=True, help="Replace what has the name of --out.")
+    return partner_options(out(_model_option(over(command))))
 
 
 @click.command(
@@ -81,7 +56,7 @@ def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "crossllm predict runs/first --pairs new.tsv -o predictions.parquet --resume",
     ),
 )
-@_input_options
+@_file_options
 @click.option("--pairs", type=PathName(), required=True, help="TSV or CSV of pairs; all of its columns are kept.")
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
@@ -113,10 +88,6 @@ def predict(
     **places: Any,
 ) -> None:
     """Predict new pairs with a finished run: scores, intervals, and how near they are to what it was trained on.
-
-    For example
-
-    crossllm predict cache/mine/runs/mine --pairs new.tsv --a rna=new_rna.fasta --b protein=new_protein.fasta -o out.tsv
 
     Sequences that the run's cache lacks are embedded first, by the run's own recipes. An id that stands in neither file
     is one of the run's dataset.
@@ -160,7 +131,7 @@ def predict(
         "crossllm screen runs/first --a rna=new.fasta --b protein=mine.fasta -o best.tsv --dry-run",
     ),
 )
-@_input_options
+@_file_options
 @click.option("--top", type=click.IntRange(min=1), default=100, show_default=True, help="Pairs that are written.")
 @click.option(
     "--per",
@@ -187,10 +158,6 @@ def screen(
     **flags: Any,
 ) -> None:
     """Screen all sequences of one file with all of another, and keep the best pairs.
-
-    For example
-
-    crossllm screen cache/mine/runs/mine --a rna=new_rna.fasta --b protein=new_protein.fasta --top 100 -o best.tsv
 
     Each sequence is encoded once by each model, so that N x M pairs cost N + M encodings.
     """
@@ -219,14 +186,9 @@ def screen(
 @click.option(
     "--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Dataset to predict, embedded as the run's own."
 )
-@click.option("--out", "-o", type=PathName(), default=None, help="Folder for metrics.json and predictions.tsv.")
-@click.option(
-    "--data",
-    type=CachePath(),
-    default=None,
-    help="Dataset that the run was trained on.  [default: the folder that the run lies in]",
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@out_option("Folder for metrics.json and predictions.tsv.")
+@data_option
+@device_option
 @_model_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the bootstrap.")
 @on_bad_option("Pairs without an embedding: stop, or leave them out, counted.")
@@ -234,10 +196,6 @@ def screen(
 @json_option
 def evaluate(run: Path, cache_dir: Path, as_json: bool, device: str, **flags: Any) -> None:
     """Evaluate a finished run's models on another dataset, with what its training data share with it.
-
-    For example
-
-    crossllm evaluate cache/mine/runs/mine --cache cache/other --out evaluated
 
     The dataset has to hold rows of the run's recipes, to the letter.
     """

@@ -25,7 +25,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "pipeline": (
         "main", "cli",
         "cli_ablate cli_compare cli_completion cli_data cli_doctor cli_explain cli_report cli_train cli_use",
-        "cli_split_flags", "doctor page", "experiments", "train", "explaining",
+        "cli_split_flags cli_use_flags", "doctor page", "experiments", "train", "explaining",
         "reporting use", "systems", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
         "data",
     ),

@@ -80,10 +80,7 @@ class Entities:
         """(⌈L/window⌉, D): a view of the mapped store at residue level, averages in float32 otherwise."""
         if entity in self._memo:
             return self._memo[entity]
-        self._reading = [self._keys[entity]]
-        rows = self._reader[self._keys[entity]]
-        self.rows_read += len(rows)
-        tokens = window_mean(rows, self._window)
+        tokens = window_mean(self._rows(entity), self._window)
         if self._window > 1 and self._memo_bytes + tokens.nbytes <= self._memo_most:
             self._memo[entity] = tokens
             self._memo_bytes += tokens.nbytes
@@ -106,12 +103,19 @@ class Entities:
         """(4 D,) of its rows (`crossllm.model.summary`), whatever a token averages."""
         if entity in self._statistics:
             return self._statistics[entity]
-        rows = torch.tensor(self._reader[self._keys[entity]])  # a copy: the store is read-only
+        rows = torch.tensor(self._rows(entity))  # a copy: the store is read-only
         found = summarise(Packed(rows, torch.tensor([0, len(rows)])))[0]
         if self._memo_bytes + found.nbytes <= self._memo_most:
             self._statistics[entity] = found
             self._memo_bytes += found.nbytes
         return found
+
+    def _rows(self, entity: int) -> np.ndarray:
+        """(L, D) of the store, counted."""
+        self._reading = [self._keys[entity]]
+        rows = self._reader[self._keys[entity]]
+        self.rows_read += len(rows)
+        return rows
 
     def statistics_moments(self, pairs: np.ndarray) -> Moments:
         """Of each column of the statistics over these pairs' distinct entities."""
