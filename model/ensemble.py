@@ -3,7 +3,7 @@
 Members differ in their first weights, noise and dropout, and what is by chance in each averages out (Lakshminarayanan
 et al. 2017, arXiv:1612.01474, section 2.4).
 
-Shapes: N members, P pairs.
+Shapes: N members, E experts of each (`crossllm.model.interaction`), P pairs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crossllm.model.batch import Batch, Packed
-from crossllm.model.interaction import Encoded, InteractionModel
+from crossllm.model.interaction import Encoded, InteractionModel, expert_of
 from crossllm.model.settings import ModelConfig
 
 
@@ -26,12 +26,34 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(InteractionModel(dim_a, dim_b, config, backend) for _ in range(members))
 
     def outputs(self, batch: Batch) -> Tensor:
-        """(N, P): what each member says of each pair."""
-        return torch.stack([member(batch) for member in self.members])
+        """(N, E, P): what each member's experts say of each pair."""
+        return torch.stack([member.experts(batch) for member in self.interaction_models])
 
     def forward(self, batch: Batch) -> Tensor:
         """(P,) in the order of the batch's pairs."""
-        return self.outputs(batch).mean(0)
+        return self.mix(self.outputs(batch).mean(0))
+
+    def mix(self, outputs: Tensor) -> Tensor:
+        """The members' mean outputs of each expert (E, P) → (P,)."""
+        return self.interaction_models[0].mix(outputs)
+
+    @property
+    def experts(self) -> int:
+        """E of a member."""
+        return 1 if self.interaction_models[0].summary_head is None else 2
+
+    def set_summary_share(self, share: float) -> None:
+        """Of the second expert in the mixture, 0 to 1, in every member."""
+        for member in self.interaction_models:
+            member.summary_share.fill_(share)
+
+    def learners(self) -> list[list[nn.Parameter]]:
+        """Parameters of each expert of each member: they share no loss, so each has a gradient norm of its own."""
+        found: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for number, member in enumerate(self.interaction_models):
+            for name, parameter in member.named_parameters():
+                found.setdefault((number, expert_of(name)), []).append(parameter)
+        return list(found.values())
 
     def encode_a(self, rows: Packed) -> tuple[Encoded, ...]:
         """A entities as each member encodes them."""

@@ -5,12 +5,16 @@ Glossary, code → CrossLLM-Mamba (arXiv:2602.22236, method section):
     project_a   X_A = W_A E_A + b_A + ε, ε ~ N(0, σ²) in training only
     encoder_a   X_A_enc = BiMamba(X_A)                         the same for B
     fusion      S = [X_A_enc ; X_B_enc], S_mixed = BiMamba(S), global mean pool; or another of `model/fusion.py`
-    summary_a   statistics of A's columns over its rows, one layer: z_A (ours)
-    head        an MLP on [fused ; z_A ; z_B ; z_A ⊙ z_B]
+    head        an MLP on what `fusion` gave
+    summary_a   statistics of A's columns over its rows, one layer: z_A (ours); the same for B
+    summary_head   an MLP on [z_A ; z_B ; z_A ⊙ z_B] (ours)
+So there are two *experts*, the sequence model and the summaries, and no parameter is in both.  Each learns by a loss of
+its own; `mix` takes (1 − w) of the one's output and w of the other's, w chosen on validation pairs.
 Pairs that share an entity share its encoding: `encode_a` and `encode_b` run once on each distinct entity, and `fuse`
 gathers them by pair.  All N × M pairs of two sets cost N + M encodings.
 
-Shapes: T packed tokens, D width of a row, M model width, W width of a summary, P pairs, S distinct entities of a side.
+Shapes: T packed tokens, D width of a row, M model width, W width of a summary, P pairs, S distinct entities of a side,
+E experts, 1 or 2.
 """
 
 from __future__ import annotations
@@ -26,7 +30,10 @@ from crossllm.model.bimamba import BiMamba
 from crossllm.model.fusion import Concat, CrossAttention, CrossMamba, Gated
 from crossllm.model.settings import ModelConfig
 from crossllm.model.standardise import Standardise
-from crossllm.model.summary import Summary, summarise
+from crossllm.model.summary import Summary, SummaryHead, summarise
+
+EXPERTS = ("sequence", "summary")
+"""In the order of E; without summaries the first alone."""
 
 OTHER_FUSIONS: dict[str, Callable[[int], nn.Module]] = {
     "concat": Concat,
@@ -68,6 +75,11 @@ def joins_pairs(config: ModelConfig) -> bool:
     return config.fusion == "cross_attention" or (config.fusion == "cross_mamba" and config.mixer_layers != 1)
 
 
+def expert_of(name: str) -> int:
+    """Number of the expert to which a parameter or buffer of a model, or of an ensemble, belongs."""
+    return int(any(part.startswith("summary") for part in name.split(".")))
+
+
 class InteractionModel(nn.Module):
     """`forward(batch)` → (P,) logits or affinities: `encode_a`, `encode_b`, then `fuse`."""
 
@@ -90,18 +102,29 @@ class InteractionModel(nn.Module):
             self.fusion = CrossMamba(width, block, config.mixer_layers, config.order)
         else:
             self.fusion = OTHER_FUSIONS[config.fusion](width)
-        joined = width
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
         self.summary_a: Summary | None = None
         self.summary_b: Summary | None = None
+        self.summary_head: SummaryHead | None = None
+        self.summary_share: Tensor
         if own := config.summary_width:
             self.summary_a, self.summary_b = (Summary(dim, own, config.dropout) for dim in (dim_a, dim_b))
-            joined += 3 * own
-        inner = max(width, config.summary_width)
-        self.head = nn.Sequential(nn.Linear(joined, inner), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(inner, 1))
+            self.summary_head = SummaryHead(own, config.dropout)
+            self.register_buffer("summary_share", torch.tensor(0.5))
 
     def forward(self, batch: Batch) -> Tensor:
         """(P,) in the order of the batch's pairs."""
-        return self.fuse(self.encode_a(batch.a), self.encode_b(batch.b), batch.a_index, batch.b_index)
+        return self.mix(self.experts(batch))
+
+    def experts(self, batch: Batch) -> Tensor:
+        """(E, P): what each expert says of each pair."""
+        return self._each(self.encode_a(batch.a), self.encode_b(batch.b), batch.a_index, batch.b_index)
+
+    def mix(self, outputs: Tensor) -> Tensor:
+        """Outputs of the experts (E, P) → (P,)."""
+        if self.summary_head is None:
+            return outputs[0]
+        return outputs[0].lerp(outputs[1], self.summary_share.to(outputs))
 
     def encode_a(self, rows: Packed) -> Encoded:
         """Standardising, projection, noise and BiMamba encoder of A entities, each on its own: (T, D_a) → (T, M)."""
@@ -118,16 +141,19 @@ class InteractionModel(nn.Module):
             a, b: what `encode_a` and `encode_b` gave.
             a_index, b_index: (P,) int64 on the CPU, which entity each pair has.
         """
-        parts = [self.fusion(Packed(a.tokens, a.offsets), Packed(b.tokens, b.offsets), a_index, b_index)]
-        if self.summary_a is not None:
-            z_a, z_b = a.summary[a_index.to(a.summary.device)], b.summary[b_index.to(b.summary.device)]
-            parts += [z_a, z_b, z_a * z_b]
-        logit: Tensor = self.head(torch.cat(parts, 1))[:, 0]
-        return logit
+        return self.mix(self._each(a, b, a_index, b_index))
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters of each part, in the order of the path of data."""
         return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+
+    def _each(self, a: Encoded, b: Encoded, a_index: Tensor, b_index: Tensor) -> Tensor:
+        fused = self.fusion(Packed(a.tokens, a.offsets), Packed(b.tokens, b.offsets), a_index, b_index)
+        outputs: list[Tensor] = [self.head(fused)[:, 0]]
+        if self.summary_head is not None:
+            z_a, z_b = a.summary[a_index.to(a.summary.device)], b.summary[b_index.to(b.summary.device)]
+            outputs.append(self.summary_head(z_a, z_b))
+        return torch.stack(outputs)
 
     def _encode(
         self, standardise: nn.Module, project: nn.Linear, blocks: nn.ModuleList, summary: Summary | None, rows: Packed

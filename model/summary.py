@@ -1,9 +1,9 @@
-"""The shortcut past the sequence model: what an entity's rows are on the whole, given to the head as it is.
+"""The expert beside the sequence model: what two entities' rows are on the whole → a logit.
 
 What a partner is made of is most of what can be learnt from a few thousand pairs, and a mean over the outputs of scans
 passes little of it on (ours; docs/design/0016).
 
-Shapes: L rows of a sequence, D their width, S distinct entities of a side, W width of a summary.
+Shapes: L rows of a sequence, D their width, S distinct entities of a side, W width of a summary, P pairs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,20 @@ class Summary(nn.Module):
         """(S, W)."""
         summary: Tensor = self.join(self.standardise(statistics))
         return summary
+
+
+class SummaryHead(nn.Module):
+    """Summaries of both partners (P, W) each → (P,): an MLP on [z_A ; z_B ; z_A ⊙ z_B]."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        layers = nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 1)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        """(P,)."""
+        logit: Tensor = self.layers(torch.cat([z_a, z_b, z_a * z_b], 1))[:, 0]
+        return logit
 
 
 def summarise(rows: Packed) -> Tensor:

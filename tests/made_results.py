@@ -50,7 +50,7 @@ def made_result(
     _write(folder / "history.csv", ",", ("fold", "epoch", "train_loss", "validation_loss"), history)
     (folder / "checkpoints").mkdir()
     for n in range(len(folds)):
-        (folder / "checkpoints" / f"fold-{n}.json").write_text(json.dumps({"best_epoch": 4}))
+        (folder / "checkpoints" / f"fold-{n}.json").write_text(json.dumps({"best_epochs": [2, 4]}))
     return folder
 
 

@@ -11,6 +11,7 @@ from tolerances import assert_close
 from crossllm.model import InteractionModel, ModelConfig
 from crossllm.model.batch import gather
 from crossllm.model.ensemble import Ensemble
+from crossllm.model.interaction import EXPERTS, expert_of
 from crossllm.model.standardise import Moments
 from crossllm.model.summary import STATISTICS, summarise
 
@@ -95,23 +96,40 @@ def test_an_ensemble_is_the_mean_of_its_members_together_and_encoded_once(
     model = Ensemble(3, 7, 5, config).eval()
     batch = make_batch(rng)
     each = model.outputs(batch)
-    assert each.shape == (3, 12)
+    assert each.shape == (3, 2, 12)
     assert not torch.allclose(each[0], each[1])
-    assert torch.equal(model(batch), each.mean(0))
+    model.set_summary_share(0.3)
+    expected = 0.7 * each[:, 0].mean(0) + 0.3 * each[:, 1].mean(0)
+    assert_close(model(batch), expected, "mixed")
     fused = model.fuse(model.encode_a(batch.a), model.encode_b(batch.b), batch.a_index, batch.b_index)
-    assert_close(fused, each.mean(0), "fused")
+    assert_close(fused, expected, "fused")
     counts, alone = model.parameter_counts(), InteractionModel(7, 5, config).parameter_counts()
     assert counts == {name: 3 * count for name, count in alone.items()}
 
 
-def test_a_member_has_the_gradient_that_it_has_alone(rng: np.random.Generator) -> None:
+def test_an_expert_of_a_member_has_the_gradient_that_it_has_alone(rng: np.random.Generator) -> None:
     torch.manual_seed(1)
     model = Ensemble(2, 7, 5, CONFIG)
     batch = make_batch(rng)
-    model.outputs(batch).square().mean(1).sum().backward()  # type: ignore[no-untyped-call]
-    for member in model.interaction_models:
-        together = [parameter.grad for parameter in member.parameters()]
-        alone = torch.autograd.grad(member(batch).square().mean(), list(member.parameters()))
+    model.outputs(batch).square().mean(2).sum().backward()  # type: ignore[no-untyped-call]
+    learners = model.learners()
+    assert len(learners) == 4
+    assert sum(map(len, learners)) == len(list(model.parameters()))
+    for number, learner in enumerate(learners):
+        member, expert = model.interaction_models[number // 2], number % 2
+        together = [parameter.grad for parameter in learner]
+        alone = torch.autograd.grad(member.experts(batch)[expert].square().mean(), learner)
         for found, expected in zip(together, alone, strict=True):
             assert found is not None
             assert_close(found, expected, "gradient", looser=10)
+
+
+def test_every_weight_is_of_one_expert() -> None:
+    model = Ensemble(2, 7, 5, CONFIG)
+    of = {name: EXPERTS[expert_of(name)] for name in model.state_dict()}
+    assert {name.split(".")[2] for name, expert in of.items() if expert == "summary"} == {
+        "summary_a", "summary_b", "summary_head", "summary_share",
+    }  # fmt: skip
+    assert set(of.values()) == set(EXPERTS)
+    alone = InteractionModel(7, 5, ModelConfig(summary_width=0))
+    assert {expert_of(name) for name in alone.state_dict()} == {0}

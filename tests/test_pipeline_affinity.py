@@ -306,7 +306,7 @@ def test_groups_of_any_name_are_drawn_and_printed(affinities: Path, name: str) -
     undefined = {"mean": None, "std": None, "ci95": [None, None], "per_fold": [None]}
     numbers = dict.fromkeys(METRICS["regression"], undefined)
     draw_result(folder, "regression", scored, {"model": numbers, "baselines": {}}, (name, groups))
-    result = FoldResult(np.zeros(1), None, Target("regression"), 1, [Epoch(1, 0.5, 0.4, None)], {})
+    result = FoldResult(np.zeros(1), None, Target("regression"), [1], [Epoch(1, 0.5, 0.4, None)], {})
     draw_losses(folder, [name, "b"], [result, result], optimistic=False)
     assert (folder.path / "scatter.png").stat().st_size > 10_000
     metrics = {

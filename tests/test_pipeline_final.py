@@ -41,8 +41,9 @@ def test_a_finished_run_is_given_its_model_of_all_pairs(trained: TrainOptions, t
     assert final.calibration.kind == expected.kind
     np.testing.assert_allclose(final.calibration.x, expected.x, rtol=1e-4)
     body = json.loads((run / "checkpoints" / "fold-final.json").read_text())
-    epochs = [json.loads(before[f"fold-{n}.json"])["best_epoch"] for n in (0, 1)]
-    assert len(body["history"]) == round(float(np.median(epochs)))
+    epochs = [json.loads(before[f"fold-{n}.json"])["best_epochs"] for n in (0, 1)]
+    assert body["best_epochs"] == [round(float(np.median(of_one))) for of_one in zip(*epochs, strict=True)]
+    assert len(body["history"]) == max(body["best_epochs"])
     assert body["score"] == []
     train(dataclasses.replace(trained, final=True, resume=True))
     assert (run / "checkpoints" / "fold-final.safetensors").read_bytes() == after["fold-final.safetensors"]

@@ -70,12 +70,14 @@ def _one_in_twenty(part: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 def test_two_hundred_pairs_are_trained_on_and_the_smoothed_loss_chooses(tmp_path: Path) -> None:
     folder = embedded_demo(tmp_path / "demo", entities=40, pairs=200)
-    config = dataclasses.replace(QUICK, epochs=5, smooth=3, lr=1e-2)
+    model = dataclasses.replace(QUICK.model, summary_width=0)
+    config = dataclasses.replace(QUICK, epochs=5, smooth=3, lr=1e-2, model=model)
     inputs = open_inputs(TrainOptions(folder, config))
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, 0)
     found = fit_fold(batches, parts, config, 1, torch.device("cpu"), lambda _epoch: None)
     losses = [epoch.validation_loss for epoch in found.history]
+    assert found.summary_share is None
     means = [np.mean(losses[max(0, n - 2) : n + 1]) for n in range(len(losses))]
     assert found.best_epoch == int(np.argmin(means)) + 1
     assert all(map(math.isfinite, losses))

@@ -104,9 +104,13 @@ def test_a_finished_run_keeps_its_groups(trained: TrainOptions) -> None:
         ("target", {"task": "classification", "mean": 12345.0, "std": 1.0, "mse_weight": 0.5}),
         ("target", {"task": "regression", "mean": 0.0, "std": 1.0, "mse_weight": 0.5}),
         ("target", None),
-        ("best_epoch", 3),
-        ("best_epoch", 1e300),
-        ("best_epoch", 0),
+        ("best_epochs", 1),
+        ("best_epochs", []),
+        ("best_epochs", [1, 3]),
+        ("best_epochs", [1e300, 1]),
+        ("best_epochs", [0, 1]),
+        ("summary_share", 1.5),
+        ("summary_share", "half"),
         ("history", []),
         ("history", [[1, "nan", "inf", {"a": 1}]]),
         ("history", [[2, 0.1, 0.2, 0.5]]),
@@ -171,7 +175,7 @@ def test_a_rare_label_can_be_resumed(small: TrainOptions) -> None:
     folder = RunFolder(small.cache_dir / "runs" / "x", {}, resume=True)
     score, state = np.full(3, 0.5, np.float32), {"w": torch.ones(1)}
     made = Calibration("platt", (1.5,), (-0.25,))
-    result = FoldResult(score, 0.5, Target("classification"), 1, [Epoch(1, 0.1, 0.2, None)], state, made)
+    result = FoldResult(score, 0.5, Target("classification"), [1], [Epoch(1, 0.1, 0.2, None)], state, made)
     folder.save_fold(0, result, "d")
     loaded = folder.load_fold(0, 3, Target("classification"), 1, "d")
     assert loaded is not None

@@ -135,7 +135,13 @@ def listed(words: list[str], last: str) -> str:
 
 
 def certainty_lines(metrics: dict[str, Any]) -> Iterator[str]:
-    """How well probabilities and intervals held on the test folds; nothing of a run of a version that had none."""
+    """What the output is mixed of, and how well probabilities and intervals held on the test folds.
+
+    Nothing of a run of a version that had none.
+    """
+    if found := metrics.get("summary_share"):
+        each = " ".join(f"{share:.1f}" for share in found["per_fold"])
+        yield f"share of the summaries in the output, the rest is the sequence model's; by validation pairs: {each}"
     if found := metrics.get("calibration"):
         error, brier = (
             " → ".join(_number(found[name][when]["mean"]) for when in ("before", "after"))

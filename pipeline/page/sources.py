@@ -138,8 +138,12 @@ def _best_epochs(folder: Path, names: Sequence[str]) -> dict[str, int]:
     found = {}
     for number, name in enumerate(names):
         where = folder / "checkpoints" / f"fold-{number}.json"
-        if where.is_file() and type(best := _json(where).get("best_epoch")) is int:
-            found[name] = best
+        if not where.is_file():
+            continue
+        body = _json(where)
+        best = body.get("best_epochs", [body.get("best_epoch")])  # of a version whose models had one expert
+        if isinstance(best, list) and best and all(type(epoch) is int for epoch in best):
+            found[name] = max(best)
     return found
 
 

@@ -39,13 +39,15 @@ def columns(config: TrainConfig, results: Sequence[FoldResult]) -> dict[str, lis
 
 
 def certainty(config: TrainConfig, results: Sequence[FoldResult], scored: Sequence[Scored]) -> dict[str, Any]:
-    """`calibration` of a classification or `interval` of a regression, as `metrics.json` has them.
+    """`calibration` of a classification or `interval` of a regression, and `summary_share`, as `metrics.json` has them.
 
     Args:
         config: the run's.
         results: of each fold.
         scored: the model's test predictions of each fold.
     """
+    shares = [result.summary_share for result in results if result.summary_share is not None]
+    mixed = {"summary_share": _over_folds(shares)} if shares else {}
     if results[0].calibration is not None:
         probability = calibrated(results)
         kinds = Counter(result.calibration.kind for result in results if result.calibration is not None)
@@ -55,11 +57,11 @@ def certainty(config: TrainConfig, results: Sequence[FoldResult], scored: Sequen
             before = [measure(fold.label, fold.score) for fold in scored]
             after = [measure(fold.label, own) for fold, own in zip(scored, probability, strict=True)]
             found[name] = {"before": _over_folds(before), "after": _over_folds(after)}
-        return {"calibration": found}
+        return mixed | {"calibration": found}
     halves = [result.half_width or 0.0 for result in results]
     coverage = [covered(fold.label, fold.score, half) for fold, half in zip(scored, halves, strict=True)]
     width = _over_folds([2 * half for half in halves])
-    return {"interval": {"asked": config.interval, "coverage": _over_folds(coverage), "width": width}}
+    return mixed | {"interval": {"asked": config.interval, "coverage": _over_folds(coverage), "width": width}}
 
 
 def _error(label: np.ndarray, probability: np.ndarray) -> float:

@@ -94,7 +94,7 @@ def fit_system(system: System, material: Material, parts: Parts, number: int, to
     decided = decide(dataset.task, dataset.labels[parts.validation], found.validation, config)
     target = fit_target(dataset.task, dataset.labels, parts.train, config)
     return FoldResult(
-        found.test, decided.threshold, target, found.best_epoch, list(found.history), {}, decided.calibration,
+        found.test, decided.threshold, target, [found.best_epoch], list(found.history), {}, decided.calibration,
         decided.half_width,
     )  # fmt: skip
 

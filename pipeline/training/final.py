@@ -1,6 +1,7 @@
 """One model on all pairs, after the folds have said how long to train and how to read its scores: `train --final`.
 
-It has no pair left to choose anything on.  Its epochs are the median of the folds' best ones; its threshold and its
+It has no pair left to choose anything on.  Each expert's epoch is the median of the folds' best ones, and the share of
+the summaries in the mixture the mean of the folds'; its threshold and its
 calibration, or its interval, are fitted on the folds' predictions of their test pairs: of models like it, on pairs that
 these had not seen.
 """
@@ -19,7 +20,7 @@ from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.decision import decide
-from crossllm.pipeline.training.fold import FoldResult, fit_fold, fold_seed
+from crossllm.pipeline.training.fold import FoldResult, Settled, fit_fold, fold_seed
 from crossllm.pipeline.training.run_folder import FINAL, RunFolder
 
 
@@ -43,18 +44,22 @@ def fit_final(
     """
     if folder.has_final():
         return
-    epochs = max(1, round(statistics.median(result.best_epoch for result in results)))
+    of_experts = zip(*(result.best_epochs for result in results), strict=True)
+    epochs = [max(1, round(statistics.median(of_one))) for of_one in of_experts]
+    shares = [result.summary_share for result in results if result.summary_share is not None]
+    settled = Settled(epochs, statistics.fmean(shares) if shares else None)
     every = np.arange(len(batches.labels))
-    note(f"note: --final: one model on all {len(every):,} pairs, {epochs} epochs as the folds' best (median)")
-    # The same pairs stand for a validation part: which epoch is taken is then a matter of the training loss alone.
-    settled = dataclasses.replace(config, epochs=epochs, patience=epochs, protocol="honest")
+    note(f"note: --final: one model on all {len(every):,} pairs, {max(epochs)} epochs as the folds' best (median)")
+    # The same pairs stand for a validation part, which chooses nothing.
+    length = dataclasses.replace(config, epochs=max(epochs), patience=max(epochs), protocol="honest")
     digest = folder.fold_digest([("all", str(len(every)))])
     whole = Parts(every, every, every[:0])
     keeper = folder.keeper(FINAL, digest)
-    fitted = fit_fold(batches, whole, settled, fold_seed(config.seed, len(parts)), device, lambda _: None, keeper)
+    seed = fold_seed(config.seed, len(parts))
+    fitted = fit_fold(batches, whole, length, seed, device, lambda _: None, keeper, settled)
     label = np.concatenate([batches.labels[part.test] for part in parts])
     score = np.concatenate([result.score for result in results])
-    decided = decide(batches.task, label, score, settled)
+    decided = decide(batches.task, label, score, length)
     fitted = fitted._replace(
         threshold=decided.threshold, calibration=decided.calibration, half_width=decided.half_width
     )

@@ -24,10 +24,13 @@ from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.decision import decide
 from crossllm.pipeline.training.keeping import Keeper
-from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict
+from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict, predict_experts
 from crossllm.pipeline.training.progress import Epoch, Progress
 from crossllm.pipeline.training.sampler import balanced, shuffled_batches
 from crossllm.pipeline.training.target import Target, fit_target
+
+SHARES = tuple(tenths / 10 for tenths in range(11))
+"""What the summaries' expert may have of the mixture."""
 
 
 class FoldResult(NamedTuple):
@@ -40,21 +43,37 @@ class FoldResult(NamedTuple):
     regression."""
     target: Target
     """What the scaling was: a checkpoint needs it to give affinities."""
-    best_epoch: int
-    """Of the history; 0 of a system without epochs."""
+    best_epochs: list[int]
+    """(E,) of the history, one of each expert of our model; [0] of a system without epochs."""
     history: list[Epoch]
     state: dict[str, Tensor]
-    """Weights of the best epoch; of another system than our model none."""
+    """Of each expert the weights of its best epoch; of another system than our model none."""
     calibration: Calibration | None = None
     """From score to probability, fitted on the validation part; None in a regression."""
     half_width: float | None = None
     """Of the interval around an affinity (`crossllm.pipeline.evaluation.intervals`), from the validation residuals;
     None in a classification."""
+    summary_share: float | None = None
+    """Of the summaries' expert in our model's output, chosen on the validation part; None without."""
+
+    @property
+    def best_epoch(self) -> int:
+        """The last that an expert is taken from."""
+        return max(self.best_epochs)
 
 
 def fold_seed(seed: int, fold: int) -> int:
     """Seed of a fold: its own, so that a fold's numbers do not depend on which folds ran before it."""
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
+
+
+class Settled(NamedTuple):
+    """What folds have chosen for a model that has no pairs to choose on."""
+
+    epochs: list[int]
+    """(E,) the epoch of which each expert is taken."""
+    summary_share: float | None
+    """As `FoldResult` has it."""
 
 
 class _Work(NamedTuple):
@@ -70,6 +89,7 @@ class _Work(NamedTuple):
     device: torch.device
     pause: Callable[[], None]
     """Called between two steps, where a signal may stop the work and how far it has come may be kept."""
+    settled: Settled | None
 
 
 class _Stopped(Exception):
@@ -84,6 +104,7 @@ def fit_fold(
     device: torch.device,
     on_epoch: Callable[[Epoch], None],
     keeper: Keeper | None = None,
+    settled: Settled | None = None,
 ) -> FoldResult:
     """Train one model from scratch, or from where a keeper has it.
 
@@ -97,6 +118,7 @@ def fit_fold(
         device: where to compute.
         on_epoch: called after every epoch, those of an earlier start included.
         keeper: where how far it has come is kept; None: nowhere.
+        settled: what need not be chosen; None: the validation part chooses.
     """
     progress = _begin(batches, parts, config, seed, device)
     if keeper is not None and (saved := keeper.load()) is not None:
@@ -113,7 +135,7 @@ def fit_fold(
             if keeper is not None and keeper.due():
                 keeper.save(progress.to_saved())
 
-        work = _Work(scaled, batches.labels, parts, config, target, device, pause)
+        work = _Work(scaled, batches.labels, parts, config, target, device, pause, settled)
         try:
             while not _finished(progress, config):
                 _run_epoch(progress, work, on_epoch)
@@ -145,7 +167,7 @@ def _rate(step: int, steps: int, config: TrainConfig) -> float:
 def _finished(progress: Progress, config: TrainConfig) -> bool:
     """Whether no further epoch is trained; the paper's way takes the best of all of them and stops early never."""
     done = progress.epoch - 1
-    patient = config.protocol == "paper" or done - progress.best_epoch < config.patience
+    patient = config.protocol == "paper" or done - max(progress.best_epochs, default=0) < config.patience
     return done >= config.epochs or not patient
 
 
@@ -157,41 +179,68 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
         pairs = balanced(pairs, work.labels[pairs], progress.rng)
     order = shuffled_batches(pairs, work.batches.sides, bounds(config), config.sharing, progress.rng)
     train_loss = _train_epoch(progress, work, order)
-    output = predict(progress.judged, work.batches, validation, config, work.device, work.pause)
-    loss = float(target.loss(output, torch.from_numpy(work.batches.labels[validation]).float(), config))
-    if not math.isfinite(loss):
+    outputs = predict_experts(progress.judged, work.batches, validation, config, work.device, work.pause)
+    label = torch.from_numpy(work.batches.labels[validation]).float()
+    output = progress.judged.mix(outputs)
+    loss, *losses = (float(target.loss(one, label, config)) for one in (output, *outputs))
+    if not all(map(math.isfinite, (loss, *losses))):
         raise InputError(
             f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
         )
-    recent = [*(epoch.validation_loss for epoch in progress.history), loss][-config.smooth :]
-    cost = sum(recent) / len(recent) if config.protocol == "honest" else -_paper_score(progress, work)
-    progress.end_epoch(Epoch(progress.epoch, train_loss, loss, _quality(target, work.labels[validation], output)), cost)
-    on_epoch(progress.history[-1])
+    done = Epoch(progress.epoch, train_loss, loss, _quality(target, work.labels[validation], output))
+    progress.end_epoch(done, losses, _costs(progress, work, losses))
+    on_epoch(done)
 
 
-def _paper_score(progress: Progress, work: _Work) -> float:
-    """The first metric of the task on the *test* part, at threshold ½; −∞ where it is undefined."""
-    test = work.parts.test
-    score = work.target.score(predict(progress.judged, work.batches, test, work.config, work.device, work.pause))
-    found = compute(work.target.task, Scored(work.labels[test], score, score >= 0.5), np.ones((1, len(test))))
-    value = float(found[METRICS[work.target.task][0]][0])
-    return value if math.isfinite(value) else -math.inf
+def _costs(progress: Progress, work: _Work, losses: list[float]) -> list[float]:
+    """(E,) what the epoch of each expert is chosen by, less is better; `losses` are those of the epoch under way."""
+    if work.settled is not None:
+        return [float(progress.epoch != epoch) for epoch in work.settled.epochs]
+    if work.config.protocol == "paper":
+        return [-score for score in _paper_scores(progress, work)]
+    recent = [*progress.losses, losses][-work.config.smooth :]
+    return [sum(of_one) / len(recent) for of_one in zip(*recent, strict=True)]
+
+
+def _paper_scores(progress: Progress, work: _Work) -> list[float]:
+    """(E,) the first metric of the task on the *test* part, at threshold ½; −∞ where it is undefined."""
+    test, task, found = work.parts.test, work.target.task, []
+    for output in predict_experts(progress.judged, work.batches, test, work.config, work.device, work.pause):
+        score = work.target.score(output)
+        metrics = compute(task, Scored(work.labels[test], score, score >= 0.5), np.ones((1, len(test))))
+        value = float(metrics[METRICS[task][0]][0])
+        found.append(value if math.isfinite(value) else -math.inf)
+    return found
 
 
 def _score_once(progress: Progress, work: _Work) -> FoldResult:
-    """The best epoch's weights; threshold, calibration and interval from validation pairs; the test part, scored."""
+    """The best epochs' weights; mixture, threshold, calibration and interval from validation pairs; the test part."""
     model, config, target, parts = progress.model, work.config, work.target, work.parts
     model.load_state_dict(progress.best_state)
-    validation, test = (
-        target.score(predict(model, work.batches, pairs, config, work.device))
-        for pairs in (parts.validation, parts.test)
-    )
-    state = {name: tensor.cpu() for name, tensor in progress.best_state.items()}
+    outputs = predict_experts(model, work.batches, parts.validation, config, work.device)
+    share = _summary_share(outputs, work)
+    if share is not None:
+        model.set_summary_share(share)
+    validation = target.score(model.mix(outputs))
+    test = target.score(predict(model, work.batches, parts.test, config, work.device))
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     decided = decide(target.task, work.labels[parts.validation], validation, config)
     return FoldResult(
-        test, decided.threshold, target, progress.best_epoch, progress.history, state, decided.calibration,
-        decided.half_width,
+        test, decided.threshold, target, progress.best_epochs, progress.history, state, decided.calibration,
+        decided.half_width, share,
     )  # fmt: skip
+
+
+def _summary_share(outputs: Tensor, work: _Work) -> float | None:
+    """Of the second expert's outputs (E, P_validation) in the mixture: a tenth or several, of the least loss."""
+    if len(outputs) == 1:
+        return None
+    if work.settled is not None:
+        return work.settled.summary_share
+    label = torch.from_numpy(work.batches.labels[work.parts.validation]).float()
+    mixtures = [outputs[0].lerp(outputs[1], share) for share in SHARES]
+    losses = [float(work.target.loss(mixture, label, work.config)) for mixture in mixtures]
+    return SHARES[int(np.argmin(losses))]
 
 
 def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> Ensemble:
@@ -224,19 +273,20 @@ def _decay_groups(model: Ensemble, decay: float) -> list[dict[str, Any]]:
 def _train_epoch(progress: Progress, work: _Work, order: list[np.ndarray]) -> float:
     """One pass over the training pairs, batch by batch, from the step on that it has come to; their mean loss."""
     model, optimiser, config = progress.model, progress.optimiser, work.config
+    learners = model.learners()
     model.train()
     for batch in work.batches.stream(order[progress.step :], config.model.summary_width > 0):
         batch = batch.to(work.device)
         with autocast(config, work.device):
-            outputs = model.outputs(batch).float()
-        # The sum: each member has the gradient that it has alone.
+            outputs = model.outputs(batch).float().flatten(0, 1)
+        # The sum: each expert of each member has the gradient that it has alone.
         loss = torch.stack([work.target.loss(output, batch.label, config) for output in outputs]).sum()
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        for member in model.members:
-            torch.nn.utils.clip_grad_norm_(member.parameters(), config.clip)
+        for learner in learners:
+            torch.nn.utils.clip_grad_norm_(learner, config.clip)
         optimiser.step()
         progress.end_step(loss.item() / len(outputs) * len(batch.label))
         work.pause()

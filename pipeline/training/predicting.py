@@ -27,19 +27,31 @@ def predict(
     device: torch.device,
     pause: Callable[[], None] = go_on,
 ) -> Tensor:
-    """(P,) logits or scaled affinities of these pairs on the CPU, in their order; no noise, no dropout.
+    """(P,) logits or scaled affinities: as `predict_experts` has them, mixed."""
+    return model.mix(predict_experts(model, batches, pairs, config, device, pause))
 
-    `pause` is called after every batch.
+
+def predict_experts(
+    model: Ensemble,
+    batches: PairBatches,
+    pairs: np.ndarray,
+    config: TrainConfig,
+    device: torch.device,
+    pause: Callable[[], None] = go_on,
+) -> Tensor:
+    """(E, P) logits or scaled affinities of each expert for these pairs on the CPU, in their order.
+
+    There is no noise and no dropout.  `pause` is called after every batch.
     """
     model.eval()
     places = ordered_batches(np.arange(len(pairs)), [side.at(pairs) for side in batches.sides], bounds(config))
-    outputs = torch.empty(len(pairs))
+    outputs = torch.empty(model.experts, len(pairs))
     with torch.inference_mode():
         stream = batches.stream([pairs[part] for part in places], config.model.summary_width > 0)
         for part, batch in zip(places, stream, strict=True):
             with autocast(config, device):
-                output = model(batch.to(device))
-            outputs[torch.from_numpy(part)] = output.float().cpu()
+                output = model.outputs(batch.to(device)).mean(0)
+            outputs[:, torch.from_numpy(part)] = output.float().cpu()
             pause()
     return outputs
 

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from crossllm.model.ensemble import Ensemble
+from crossllm.model.interaction import expert_of
 from crossllm.pipeline.training.keeping import Saved
 
 
@@ -48,7 +49,7 @@ class Progress:
     average: Ensemble | None = field(init=False)
     """Moving average of the weights."""
     best_state: dict[str, Tensor] = field(default_factory=dict)
-    """Weights of the best epoch so far."""
+    """Of each expert the weights of its best epoch so far."""
     epoch: int = 1
     """The one under way, from 1."""
     step: int = 0
@@ -57,10 +58,12 @@ class Progress:
     """Sum of their losses, each times its pairs."""
     order: Mapping[str, Any] = field(init=False)
     """The generator's state when the epoch began."""
-    cost: float = math.inf
-    """What the best epoch was chosen by; less is better."""
-    best_epoch: int = 0
-    """0: none is done yet."""
+    costs: list[float] = field(default_factory=list)
+    """(E,) what each expert's best epoch was chosen by; less is better."""
+    best_epochs: list[int] = field(default_factory=list)
+    """(E,); empty: no epoch is done yet."""
+    losses: list[list[float]] = field(default_factory=list)
+    """Of each epoch the validation loss of each expert."""
     history: list[Epoch] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -83,12 +86,25 @@ class Progress:
                 for own, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
                     own.lerp_(new, 1 - keep)
 
-    def end_epoch(self, done: Epoch, cost: float) -> None:
-        """Close the epoch under way; its weights are kept if it cost the least so far."""
+    def end_epoch(self, done: Epoch, losses: list[float], costs: list[float]) -> None:
+        """Close the epoch under way; of each expert its weights are kept if it cost the least so far.
+
+        Args:
+            done: the epoch.
+            losses: (E,) validation loss of each expert.
+            costs: (E,) what each is chosen by.
+        """
+        first = not self.history
         self.history.append(done)
-        if self.best_epoch == 0 or cost < self.cost:
-            self.cost, self.best_epoch = cost, done.epoch
-            self.best_state = copy.deepcopy(self.judged.state_dict())
+        self.losses.append(losses)
+        if first:
+            self.costs, self.best_epochs = [math.inf] * len(costs), [0] * len(costs)
+        better = {n for n, (new, old) in enumerate(zip(costs, self.costs, strict=True)) if first or new < old}
+        for number in better:
+            self.costs[number], self.best_epochs[number] = costs[number], done.epoch
+        for name, tensor in self.judged.state_dict().items():
+            if expert_of(name) in better:
+                self.best_state[name] = tensor.clone()
         self.epoch, self.step, self.total = done.epoch + 1, 0, 0.0
         self.order = self.rng.bit_generator.state
 
@@ -109,8 +125,9 @@ class Progress:
             "total": self.total,
             "order": self.order,
             "steps": self.schedule.last_epoch,
-            "cost": self.cost if math.isfinite(self.cost) else None,
-            "best_epoch": self.best_epoch,
+            "costs": [cost if math.isfinite(cost) else None for cost in self.costs],
+            "best_epochs": self.best_epochs,
+            "losses": self.losses,
             "history": [list(epoch) for epoch in self.history],
         }
         return Saved(numbers, tensors)
@@ -133,8 +150,8 @@ class Progress:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.order = self.rng.bit_generator.state = numbers["order"]
         self.epoch, self.step, self.total = numbers["epoch"], numbers["step"], numbers["total"]
-        self.cost = math.inf if numbers["cost"] is None else numbers["cost"]
-        self.best_epoch = numbers["best_epoch"]
+        self.costs = [math.inf if cost is None else cost for cost in numbers["costs"]]
+        self.best_epochs, self.losses = numbers["best_epochs"], numbers["losses"]
         self.history = [Epoch(*values) for values in numbers["history"]]
 
     def _restore_rate(self, steps: int) -> None:

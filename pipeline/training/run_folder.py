@@ -158,7 +158,8 @@ class RunFolder:
             "score": result.score.tolist(),
             "threshold": result.threshold,
             "target": result.target._asdict(),
-            "best_epoch": result.best_epoch,
+            "best_epochs": result.best_epochs,
+            "summary_share": result.summary_share,
             "history": [list(epoch) for epoch in result.history],
             "calibration": result.calibration and result.calibration._asdict(),
             "half_width": half_width_as_json(result.half_width),
@@ -188,13 +189,14 @@ class RunFolder:
                 raise ValueError("it is of a run with other settings or other test pairs")
             score = np.array(body["score"], np.float64)
             history = [_epoch(n, *values) for n, values in enumerate(body["history"], 1)]
-            best, classes = body["best_epoch"], target.task == "classification"
+            best, classes = body["best_epochs"], target.task == "classification"
             low, high = (0, 1) if classes else (-MAX_LABEL, MAX_LABEL)
             if not (score.shape == (pairs,) and ((score >= low) & (score <= high)).all()):
                 raise ValueError(f"not one score for each of {pairs} test pairs")
             least, most = (0, len(history)) if epochs is None else (1, epochs)
             first = min(1, len(history))  # of no epochs none is the best
-            if not (least <= len(history) <= most and type(best) is int and first <= best <= len(history)):
+            known = isinstance(best, list) and best and all(type(one) is int for one in best)
+            if not (known and least <= len(history) <= most and first <= min(best) <= max(best) <= len(history)):
                 raise ValueError(f"{len(history)} epochs of at most {most}, the best of them {best}")
             if body["target"] != target._asdict():
                 raise ValueError(f"its target {body['target']} is not that of its training part, {target._asdict()}")
@@ -205,11 +207,19 @@ class RunFolder:
                 raise ValueError("its weights are missing")
             calibration = calibration_of(body["calibration"]) if classes else None
             half = None if classes else half_width_of(body["half_width"])
-            result = FoldResult(score, threshold, target, best, history, {}, calibration, half)
+            share = share_of(body["summary_share"])
+            result = FoldResult(score, threshold, target, best, history, {}, calibration, half, share)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error}; remove it and run again with --resume") from None
         self.keeper(number, digest).clear()  # of a run killed just after it had finished the fold
         return result
+
+
+def share_of(value: Any) -> float | None:
+    """A mixture's share as a checkpoint has it."""
+    if value is None or (type(value) in (int, float) and 0 <= value <= 1):
+        return None if value is None else float(value)
+    raise ValueError(f"the summaries' share {value} is not from 0 to 1")
 
 
 def _epoch(expected: int, number: Any, fit: Any, held: Any, quality: Any) -> Epoch:

@@ -202,6 +202,10 @@ def _joined(folder: Path, runs: dict[int, TrainedRun]) -> TrainedRun:
     return first._replace(folder=folder, folds=folds)
 
 
+class _OneHead(Exception):
+    """Weights of a model that had no experts yet."""
+
+
 def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:
     """A fold's model, in evaluation mode, with its widths from its own weights."""
     path = where.with_suffix(".safetensors")
@@ -210,6 +214,8 @@ def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:
         state = load_file(path)
         if not any(name.startswith("members.") for name in state):  # of a version without ensembles
             state = {f"members.0.{name}": tensor for name, tensor in state.items()}
+        if config.model.summary_width and "members.0.summary_share" not in state:
+            raise _OneHead
         dim_a, dim_b = (state[f"members.0.project_{side}.weight"].shape[1] for side in "ab")
         model = Ensemble(config.ensemble, dim_a, dim_b, config.model, config.scan)
         model.load_state_dict(state)
@@ -222,6 +228,10 @@ def _load_fold(name: str, where: Path, config: TrainConfig) -> Fold:
             None if made is None else calibration_of(made),
             None if half is None else half_width_of(half),
         )
+    except _OneHead:
+        raise CacheCorrupt(
+            f"{path}: of a version whose summaries went into one head with the sequence model; train it again"
+        ) from None
     except OSError as error:
         raise CacheCorrupt(f"{error.filename or path}: {error.strerror or error}; a finished run has it") from None
     except Exception as error:  # safetensors raises a class of its own from Rust
