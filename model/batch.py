@@ -19,7 +19,7 @@ class Packed(NamedTuple):
     offsets: Tensor
     """(S + 1,) int64 on the CPU."""
     statistics: Tensor | None = None
-    """(S, 4 D) of the rows of each entity (`crossllm.model.summary`), made once, where tokens may be averages of rows;
+    """(S, 3 D) of the rows of each entity (`crossllm.model.summary`), made once, where tokens may be averages of rows;
     None: the tokens are the rows."""
 
     def to(self, device: torch.device) -> Packed:

@@ -16,16 +16,14 @@ from torch import Tensor, nn
 from crossllm.model.batch import Packed, segment_mean, spread_over
 from crossllm.model.standardise import Moments, Standardise
 
-STATISTICS = ("mean", "deviation", "largest", "smallest")
+STATISTICS = ("mean", "deviation", "largest")
 """Of each column over an entity's rows, in this order."""
-_ENDS = {"amax": -math.inf, "amin": math.inf}
-"""Kind → what it starts from, which no row shares: include_self=False counts a start of 0 as a row (torch 2.13)."""
 _NO_SPREAD = 1e-12
 """Keeps the gradient of a root finite where an entity has one row, or all alike."""
 
 
 class Summary(nn.Module):
-    """Statistics of an entity's rows (S, 4 D) → z (S, W): standardised over the training part's entities, one layer."""
+    """Statistics of an entity's rows (S, 3 D) → z (S, W): standardised over the training part's entities, one layer."""
 
     def __init__(self, dim: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -58,12 +56,13 @@ class SummaryHead(nn.Module):
 
 
 def summarise(rows: Packed) -> Tensor:
-    """(S, 4 D) float32: of each entity the `STATISTICS` of every column over its rows; sums are in float64."""
+    """(S, 3 D) float32: of each entity the `STATISTICS` of every column over its rows; sums are in float64."""
     x = rows._replace(tokens=rows.tokens.double())
     mean = segment_mean(x)
     variance = segment_mean(x._replace(tokens=(x.tokens - spread_over(mean, x.offsets)).square()))
     # Not segment_reduce: where rows share the largest value its gradient is too large, up to as many times as they are
     # (torch 2.13; findings/torch_segment_reduce_ties.sh).
     of_row = torch.repeat_interleave(x.offsets.diff())[:, None].expand(x.tokens.shape).to(x.tokens.device)
-    ends = [mean.new_full(mean.shape, start).scatter_reduce(0, of_row, x.tokens, k) for k, start in _ENDS.items()]
-    return torch.cat([mean, (variance + _NO_SPREAD).sqrt(), *ends], 1).float()
+    # It starts from what no row shares: include_self=False counts a start of 0 as a row (torch 2.13).
+    largest = mean.new_full(mean.shape, -math.inf).scatter_reduce(0, of_row, x.tokens, "amax")
+    return torch.cat([mean, (variance + _NO_SPREAD).sqrt(), largest], 1).float()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from crossllm.cache.errors import InputError, printable
 from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
+from crossllm.embed.encoders.kmer import VERSION as KMER_VERSION
+from crossllm.embed.encoders.morgan import VERSION as MORGAN_VERSION
 from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
 from crossllm.embed.encoders.profile_molecule import VERSION as MOLECULE_VERSION
 from crossllm.embed.weights.model_size import ESM2_SIZES, RINALMO_SIZES, UNIREP_SIZES
@@ -25,6 +27,18 @@ def _load_profile(loading: Loading) -> Encoder:
     from crossllm.embed.encoders.profile import ProfileEncoder
 
     return ProfileEncoder(loading.recipe.modality)
+
+
+def _load_kmer(loading: Loading) -> Encoder:
+    from crossllm.embed.encoders.kmer import KmerEncoder
+
+    return KmerEncoder(loading.recipe.modality)
+
+
+def _load_morgan(_loading: Loading) -> Encoder:
+    from crossllm.embed.encoders.morgan import MorganEncoder
+
+    return MorganEncoder()
 
 
 def _language_model(module: str) -> Callable[[Loading], Encoder]:
@@ -84,6 +98,9 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         EncoderInfo("profile", "rna", 57, NO_WEIGHTS, _load_profile, PROFILE_VERSION),
         EncoderInfo("profile", "protein", 108, NO_WEIGHTS, _load_profile, PROFILE_VERSION),
         EncoderInfo("profile", "molecule", 106, NO_WEIGHTS, _load_profile, MOLECULE_VERSION, RDKIT),
+        EncoderInfo("kmer", "rna", 340, NO_WEIGHTS, _load_kmer, KMER_VERSION),
+        EncoderInfo("kmer", "protein", 819, NO_WEIGHTS, _load_kmer, KMER_VERSION),
+        EncoderInfo("morgan", "molecule", 1024, NO_WEIGHTS, _load_morgan, MORGAN_VERSION, RDKIT),
         EncoderInfo(
             "rnabert", "rna", 120, LICENCES["rnabert"], _language_model("rnabert"), limit=440, overlap=220,
             options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
@@ -159,7 +176,7 @@ def meant_by(name: str) -> list[tuple[str, str]]:
 
     last = re.sub(r"(_pretrained)?(\.(pt|pth|safetensors))?$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
     asked = plain(re.sub(r"_t\d+_|_UR50[DS]", "_", last, flags=re.IGNORECASE))
-    known = {plain(n): (m, n) for m, n in ENCODERS if n != "profile"}
+    known = {plain(n): (m, n) for m, n in ENCODERS if n not in ("profile", "kmer", "morgan")}
     if asked in known:
         return [known[asked]]
     if family := [found for key, found in known.items() if len(asked) >= 4 and key.startswith(asked)]:

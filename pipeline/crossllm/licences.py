@@ -5,6 +5,8 @@ from __future__ import annotations
 NO_WEIGHTS = "none needed"
 LICENCES = {
     "profile": NO_WEIGHTS,
+    "kmer": NO_WEIGHTS,
+    "morgan": NO_WEIGHTS,
     "rnabert": "none stated in the repository",
     "rnafm": "MIT",
     "rinalmo": "CC BY 4.0",

@@ -235,7 +235,7 @@ class _Prepared(NamedTuple):
     tokens: np.ndarray
     """(T, D)."""
     statistics: Tensor | None
-    """(1, 4 D), or None for a model that does not read them."""
+    """(1, 3 D), or None for a model that does not read them."""
 
 
 def _prepared(f: Explained, rows: np.ndarray) -> _Prepared:

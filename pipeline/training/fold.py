@@ -150,7 +150,7 @@ def _begin(batches: PairBatches, parts: Parts, config: TrainConfig, seed: int, d
     """A fold before its first step."""
     torch.manual_seed(seed)
     model = _new_model(batches, parts, config).to(device)
-    optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr)
+    optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr, fused=True)
     steps = config.epochs * -(-len(parts.train) // config.batch_pairs)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, config))
     return Progress(model, optimiser, schedule, np.random.default_rng(seed), device, config.ema)
@@ -286,7 +286,7 @@ def _train_epoch(progress: Progress, work: _Work, order: list[np.ndarray]) -> fl
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for learner in learners:
-            torch.nn.utils.clip_grad_norm_(learner, config.clip)
+            torch.nn.utils.clip_grad_norm_(learner, config.clip, foreach=True)
         optimiser.step()
         progress.end_step(loss.item() / len(outputs) * len(batch.label))
         work.pause()
