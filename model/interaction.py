@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from crossllm.model.batch import Batch, Packed, gather
 from crossllm.model.bimamba import BiMamba
+from crossllm.model.draws import BatchPart, Dropout, Noise, draw_for
 from crossllm.model.fusion import Concat, CrossAttention, CrossMamba, Gated
 from crossllm.model.settings import ModelConfig
 from crossllm.model.standardise import Standardise
@@ -86,10 +87,10 @@ class InteractionModel(nn.Module):
     def __init__(self, dim_a: int, dim_b: int, config: ModelConfig, backend: str = "auto") -> None:
         super().__init__()
         width = config.d_model
-        self.noise = config.noise
         kind = Standardise if config.standardise else nn.Identity
         self.standardise_a, self.standardise_b = kind(dim_a), kind(dim_b)
         self.project_a, self.project_b = nn.Linear(dim_a, width), nn.Linear(dim_b, width)
+        self.noise_a, self.noise_b = Noise(config.noise), Noise(config.noise)
 
         def block() -> BiMamba:
             return BiMamba(width, config.d_state, config.bidirectional, backend)
@@ -102,7 +103,7 @@ class InteractionModel(nn.Module):
             self.fusion = CrossMamba(width, block, config.mixer_layers, config.order)
         else:
             self.fusion = OTHER_FUSIONS[config.fusion](width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(width, 1))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), Dropout(config.dropout), nn.Linear(width, 1))
         self.summary_a: Summary | None = None
         self.summary_b: Summary | None = None
         self.summary_head: SummaryHead | None = None
@@ -128,11 +129,11 @@ class InteractionModel(nn.Module):
 
     def encode_a(self, rows: Packed) -> Encoded:
         """Standardising, projection, noise and BiMamba encoder of A entities, each on its own: (T, D_a) → (T, M)."""
-        return self._encode(self.standardise_a, self.project_a, self.encoder_a, self.summary_a, rows)
+        return self._encode(self.standardise_a, self.project_a, self.noise_a, self.encoder_a, self.summary_a, rows)
 
     def encode_b(self, rows: Packed) -> Encoded:
         """The same for B entities: (T, D_b) → (T, M)."""
-        return self._encode(self.standardise_b, self.project_b, self.encoder_b, self.summary_b, rows)
+        return self._encode(self.standardise_b, self.project_b, self.noise_b, self.encoder_b, self.summary_b, rows)
 
     def fuse(self, a: Encoded, b: Encoded, a_index: Tensor, b_index: Tensor) -> Tensor:
         """(P,) logits or affinities of pairs of encoded entities.
@@ -143,9 +144,20 @@ class InteractionModel(nn.Module):
         """
         return self.mix(self._each(a, b, a_index, b_index))
 
+    def draw_for(self, part: BatchPart) -> None:
+        """Draw noise and dropout for a whole batch from now on, of which the next call is given this part."""
+        (tokens_a, tokens_b), (entities_a, entities_b) = part.tokens, part.entities
+        for layers, own in (
+            (self.noise_a, tokens_a), (self.noise_b, tokens_b), (self.summary_a, entities_a),
+            (self.summary_b, entities_b), (self.head, part.pairs), (self.summary_head, part.pairs),
+        ):  # fmt: skip
+            if layers is not None:
+                draw_for(layers, own)
+
     def parameter_counts(self) -> dict[str, int]:
         """Parameters of each part, in the order of the path of data."""
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+        parts = ((name, part) for name, part in self.named_children() if not isinstance(part, Noise))
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
 
     def _each(self, a: Encoded, b: Encoded, a_index: Tensor, b_index: Tensor) -> Tensor:
         fused = self.fusion(Packed(a.tokens, a.offsets), Packed(b.tokens, b.offsets), a_index, b_index)
@@ -156,12 +168,16 @@ class InteractionModel(nn.Module):
         return torch.stack(outputs)
 
     def _encode(
-        self, standardise: nn.Module, project: nn.Linear, blocks: nn.ModuleList, summary: Summary | None, rows: Packed
+        self,
+        standardise: nn.Module,
+        project: nn.Linear,
+        noise: Noise,
+        blocks: nn.ModuleList,
+        summary: Summary | None,
+        rows: Packed,
     ) -> Encoded:
         # The residual stream stays in float32 under autocast, as the parameters do.
-        x: Tensor = project(standardise(rows.tokens.float())).to(project.weight.dtype)
-        if self.training and self.noise > 0:
-            x = x + self.noise * torch.randn_like(x)
+        x: Tensor = noise(project(standardise(rows.tokens.float())).to(project.weight.dtype))
         for block in blocks:
             x = block(x, rows.offsets)
         if summary is None:

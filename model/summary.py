@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crossllm.model.batch import Packed, segment_mean, spread_over
+from crossllm.model.draws import Dropout
 from crossllm.model.standardise import Moments, Standardise
 
 STATISTICS = ("mean", "deviation", "largest")
@@ -29,7 +30,7 @@ class Summary(nn.Module):
         super().__init__()
         columns = len(STATISTICS) * dim
         self.standardise = Standardise(columns)
-        self.join = nn.Sequential(nn.Linear(columns, width), nn.GELU(), nn.Dropout(dropout))
+        self.join = nn.Sequential(nn.Linear(columns, width), nn.GELU(), Dropout(dropout))
 
     def fit(self, moments: Moments) -> None:
         """Take the moments of the training part's entities over `summarise`'s columns."""
@@ -46,7 +47,7 @@ class SummaryHead(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        layers = nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 1)
+        layers = nn.Linear(3 * width, width), nn.GELU(), Dropout(dropout), nn.Linear(width, 1)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
 from crossllm.cache.errors import PartlyDone
 from crossllm.cache.files.paths import as_text
+from crossllm.pipeline.cli_split_flags import split_file_option
 from crossllm.pipeline.cli_train import check_device, recipe_option, recipes_of
+from crossllm.pipeline.ranks.launch import refuse_several
 
 
 @click.command(
@@ -61,6 +63,8 @@ from crossllm.pipeline.cli_train import check_device, recipe_option, recipes_of
     show_default=True,
     help="Read rows as views of mapped files, or by pread.",
 )
+@split_file_option
+@click.option("--quiet", is_flag=True, help="No line for each finished row.")
 @click.option("--json", "as_json", is_flag=True, help="Print ablation.json instead of the table.")
 def ablate(
     as_json: bool,
@@ -76,6 +80,7 @@ def ablate(
     values; finished rows are kept.
     """
     chosen = recipes_of(recipes)
+    refuse_several("crossllm ablate")
     prepare_machine()
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # for the rows' processes, as `train` has it
     from crossllm.pipeline.experiments.ablation import AblationOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,6 +17,9 @@ from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, one_line, printable
 from crossllm.cache.files.paths import as_text
 from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flags, split_file_option, take_settings
+
+if TYPE_CHECKING:
+    from crossllm.pipeline.ranks.ranks import Ranks
 
 SETTINGS = {
     "system": ("NAME", "What is fitted: crossllm_mamba, or a system of docs/guide/systems.md.", "crossllm_mamba"),
@@ -89,6 +92,9 @@ recipe_option = click.option(
     metavar="K",
     help="Repeat it all with the seeds seed … seed + K - 1, each a run in OUT/seed-S.  [default: 1]",
 )
+@click.option(
+    "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Folds at a time, sharing the cores."
+)
 @click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
 @click.option(
     "--baselines",
@@ -112,31 +118,61 @@ recipe_option = click.option(
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
-def train(
+def train(**flags: Any) -> None:
+    """Train and evaluate the fusion model on a cache, one model a fold, with baselines beside it.
+
+    Started by torchrun, all its processes train each model together.
+    """
+    prepare_machine()
+    # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
+    # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    from crossllm.pipeline.ranks.launch import launched
+
+    if (found := launched()) is not None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # also before torch: its traces of a closed connection
+    from crossllm.pipeline.ranks.ranks import ALONE
+
+    if found is not None and flags["jobs"] > 1:
+        raise InputError("--jobs: takes processes of its own, and torchrun started several; leave one of the two out")
+    if found is None:
+        check_device(flags["device"])
+        _train(ALONE, **flags)
+        return
+    from crossllm.pipeline.ranks.session import together
+
+    with together(found, flags["device"]) as ranks:
+        _train(ranks, **flags)
+
+
+def _train(
+    ranks: Ranks,
     as_json: bool,
     cache_dir: Path,
     recipes: tuple[str, ...],
     config_file: Path | None,
     sets: tuple[str, ...],
     seeds: int | None,
+    jobs: int,
     **flags: Any,
 ) -> None:
-    """Train and evaluate the fusion model on a cache, one model a fold, with baselines beside it."""
-    chosen = recipes_of(recipes)
-    prepare_machine()
-    # Before torch loads OpenMP.  By default its threads spin for long while they wait; two jobs on the same cores then
-    # slow each other twenty-fold (docs/LOG.md).  Read by GNU's OpenMP, which torch and Numba use on Linux.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    """What one process does; of several all but the first do what that one tells them."""
+    from functools import partial
+
     from crossllm.pipeline.data.dataset import default_run
     from crossllm.pipeline.evaluation.seeds_table import seeds_table
     from crossllm.pipeline.evaluation.table import table
+    from crossllm.pipeline.experiments.fold_processes import fit_in_processes
+    from crossllm.pipeline.experiments.row_processes import threads_each
     from crossllm.pipeline.experiments.seeds import train_seeds
+    from crossllm.pipeline.systems.following import follow
     from crossllm.pipeline.train import train as run_training
     from crossllm.pipeline.training.config import held_config, held_recipes, resolve
     from crossllm.pipeline.training.inputs import TrainOptions
     from crossllm.pipeline.training.memory import keep_freed_memory
     from crossllm.pipeline.training.seed_folders import held_seeds
 
+    chosen = recipes_of(recipes)
     flags["by"] = flags["by"] and as_text(flags["by"])
     flags["baselines"] = flags["baselines"] and as_text(flags["baselines"])
     settings = take_settings(flags, SETTINGS)
@@ -145,12 +181,18 @@ def train(
     config = resolve(
         config_file, [*map(as_text, sets)], {name: as_text(text) for name, text in settings.items() if text is not None}
     )
-    check_device(flags["device"])
     keep_freed_memory()
-    options = TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), **flags)
+    threads = threads_each(jobs) if jobs > 1 else None
+    options = TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), threads=threads, ranks=ranks, **flags)
+    if not ranks.first:
+        follow(options, ranks)
+        return
     held_before = held_seeds(flags["out"] or default_run(cache_dir)) if flags["resume"] else None
     repeated = (seeds or 1) > 1 or held_before is not None
-    done = train_seeds(options, seeds or len(held_before or (config.seed,))) if repeated else run_training(options)
+    ahead = partial(fit_in_processes, jobs=jobs) if jobs > 1 else None
+    count = seeds or len(held_before or (config.seed,))
+    done = train_seeds(options, count, ahead) if repeated else run_training(options, ahead)
+    ranks.tell(None)
     if as_json:
         click.echo(json.dumps(done.metrics))
         return

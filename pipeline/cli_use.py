@@ -44,7 +44,8 @@ def _file_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What both commands that write a file of pairs have."""
     out = out_option("File to write: .tsv, .csv or .parquet.", required=True)
     over = click.option("--overwrite", is_flag=True, help="Replace what has the name of --out.")
-    return partner_options(out(_model_option(over(command))))
+    resume = click.option("--resume", is_flag=True, help="Go on with what a command that was cut off has written.")
+    return partner_options(out(_model_option(over(resume(command)))))
 
 
 @click.command(
@@ -60,7 +61,6 @@ def _file_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--pairs", type=PathName(), required=True, help="TSV or CSV of pairs; all of its columns are kept.")
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
-@click.option("--resume", is_flag=True, help="Go on with what a command that was cut off has written.")
 @click.option(
     "--chunk", type=click.IntRange(min=1), default=None, help="Pairs scored and written at once.  [default: 65536]"
 )
@@ -170,6 +170,8 @@ def screen(
     side_a, side_b = (None if side is None else parse_side(side) for side in (a, b))
     where = _where(cache_dir, weights_a, weights_b, device)
     done = screened(ScreenOptions(run, a=side_a, b=side_b, where=where, **flags))
+    if done is None:  # `--resume` of a finished one, which was said
+        return
     if as_json:
         click.echo(json.dumps(done._asdict()))
     else:

@@ -19,7 +19,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
     "model": (
         "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan",
-        "batch device losses standardise summary tokens",
+        "batch device draws losses standardise summary tokens",
         "settings",
     ),
     "pipeline": (
@@ -27,7 +27,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "cli_ablate cli_compare cli_completion cli_data cli_doctor cli_explain cli_report cli_train cli_use",
         "cli_split_flags cli_use_flags", "doctor page", "experiments", "train", "explaining",
         "reporting use", "systems", "baselines", "training", "evaluation negatives", "splits", "similarity", "features",
-        "data",
+        "data ranks",
     ),
 }  # fmt: skip
 """Package → its files and folders from the top floor down; those of one entry are neighbours.

@@ -27,6 +27,8 @@ from crossllm.pipeline.experiments.ablation_table import ablation_table, hit_rep
 from crossllm.pipeline.experiments.compare import compare
 from crossllm.pipeline.experiments.grid import Row, plan_rows
 from crossllm.pipeline.experiments.row_processes import Task, run_tasks
+from crossllm.pipeline.splits.split_file import split_text
+from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
 
 SETS = ("folds=2", "epochs=2", "d_model=8", "d_state=4", "tokens=pooled")
 GRIDS = ("fusion=cross_mamba,concat", "order=ab,both")
@@ -93,10 +95,16 @@ def test_a_combination_that_contradicts_itself_is_a_row_with_a_problem() -> None
         planned("seed=" + ",".join(map(str, range(101))), "epochs=" + ",".join(map(str, range(1, 11))))
 
 
-def test_a_split_from_a_file_is_refused_before_a_row_begins() -> None:
-    assert planned("split=random,file")[1].problem == "split file: rows take no --split-file; name another split"
-    with pytest.raises(InputError, match=r"the first row.*rows take no --split-file"):
+def test_a_split_from_a_file_needs_the_file() -> None:
+    assert planned("split=random,file")[1].problem == "split file: --split-file is missing"
+    with pytest.raises(InputError, match=r"the first row.*--split-file is missing"):
         planned("lr=0.1,0.2", sets=("split=file",))
+    base, rows = plan_rows(["lr=0.1,0.2"], None, (), one_at_a_time=False, split_file=True)
+    assert base.split == "file"
+    assert [row.problem for row in rows] == [None, None]
+    for grids, sets in ((["split=random,given"], ()), (["lr=1,0.1"], ("train.split=random",))):
+        with pytest.raises(InputError, match="--split-file: is the split of all rows"):
+            plan_rows(grids, None, sets, one_at_a_time=False, split_file=True)
 
 
 def test_the_name_of_a_row_is_one_of_a_file() -> None:
@@ -187,6 +195,29 @@ def test_every_row_is_an_ordinary_run_and_the_table_has_its_numbers(whole: Ablat
     names = {path.name for path in whole.folder.iterdir()}
     assert names == {".lock", "ablation.toml", "ablation.tsv", "ablation.json", "ablation.png", "ablation.svg",
                      "rows", "logs"}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked", "undrawn")
+def test_all_rows_take_the_split_of_one_file_and_quiet_says_little(
+    small: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = open_inputs(dataclasses.replace(small, config=dataclasses.replace(small.config, seed=7)))
+    cut = tmp_path / "cut.tsv"
+    cut.write_text(split_text(inputs.dataset, inputs.folds))
+    sets = ("epochs=1", "d_model=8", "d_state=4")
+    asked = AblationOptions(
+        small.cache_dir, ["lr=0.01,0.02"], sets=sets, jobs=2, split_file=cut, quiet=True, baselines="none"
+    )
+    capsys.readouterr()
+    done = ablate(asked)
+    assert done.failed == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith(("row ", "note: comparing"))] == []
+    for row in table(done.folder):
+        assert (done.folder / "rows" / row["folder"] / "splits.tsv").read_bytes() == cut.read_bytes()
+    cut.write_text(split_text(inputs.dataset, inputs.folds) + "\n")
+    with pytest.raises(Conflict, match="split_file"):
+        ablate(asked)
 
 
 @pytest.mark.slow

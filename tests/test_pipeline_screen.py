@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 from conftest import Program
 from made_pairs import New, new_pairs, table
 
+from crossllm.cache.errors import Conflict
 from crossllm.pipeline.data.importing import Side
 from crossllm.pipeline.training.inputs import TrainOptions
-from crossllm.pipeline.use import scoring
+from crossllm.pipeline.use import output, scoring, screening, unfinished
 from crossllm.pipeline.use.best import BestOfAll, BestOfEach
 from crossllm.pipeline.use.predicting import PredictOptions, predict_table
 from crossllm.pipeline.use.predictor import COLUMNS
@@ -94,6 +96,89 @@ def test_encodings_are_counted_where_memory_is_short(
     assert short.encodings > 96  # the best pairs are answered once more
     one, other = table(tmp_path / "whole.tsv"), table(tmp_path / "short.tsv")
     assert [(r["a_id"], r["b_id"]) for r in one] == [(r["a_id"], r["b_id"]) for r in other]
+
+
+class Cut(BaseException):
+    """The screen ends here, as by a kill."""
+
+
+@slow
+@pytest.mark.parametrize("per", ["all", "b"])
+def test_cut_off_anywhere_and_gone_on_with_it_is_byte_for_byte_the_same(
+    new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, per: str
+) -> None:
+    """After 1 to 6 of 16 blocks each time, and between two parts of the table; no block is done twice."""
+    monkeypatch.setattr(scoring, "GRID_SIDE", 6)
+    monkeypatch.setattr(screening, "AT_ONCE", 30)
+    asked = dataclasses.replace(ScreenOptions(new.run, tmp_path / "whole.tsv", **sides(new)), top=5, quiet=True)
+    asked = dataclasses.replace(asked, per=per, top=100 if per == "all" else 5)  # type: ignore[arg-type]
+    screen(asked)
+    monkeypatch.setattr(unfinished, "EVERY", 0)
+    monkeypatch.setattr(unfinished, "TIMES", 0)
+    cut = dataclasses.replace(asked, out=tmp_path / "cut.tsv", resume=True)
+    save, write = unfinished.Unfinished.save_when_due, output.Table.write
+    blocks: list[int] = []
+    left = [0]
+
+    def fewer() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Cut
+
+    def saved(self: unfinished.Unfinished, number: int, pairs: int, best: dict[str, np.ndarray]) -> None:
+        save(self, number, pairs, best)
+        blocks.append(number)
+        fewer()
+
+    def written(self: output.Table, part: int, rows: list[tuple[str, ...]]) -> None:
+        write(self, part, rows)
+        fewer()
+
+    monkeypatch.setattr(unfinished.Unfinished, "save_when_due", saved)
+    monkeypatch.setattr(output.Table, "write", written)
+    done = None
+    while done is None:
+        left[0] = int(rng.integers(1, 7))
+        try:
+            done = screen(cut)
+        except Cut:
+            assert not cut.out.exists()
+    assert blocks == list(range(1, 17))
+    assert isinstance(done, Screened)
+    assert done.resumed == 576
+    assert cut.out.read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if "parts" in path.name) == []
+
+
+@slow
+def test_what_was_saved_belongs_to_one_screen(
+    new: New, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another number of best pairs is another table; damage begins again; a finished one is left alone."""
+    monkeypatch.setattr(scoring, "GRID_SIDE", 12)
+    monkeypatch.setattr(unfinished, "EVERY", 0)
+    asked = ScreenOptions(new.run, tmp_path / "best.tsv", **sides(new), top=7, quiet=True)
+    write = output.Table.write
+
+    def cut(self: output.Table, part: int, rows: list[tuple[str, ...]]) -> None:
+        raise Cut
+
+    monkeypatch.setattr(output.Table, "write", cut)
+    with pytest.raises(Cut):
+        screen(asked)
+    with pytest.raises(Conflict, match="go on with --resume"):
+        screen(asked)
+    with pytest.raises(Conflict, match="holds parts of another table"):
+        screen(dataclasses.replace(asked, top=8, resume=True))
+    kept = tmp_path / ".best.tsv.parts" / "best.npz"
+    kept.write_bytes(kept.read_bytes()[:-40])
+    monkeypatch.setattr(output.Table, "write", write)
+    capsys.readouterr()
+    done = screen(dataclasses.replace(asked, resume=True))
+    assert isinstance(done, Screened)
+    assert done.resumed == 0
+    assert "not what was written, the screen begins again" in capsys.readouterr().err
+    assert screen(dataclasses.replace(asked, resume=True)) is None
 
 
 @slow

@@ -33,7 +33,10 @@ from typing import IO, Any, NamedTuple, Self
 ENTRY = {
     name: f"from crossllm.pipeline.main import {function}; {function}()"
     for name, function in (("embed", "embed"), ("train", "train"), ("crossllm", "main"))
-} | {"row": "from crossllm.pipeline.experiments.row_program import row, run_program; run_program(row)"}
+} | {
+    name: f"from crossllm.pipeline.experiments.{name}_program import {name}, run_program; run_program({name})"
+    for name in ("row", "fold")
+}
 """Program → what `python -c` runs for it."""
 TIMEOUT = 300
 """Seconds that a program may take."""

@@ -51,7 +51,7 @@ _LEFT = {
 _RESUME = "; the same command with --resume goes on"
 
 
-_RESUMED = ("train", "predict")
+_RESUMED = ("train", "predict", "screen")
 """Commands that are continued with --resume; all others by themselves."""
 
 

@@ -40,17 +40,30 @@ def run_baselines(
     Raises:
         CacheCorrupt: what is kept does not belong to this run.
     """
+    kept = fit_baselines(folder, material, parts, digests, names)
+    return {name: [cut(material.dataset, part, kept[n][name]) for n, part in enumerate(parts)] for name in names}
+
+
+def fit_baselines(
+    folder: RunFolder,
+    material: Material,
+    parts: Sequence[Parts],
+    digests: Sequence[str],
+    names: Sequence[str],
+    only: int | None = None,
+) -> list[dict[str, Scores]]:
+    """What each fold has, by name of the baseline, after those that are missing are fitted: of all folds, or of one."""
     task = material.dataset.task
-    kept = [_load(folder, n, digest, parts[n], task) for n, digest in enumerate(digests)]
+    kept = [kept_baselines(folder, n, digest, parts[n], task) for n, digest in enumerate(digests)]
     for name in names:
-        missing = [n for n in range(len(parts)) if name not in kept[n]]
+        missing = [n for n in range(len(parts)) if name not in kept[n] and only in (None, n)]
         if missing and name in NETWORKS and not material.quiet:
             note(f"note: {name}: trains the model again on other rows, {len(missing)} folds; --baselines leaves it out")
         for n in missing:
             with announced(f"note: fitting the baseline {name}, fold {n + 1} of {len(parts)}", material.quiet):
                 kept[n][name] = BASELINES[task][name](material, parts[n], n)
             _save(folder, n, digests[n], kept[n])
-    return {name: [cut(material.dataset, part, kept[n][name]) for n, part in enumerate(parts)] for name in names}
+    return kept
 
 
 def _save(folder: RunFolder, number: int, digest: str, found: dict[str, Scores]) -> None:
@@ -61,7 +74,7 @@ def _save(folder: RunFolder, number: int, digest: str, found: dict[str, Scores])
     folder.write(f"checkpoints/baselines-{number}.json", json.dumps(body, allow_nan=False))
 
 
-def _load(folder: RunFolder, number: int, digest: str, parts: Parts, task: Task) -> dict[str, Scores]:
+def kept_baselines(folder: RunFolder, number: int, digest: str, parts: Parts, task: Task) -> dict[str, Scores]:
     """What is kept of a fold; nothing where none is.
 
     Raises:

@@ -12,6 +12,7 @@ PROGRAMS = (
     "crossllm.cache.records.rdkit_child",
     "crossllm.embed.foreign.hdf5_child",
     "crossllm.pipeline.doctor.child",
+    "crossllm.pipeline.experiments.fold_program",
     "crossllm.pipeline.experiments.row_program",
 )
 """The umbrella command, and the children that our own processes start."""

@@ -8,6 +8,7 @@ OUT/ablation.tsv, .json, .png, .svg
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import duration
 from crossllm.cache.errors import Conflict, InputError
 from crossllm.cache.files import fsio
+from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.store.joined_reader import open_rows
 from crossllm.cache.store.row_source import IO
@@ -41,7 +43,7 @@ from crossllm.pipeline.experiments.row_processes import Task, run_tasks
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.result_folder import differences, held_tables, refuse_foreign, take
 
-_MAX_TOML = 1 << 20
+_MAX_SPLIT = 1 << 34
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class AblationOptions:
     device: str = "cpu"
     on_bad: OnBad = "error"
     io: IO = "mmap"
+    split_file: Path | None = None
+    """The split of all rows."""
+    quiet: bool = False
+    """No line for each row that is finished."""
 
 
 class Ablation(NamedTuple):
@@ -84,7 +90,10 @@ def ablate(options: AblationOptions) -> Ablation:
         InputError: a bad grid, a dataset or recipe that is not there, or every row failed.
         Conflict: the folder holds another ablation, or somebody is at work in it.
     """
-    base, rows = plan_rows(options.grids, options.config_file, options.sets, one_at_a_time=options.one_at_a_time)
+    base, rows = plan_rows(
+        options.grids, options.config_file, options.sets, one_at_a_time=options.one_at_a_time,
+        split_file=options.split_file is not None,
+    )  # fmt: skip
     if options.seeds > 1 and "seed" in rows[0].settings:
         raise InputError("--grid seed=…: --seeds repeats every row with other seeds; give one of the two")
     dataset, _ = load_dataset(options.cache_dir, options.on_bad)
@@ -97,7 +106,11 @@ def ablate(options: AblationOptions) -> Ablation:
         results = [_result(folder, row, problems.get(row.name)) for row in rows]
         if all(found.problem is not None for found in results):
             raise InputError(f"every row failed; the first ({rows[0].label}): {results[0].problem}")
-        return Ablation(folder, write_report(folder, results), sum(found.problem is not None for found in results))
+        return Ablation(
+            folder,
+            write_report(folder, results, quiet=options.quiet),
+            sum(found.problem is not None for found in results),
+        )
 
 
 def _result(folder: Path, row: Row, problem: str | None) -> RowResult:
@@ -131,8 +144,9 @@ def _train_rows(
                     told = first_number(folder / "rows" / row.name)
                 left = (time.monotonic() - began) / done * (len(todo) - done)
                 time_left = f", about {duration(left)} left" if done < len(todo) else ""
-                note(f"row {kept + done} of {kept + len(todo)}: {row.label}: {told}, "
-                     f"{duration(found.seconds)}{time_left}")  # fmt: skip
+                if found.problem is not None or not options.quiet:
+                    note(f"row {kept + done} of {kept + len(todo)}: {row.label}: {told}, "
+                         f"{duration(found.seconds)}{time_left}")  # fmt: skip
     except BaseException:
         note(f"note: {kept + done} of {kept + len(todo)} rows are finished or have failed, the others stand where they "
              "were; the same command goes on")  # fmt: skip
@@ -145,7 +159,7 @@ def _task(options: AblationOptions, folder: Path, number: int, row: Row, baselin
         "cache": os.fspath(options.cache_dir),
         "out": os.fspath(folder / "rows" / row.name),
         "config": None if options.config_file is None else os.fspath(options.config_file),
-        "sets": [*options.sets, *row.sets],
+        "sets": [*options.sets, *row.sets, *(["split=file"] if options.split_file else [])],
         "seeds": options.seeds,
         "options": {
             "recipe_a": options.recipe_a,
@@ -154,6 +168,7 @@ def _task(options: AblationOptions, folder: Path, number: int, row: Row, baselin
             "device": options.device,
             "on_bad": options.on_bad,
             "io": options.io,
+            "split_file": None if options.split_file is None else os.fspath(options.split_file),
         },
     }
     return Task(number, asked, folder / "logs" / f"{row.name}.txt")
@@ -167,7 +182,10 @@ def _shared(options: AblationOptions, base: TrainConfig, rows: Sequence[Row]) ->
         for table, fields in base.to_tables().items()
     }
     recipe = {side: named for side, named in (("a", options.recipe_a), ("b", options.recipe_b)) if named is not None}
-    return {"ablation": {"fields": sorted(grid), "seeds": options.seeds, "recipe": recipe}, **tables}
+    shared = {"fields": sorted(grid), "seeds": options.seeds, "recipe": recipe}
+    if options.split_file is not None:
+        shared["split_file"] = hashlib.sha256(read_bytes(options.split_file, _MAX_SPLIT)).hexdigest()
+    return {"ablation": shared, **tables}
 
 
 def _opened(folder: Path, shared: dict[str, Any]) -> fsio.Lock:

@@ -109,7 +109,7 @@ def first_number(folder: Path) -> str:
     return f"{NAMES.get(metric, metric)} {number(found['model'][metric]['mean'])}{mark}"
 
 
-def write_report(folder: Path, results: Sequence[RowResult]) -> Report:
+def write_report(folder: Path, results: Sequence[RowResult], *, quiet: bool = False) -> Report:
     """Compare every row with the first, and write all files; `ablation.json` last."""
     done = [found for found in results if found.metrics is not None]
     task: Task = next(found.metrics["task"] for found in done if found.metrics is not None)
@@ -117,7 +117,7 @@ def write_report(folder: Path, results: Sequence[RowResult]) -> Report:
     if results[0].problem is None:
         first = read_run(results[0].folder)
         with announced(
-            f"note: comparing {len(done) - 1} rows with the first, {REPLICATES} replicates each", quiet=False
+            f"note: comparing {len(done) - 1} rows with the first, {REPLICATES} replicates each", quiet=quiet
         ):
             comparisons = {
                 found.row.name: compare_two(first, read_run(found.folder)) for found in done if found is not results[0]

@@ -52,7 +52,12 @@ def in_words(settings: dict[str, str]) -> str:
 
 
 def plan_rows(
-    grids: Sequence[str], config: Path | None, sets: Sequence[str], *, one_at_a_time: bool
+    grids: Sequence[str],
+    config: Path | None,
+    sets: Sequence[str],
+    *,
+    one_at_a_time: bool,
+    split_file: bool = False,
 ) -> tuple[TrainConfig, list[Row]]:
     """What all rows start from, and the rows; the first has the first value of every field.
 
@@ -64,12 +69,18 @@ def plan_rows(
         config: as for `resolve`.
         sets: as for `resolve`; a field of the grid must not be among them.
         one_at_a_time: the first row, and then one field changed at a time; else the full product.
+        split_file: a file has the split of all rows.
 
     Raises:
         InputError: an unknown field, a value of the wrong type or out of range, a field or a value that comes twice, or
             a first row that cannot be trained.
     """
     problems: list[str] = []
+    if split_file:
+        named = [text.partition("=")[0].strip().rpartition(".")[2] for text in (*grids, *sets)]
+        if "split" in named:
+            problems.append("--split-file: is the split of all rows; leave --grid split and --set split out")
+        sets = [*sets, "split=file"]
     base = None
     try:
         base = resolve(config, sets)
@@ -87,7 +98,7 @@ def plan_rows(
         raise InputError(f"--grid: {count} rows; at most {MOST_ROWS}, or give --one-at-a-time")
     first = {field: values[0] for field, values in grid.items()}
     rows = [
-        Row(found, {f: v for f, v in found.items() if v != first[f]}, _problem(config, sets, found))
+        Row(found, {f: v for f, v in found.items() if v != first[f]}, _problem(config, sets, found, split_file))
         for found in (_one_at_a_time(grid, first) if one_at_a_time else _combinations(grid))
     ]
     if rows[0].problem is not None:
@@ -122,12 +133,12 @@ def _added(grid: dict[str, list[str]], text: str, sets: Sequence[str]) -> Iterat
     grid[field] = values
 
 
-def _problem(config: Path | None, sets: Sequence[str], settings: dict[str, str]) -> str | None:
+def _problem(config: Path | None, sets: Sequence[str], settings: dict[str, str], split_file: bool) -> str | None:
     try:
         found = resolve(config, [*sets, *(f"{field}={value}" for field, value in settings.items())])
     except InputError as error:
         return one_line(error, 300)
-    return "split file: rows take no --split-file; name another split" if found.split == "file" else None
+    return "split file: --split-file is missing" if found.split == "file" and not split_file else None
 
 
 def _product(grid: dict[str, list[str]]) -> int:

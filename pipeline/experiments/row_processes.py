@@ -1,4 +1,4 @@
-"""Rows of an ablation as child processes, some at a time."""
+"""Rows of an ablation, or folds of a run, as child processes, some at a time."""
 
 from __future__ import annotations
 
@@ -22,26 +22,30 @@ _TAIL = 64 << 10
 
 
 class Task(NamedTuple):
-    """One row to be trained."""
+    """One row or fold to be trained."""
 
     number: int
     asked: dict[str, Any]
-    """As `row_program` takes it."""
+    """As its program takes it."""
     log: Path
     """Where its output goes."""
+    program: str = "row_program"
+    """Of this folder."""
 
 
 class Ended(NamedTuple):
-    """How a row ended."""
+    """How a task ended."""
 
     number: int
     problem: str | None
     """Its error line, or its exit code; None where it finished."""
     seconds: float
+    code: int
+    """Exit code, or minus the signal."""
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[Ended]:
-    """Train every row, `jobs` at a time; each as it ends.
+    """Train every row or fold, `jobs` at a time; each as it ends.
 
     When this is left early, by Ctrl-C or SIGTERM, the children get SIGTERM, save where they stand and have ended.
     """
@@ -53,7 +57,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[Ended]:
                 task = waiting.pop()
                 with open(task.log, "wb") as log:
                     child = start_child(
-                        "crossllm.pipeline.experiments.row_program",
+                        f"crossllm.pipeline.experiments.{task.program}",
                         json.dumps(task.asked),
                         env=_environment(jobs),
                         log=log,
@@ -64,17 +68,22 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[Ended]:
                     del running[number]
                     end_child(child)
                     problem = None if child.returncode == 0 else _problem(task.log, child.returncode)
-                    yield Ended(number, problem, time.monotonic() - began)
+                    yield Ended(number, problem, time.monotonic() - began, child.returncode)
             time.sleep(_POLL)
     finally:
         _stop([child for _, child, _ in running.values()])
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of each of so many processes."""
+    return max(1, cores() // jobs)
 
 
 def _environment(jobs: int) -> dict[str, str]:
     """Of a child: its share of the cores, one at least."""
     if jobs == 1:
         return {}
-    share = str(max(1, cores() // jobs))
+    share = str(threads_each(jobs))
     return {"OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}
 
 

@@ -21,7 +21,7 @@ from crossllm.cache.console.runner import run as run_program
 @click.argument("asked")
 def row(asked: str) -> None:
     """Train one row."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     prepare_machine()
     from crossllm.pipeline.experiments.seeds import train_seeds
     from crossllm.pipeline.train import train
@@ -32,6 +32,8 @@ def row(asked: str) -> None:
     keep_freed_memory()
     found = json.loads(asked)
     config = resolve(found["config"] and Path(found["config"]), found["sets"])
+    if (split := found["options"].pop("split_file", None)) is not None:
+        found["options"]["split_file"] = Path(split)
     options = TrainOptions(Path(found["cache"]), config, out=Path(found["out"]), resume=True, **found["options"])
     if found["seeds"] > 1:
         train_seeds(options, found["seeds"])
@@ -39,7 +41,7 @@ def row(asked: str) -> None:
         train(options)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave when standard input closes, which it does with the parent, however that ended.
 
     Nothing is lost by it that SIGKILL would not lose: every file of a run is whole at any instant.

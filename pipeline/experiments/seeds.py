@@ -20,7 +20,7 @@ from crossllm.cache.files.strict_json import parse_json
 from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.evaluation.table import NAMES, SHOWN, model_name
 from crossllm.pipeline.reporting.forest import Estimate, Panel, forest_bytes
-from crossllm.pipeline.train import Run, train
+from crossllm.pipeline.train import FitAhead, Run, train
 from crossllm.pipeline.training.config import held_config, held_recipes, resolve
 from crossllm.pipeline.training.inputs import TrainOptions
 from crossllm.pipeline.training.result_folder import differences, held_tables, refuse_foreign, take
@@ -33,11 +33,11 @@ _OF_ONE_RUN = ("model", "baselines", "by", "seed", "undefined")
 """Parts of a run's `metrics.json` that a summary has in its own form, or leaves with the seed."""
 
 
-def train_seeds(options: TrainOptions, count: int) -> Run:
+def train_seeds(options: TrainOptions, count: int, ahead: FitAhead | None = None) -> Run:
     """Train with the seeds `seed` … `seed + count − 1`, each a complete run in `OUT/seed-S`; summary in `OUT`.
 
     A folder that holds some of them is gone on with (`resume`), also by more seeds than it was begun with; never by
-    fewer, because its summary would then hide runs that are there.
+    fewer, because its summary would then hide runs that are there.  `ahead` is for each of them as in `train`.
 
     Raises:
         InputError: a seed out of range, or what `train` raises.
@@ -53,7 +53,7 @@ def train_seeds(options: TrainOptions, count: int) -> Run:
         runs = []
         for number, seed in enumerate(seeds, 1):
             note(f"note: seed {seed}, {number} of {count}")
-            runs.append(train(_of_seed(options, where, seeds[0], seed)).metrics)
+            runs.append(train(_of_seed(options, where, seeds[0], seed), ahead).metrics)
         metrics = summarise_seeds(runs, seeds)
         for kind in ("png", "svg"):
             fsio.replace(where / f"seeds.{kind}", _plot(metrics, kind))

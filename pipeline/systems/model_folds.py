@@ -35,7 +35,7 @@ class ModelFolds:
     def __init__(self, options: TrainOptions, inputs: Inputs, count: int, folder: RunFolder, scan: str) -> None:
         config = options.config
         self._config, self._count, self._folder = config, count, folder
-        self._device = torch.device(options.device)
+        self._device, self._ranks = torch.device(options.device), options.ranks
         self._batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
         self.most_epochs: int | None = config.epochs
         counts = parameter_counts(inputs, config)
@@ -59,6 +59,7 @@ class ModelFolds:
                 share = (number * config.epochs + epoch.epoch) / (self._count * config.epochs)
                 self._lines.tell(lambda: self._told(epoch, number), share, "at most {} left")
 
+            self._ranks.tell({"fold": number})
             return fit_fold(
                 self._batches,
                 parts,
@@ -67,6 +68,8 @@ class ModelFolds:
                 self._device,
                 show,
                 self._folder.keeper(number, digest),
+                None,
+                self._ranks,
             )
 
     def passed(self, number: int) -> None:

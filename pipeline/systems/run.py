@@ -11,7 +11,7 @@ from crossllm.pipeline.systems.folds import SystemFolds
 from crossllm.pipeline.systems.model_folds import ModelFolds
 from crossllm.pipeline.training.fold import FoldResult
 from crossllm.pipeline.training.inputs import Inputs, TrainOptions
-from crossllm.pipeline.training.run_folder import RunFolder
+from crossllm.pipeline.training.run_folder import RunFolder, fold_folder
 from crossllm.pipeline.training.target import fit_target
 from crossllm.pipeline.training.usage import read_usage, write_usage
 
@@ -24,6 +24,7 @@ def run_system(
     parts: Sequence[Parts],
     digests: Sequence[str],
     scan: str,
+    only: int | None = None,
 ) -> list[FoldResult]:
     """Every fold, fitted and scored.
 
@@ -35,14 +36,16 @@ def run_system(
         parts: of each fold.
         digests: of each fold (`RunFolder.fold_digest`).
         scan: backend of the scan, `auto` resolved.
+        only: the number of a fold, all others being another process's; None: all.
 
     Raises:
         InputError: something became no number.
         CacheCorrupt: a checkpoint is not what a fold of this run leaves behind.
     """
     if options.config.system == OUR_MODEL:
-        return fit_folds(ModelFolds(options, inputs, len(parts), folder, scan), folder, material, parts, digests)
-    return fit_folds(SystemFolds(material, len(parts), folder), folder, material, parts, digests)
+        ours = ModelFolds(options, inputs, len(parts), folder, scan)
+        return fit_folds(ours, folder, material, parts, digests, only)
+    return fit_folds(SystemFolds(material, len(parts), folder), folder, material, parts, digests, only)
 
 
 def fit_folds(
@@ -51,17 +54,22 @@ def fit_folds(
     material: Material,
     parts: Sequence[Parts],
     digests: Sequence[str],
+    only: int | None = None,
 ) -> list[FoldResult]:
-    """Every fold: as it was left when it was finished before, or fitted and kept now."""
-    dataset, before, results = material.dataset, read_usage(folder.path), []
+    """Every fold, or one: as it was left when it was finished before, or fitted and kept now."""
+    dataset, results = material.dataset, []
+    where = folder.path if only is None else fold_folder(folder.path, only)
+    before = read_usage(where)
     with folds:
         for number, (part, digest) in enumerate(zip(parts, digests, strict=True)):
+            if only not in (None, number):
+                continue
             target = fit_target(dataset.task, dataset.labels, part.train, material.config)
             result = folder.load_fold(number, len(part.test), target, folds.most_epochs, digest)
             if result is None:
                 result = folds.fit(number, part, digest)
                 folder.save_fold(number, result, digest)
-                write_usage(folder.path, before.plus(folds.usage()))
+                write_usage(where, before.plus(folds.usage()))
             folds.passed(number)
             results.append(result)
     return results

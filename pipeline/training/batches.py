@@ -17,13 +17,14 @@ from torch import Tensor
 from crossllm.cache.store.reader import Packed as StoredRows
 from crossllm.cache.store.recipe import Recipe
 from crossllm.model.batch import Batch, Packed
+from crossllm.model.draws import BatchPart, Part
 from crossllm.model.standardise import Moments
 from crossllm.model.summary import summarise
 from crossllm.model.tokens import window_mean
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.training.prefetch import Place, WaitTime, prefetched
-from crossllm.pipeline.training.sampler import Side
+from crossllm.pipeline.training.sampler import Share, Side
 
 CONSTANT = 1e-6
 """A column whose deviation is at most this, or this part of its mean, is constant but for the rounding of float32."""
@@ -130,6 +131,15 @@ class Entities:
         if self._window == 1:
             self._reader.prefetch(self._keys[entity] for entity in np.unique(self.side.of_pair[pairs]).tolist())
 
+    def part_of(self, batch: np.ndarray, own: np.ndarray) -> tuple[Part, Part]:
+        """Which of the tokens, and of the entities, of a batch of pairs these of its pairs have."""
+        distinct = np.unique(self.side.of_pair[batch])
+        places = np.searchsorted(distinct, np.unique(self.side.of_pair[own]))
+        lengths = self.side.tokens[distinct]
+        ends = np.cumsum(lengths)
+        rows = np.concatenate([np.arange(ends[n] - lengths[n], ends[n]) for n in places.tolist()])
+        return Part(torch.from_numpy(rows), int(ends[-1])), Part(torch.from_numpy(places), len(distinct))
+
     def pack(self, pairs: np.ndarray, statistics: bool) -> tuple[Packed, Tensor]:
         """The tokens of these pairs' distinct entities, and what else a model may read, and each pair's index."""
         distinct, index = np.unique(self.side.of_pair[pairs], return_inverse=True)
@@ -203,6 +213,14 @@ class PairBatches:
         self._packing = self._b
         b, b_index = self._b.pack(pairs, statistics)
         return Batch(a, b, a_index, b_index, torch.from_numpy(self.labels[pairs].astype(np.float32)))
+
+    def part_of(self, batch: np.ndarray, share: Share) -> BatchPart:
+        """What a share has of its batch."""
+        (tokens_a, entities_a), (tokens_b, entities_b) = (
+            side.part_of(batch, share.pairs) for side in (self._a, self._b)
+        )
+        pairs = Part(torch.arange(share.first, share.first + len(share.pairs)), len(batch))
+        return BatchPart((tokens_a, tokens_b), (entities_a, entities_b), pairs)
 
     def moments(self, pairs: np.ndarray) -> tuple[Moments, Moments]:
         """Mean and deviation of each column over the tokens of these pairs' distinct entities, of both sides."""

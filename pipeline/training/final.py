@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from crossllm.cache.console.messages import note
+from crossllm.pipeline.ranks.ranks import ALONE, Ranks
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
@@ -31,6 +32,7 @@ def fit_final(
     results: Sequence[FoldResult],
     config: TrainConfig,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Fit and keep it, unless the folder has it; a killed fit goes on.
 
@@ -41,6 +43,7 @@ def fit_final(
         results: of each fold; their scores of the test parts.
         config: the run's.
         device: where to compute.
+        ranks: the processes that fit it together.
     """
     if folder.has_final():
         return
@@ -50,13 +53,11 @@ def fit_final(
     settled = Settled(epochs, statistics.fmean(shares) if shares else None)
     every = np.arange(len(batches.labels))
     note(f"note: --final: one model on all {len(every):,} pairs, {max(epochs)} epochs as the folds' best (median)")
-    # The same pairs stand for a validation part, which chooses nothing.
-    length = dataclasses.replace(config, epochs=max(epochs), patience=max(epochs), protocol="honest")
+    length, whole = of_final(config, settled), all_pairs(batches)
     digest = folder.fold_digest([("all", str(len(every)))])
-    whole = Parts(every, every, every[:0])
-    keeper = folder.keeper(FINAL, digest)
-    seed = fold_seed(config.seed, len(parts))
-    fitted = fit_fold(batches, whole, length, seed, device, lambda _: None, keeper, settled)
+    keeper, seed = folder.keeper(FINAL, digest), fold_seed(config.seed, len(parts))
+    ranks.tell({"final": list(settled)})
+    fitted = fit_fold(batches, whole, length, seed, device, lambda _: None, keeper, settled, ranks)
     label = np.concatenate([batches.labels[part.test] for part in parts])
     score = np.concatenate([result.score for result in results])
     decided = decide(batches.task, label, score, length)
@@ -64,3 +65,15 @@ def fit_final(
         threshold=decided.threshold, calibration=decided.calibration, half_width=decided.half_width
     )
     folder.save_fold(FINAL, fitted, digest)
+
+
+def of_final(config: TrainConfig, settled: Settled) -> TrainConfig:
+    """The run's settings as the model of all pairs has them."""
+    epochs = max(settled.epochs)
+    return dataclasses.replace(config, epochs=epochs, patience=epochs, protocol="honest")
+
+
+def all_pairs(batches: PairBatches) -> Parts:
+    """All of them to train on.  The same stand for a validation part, which chooses nothing."""
+    every = np.arange(len(batches.labels))
+    return Parts(every, every, every[:0])

@@ -13,20 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossllm.cache.console.runner import stop_between_records
+from crossllm.cache.console.runner import Terminated, stop_between_records
 from crossllm.cache.errors import InputError
+from crossllm.model.batch import Batch
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.standardise import Standardise
 from crossllm.pipeline.evaluation.calibration import Calibration
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute
+from crossllm.pipeline.ranks.ranks import ALONE, Ranks
+from crossllm.pipeline.ranks.step import sum_gradients, whole_outputs
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.decision import decide
-from crossllm.pipeline.training.keeping import Keeper
+from crossllm.pipeline.training.keeping import Keeper, told
 from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict, predict_experts
 from crossllm.pipeline.training.progress import Epoch, Progress
-from crossllm.pipeline.training.sampler import balanced, shuffled_batches
+from crossllm.pipeline.training.sampler import Share, balanced, shared_out, shuffled_batches
 from crossllm.pipeline.training.target import Target, fit_target
 
 SHARES = tuple(tenths / 10 for tenths in range(11))
@@ -87,6 +90,7 @@ class _Work(NamedTuple):
     config: TrainConfig
     target: Target
     device: torch.device
+    ranks: Ranks
     pause: Callable[[], None]
     """Called between two steps, where a signal may stop the work and how far it has come may be kept."""
     settled: Settled | None
@@ -105,10 +109,12 @@ def fit_fold(
     on_epoch: Callable[[Epoch], None],
     keeper: Keeper | None = None,
     settled: Settled | None = None,
+    ranks: Ranks = ALONE,
 ) -> FoldResult:
     """Train one model from scratch, or from where a keeper has it.
 
-    SIGTERM and SIGINT take effect between two steps, after how far it has come is kept.
+    SIGTERM and SIGINT take effect between two steps, after how far it has come is kept; of several processes all stop
+    after the same step.
 
     Args:
         batches: over the whole dataset.
@@ -119,9 +125,10 @@ def fit_fold(
         on_epoch: called after every epoch, those of an earlier start included.
         keeper: where how far it has come is kept; None: nowhere.
         settled: what need not be chosen; None: the validation part chooses.
+        ranks: the processes that train it together, each by this call; the first one's keeper counts.
     """
     progress = _begin(batches, parts, config, seed, device)
-    if keeper is not None and (saved := keeper.load()) is not None:
+    if (saved := told(ranks, None if keeper is None else keeper.load())) is not None:
         progress.restore(saved)
     for done in progress.history:
         on_epoch(done)
@@ -130,19 +137,22 @@ def fit_fold(
     with stop_between_records() as stopped:
 
         def pause() -> None:
-            if stopped():
+            if ranks.any(stopped()):
                 raise _Stopped
             if keeper is not None and keeper.due():
                 keeper.save(progress.to_saved())
 
-        work = _Work(scaled, batches.labels, parts, config, target, device, pause, settled)
+        work = _Work(scaled, batches.labels, parts, config, target, device, ranks, pause, settled)
         try:
             while not _finished(progress, config):
                 _run_epoch(progress, work, on_epoch)
         except _Stopped:
             pass  # leaving this block raises what the signal stands for
-        if stopped() and keeper is not None:
+        halted = ranks.any(stopped())
+        if halted and keeper is not None:
             keeper.save(progress.to_saved())
+    if halted:  # by a signal to another process
+        raise Terminated
     return _score_once(progress, work._replace(pause=go_on))
 
 
@@ -173,13 +183,14 @@ def _finished(progress: Progress, config: TrainConfig) -> bool:
 
 def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None]) -> None:
     """One epoch, or what is left of it, and its place among the others."""
-    config, target, validation = work.config, work.target, work.parts.validation
+    config, target, ranks, validation = work.config, work.target, work.ranks, work.parts.validation
+    ranks.copy_first(progress.weights())  # what another machine rounds otherwise does not add up
     pairs = work.parts.train
     if config.balance and target.task == "classification":
         pairs = balanced(pairs, work.labels[pairs], progress.rng)
     order = shuffled_batches(pairs, work.batches.sides, bounds(config), config.sharing, progress.rng)
     train_loss = _train_epoch(progress, work, order)
-    outputs = predict_experts(progress.judged, work.batches, validation, config, work.device, work.pause)
+    outputs = predict_experts(progress.judged, work.batches, validation, config, work.device, work.pause, ranks)
     label = torch.from_numpy(work.batches.labels[validation]).float()
     output = progress.judged.mix(outputs)
     loss, *losses = (float(target.loss(one, label, config)) for one in (output, *outputs))
@@ -187,8 +198,11 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
         raise InputError(
             f"the validation loss became {loss}; use a lower --lr, and look for a label far off the others"
         )
-    done = Epoch(progress.epoch, train_loss, loss, _quality(target, work.labels[validation], output))
-    progress.end_epoch(done, losses, _costs(progress, work, losses))
+    quality, costs = _quality(target, work.labels[validation], output), _costs(progress, work, losses)
+    # One decision for all processes.
+    train_loss, loss, quality, losses, costs = ranks.tell([train_loss, loss, quality, losses, costs])
+    done = Epoch(progress.epoch, train_loss, loss, quality)
+    progress.end_epoch(done, losses, costs)
     on_epoch(done)
 
 
@@ -205,7 +219,9 @@ def _costs(progress: Progress, work: _Work, losses: list[float]) -> list[float]:
 def _paper_scores(progress: Progress, work: _Work) -> list[float]:
     """(E,) the first metric of the task on the *test* part, at threshold ½; −∞ where it is undefined."""
     test, task, found = work.parts.test, work.target.task, []
-    for output in predict_experts(progress.judged, work.batches, test, work.config, work.device, work.pause):
+    for output in predict_experts(
+        progress.judged, work.batches, test, work.config, work.device, work.pause, work.ranks
+    ):
         score = work.target.score(output)
         metrics = compute(task, Scored(work.labels[test], score, score >= 0.5), np.ones((1, len(test))))
         value = float(metrics[METRICS[task][0]][0])
@@ -217,12 +233,12 @@ def _score_once(progress: Progress, work: _Work) -> FoldResult:
     """The best epochs' weights; mixture, threshold, calibration and interval from validation pairs; the test part."""
     model, config, target, parts = progress.model, work.config, work.target, work.parts
     model.load_state_dict(progress.best_state)
-    outputs = predict_experts(model, work.batches, parts.validation, config, work.device)
+    outputs = predict_experts(model, work.batches, parts.validation, config, work.device, ranks=work.ranks)
     share = _summary_share(outputs, work)
     if share is not None:
         model.set_summary_share(share)
     validation = target.score(model.mix(outputs))
-    test = target.score(predict(model, work.batches, parts.test, config, work.device))
+    test = target.score(predict(model, work.batches, parts.test, config, work.device, ranks=work.ranks))
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     decided = decide(target.task, work.labels[parts.validation], validation, config)
     return FoldResult(
@@ -272,25 +288,53 @@ def _decay_groups(model: Ensemble, decay: float) -> list[dict[str, Any]]:
 
 def _train_epoch(progress: Progress, work: _Work, order: list[np.ndarray]) -> float:
     """One pass over the training pairs, batch by batch, from the step on that it has come to; their mean loss."""
-    model, optimiser, config = progress.model, progress.optimiser, work.config
+    model, optimiser, config, ranks = progress.model, progress.optimiser, work.config, work.ranks
     learners = model.learners()
     model.train()
-    for batch in work.batches.stream(order[progress.step :], config.model.summary_width > 0):
-        batch = batch.to(work.device)
-        with autocast(config, work.device):
-            outputs = model.outputs(batch).float().flatten(0, 1)
+    left = order[progress.step :]
+    shares = [_own_share(pairs, work) for pairs in left]
+    stream = work.batches.stream([share.pairs for share in shares], config.model.summary_width > 0)
+    for pairs, share, batch in zip(left, shares, stream, strict=True):
+        outputs, label = _outputs(model, work, pairs, share, batch.to(work.device))
         # The sum: each expert of each member has the gradient that it has alone.
-        loss = torch.stack([work.target.loss(output, batch.label, config) for output in outputs]).sum()
+        loss = torch.stack([work.target.loss(output, label, config) for output in outputs]).sum()
         if not torch.isfinite(loss):
             raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(ranks, model)
         for learner in learners:
             torch.nn.utils.clip_grad_norm_(learner, config.clip, foreach=True)
         optimiser.step()
-        progress.end_step(loss.item() / len(outputs) * len(batch.label))
+        progress.end_step(loss.item() / len(outputs) * len(pairs))
         work.pause()
     return progress.total / sum(map(len, order))
+
+
+def _own_share(pairs: np.ndarray, work: _Work) -> Share:
+    """What of a batch this process computes: all of it, if it is alone."""
+    if work.ranks.count == 1:
+        return Share(pairs, 0, True)
+    return shared_out(pairs, work.batches.sides, bounds(work.config), work.ranks.count)[work.ranks.rank]
+
+
+def _outputs(model: Ensemble, work: _Work, pairs: np.ndarray, share: Share, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(N · E, P) of each expert of each member and (P,) labels of all pairs of a step.
+
+    Of several processes each computes its own pairs here.
+    """
+    several = work.ranks.count > 1
+    if several:
+        part = work.batches.part_of(pairs, share)
+        for member in model.interaction_models:
+            member.draw_for(part)
+    with autocast(work.config, work.device):
+        outputs = model.outputs(batch).float().flatten(0, 1)
+    if not several:
+        return outputs, batch.label
+    place = slice(share.first, share.first + len(share.pairs))
+    label = torch.from_numpy(work.batches.labels[pairs].astype(np.float32)).to(work.device)
+    return whole_outputs(work.ranks, outputs, place, len(pairs), counted=share.counted), label
 
 
 def _quality(target: Target, label: np.ndarray, output: Tensor) -> float | None:

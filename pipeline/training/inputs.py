@@ -21,6 +21,7 @@ from crossllm.cache.store.row_source import IO
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.tokens import auto_window, parse_tokens, tokens_name
 from crossllm.pipeline.data.dataset import Dataset, default_run, load_dataset
+from crossllm.pipeline.ranks.ranks import ALONE, Ranks
 from crossllm.pipeline.splits.choosing import choose_folds
 from crossllm.pipeline.splits.folds import Folds
 from crossllm.pipeline.training.config import TrainConfig
@@ -59,6 +60,10 @@ class TrainOptions:
     io: IO = "mmap"
     """How rows are read: as views of mapped files, or by pread, which outlives a file that shrinks meanwhile."""
     quiet: bool = False
+    threads: int | None = None
+    """Of the processes that fit the folds; None: this process fits them, with its own."""
+    ranks: Ranks = ALONE
+    """The processes that train together, of which this is the first."""
 
 
 class Inputs(NamedTuple):

@@ -24,6 +24,7 @@ from crossllm.cache.errors import CacheCorrupt, one_line
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
+from crossllm.pipeline.ranks.ranks import Ranks
 
 EVERY = 10.0
 """Seconds between two saves, at least."""
@@ -131,6 +132,16 @@ class Keeper:
         for generation in self._generations() - keep:
             for kind in ("json", "safetensors"):  # what is left without its JSON is never read
                 fsio.remove_file(self._path(generation, kind))
+
+
+def told(ranks: Ranks, saved: Saved | None) -> Saved | None:
+    """What the first process has, in all of them."""
+    if ranks.count == 1:
+        return saved
+    numbers = ranks.tell(None if saved is None else saved.numbers)
+    if numbers is None:
+        return None
+    return Saved(numbers, load(ranks.tell_bytes(b"" if saved is None else save(saved.tensors))))
 
 
 def _text(body: dict[str, Any]) -> str:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.interaction import joins_pairs
+from crossllm.pipeline.ranks.ranks import ALONE, Ranks
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.sampler import Bounds, ordered_batches
+from crossllm.pipeline.training.sampler import Bounds, dealt_out, ordered_batches
 
 
 def go_on() -> None:
@@ -26,9 +27,10 @@ def predict(
     config: TrainConfig,
     device: torch.device,
     pause: Callable[[], None] = go_on,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """(P,) logits or scaled affinities: as `predict_experts` has them, mixed."""
-    return model.mix(predict_experts(model, batches, pairs, config, device, pause))
+    return model.mix(predict_experts(model, batches, pairs, config, device, pause, ranks))
 
 
 def predict_experts(
@@ -38,22 +40,28 @@ def predict_experts(
     config: TrainConfig,
     device: torch.device,
     pause: Callable[[], None] = go_on,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """(E, P) logits or scaled affinities of each expert for these pairs on the CPU, in their order.
 
-    There is no noise and no dropout.  `pause` is called after every batch.
+    There is no noise and no dropout.  `pause` is called after every batch, by a process that is alone.  Of several
+    processes each computes some of the batches, which are those that one process makes, and gets the others.
     """
     model.eval()
-    places = ordered_batches(np.arange(len(pairs)), [side.at(pairs) for side in batches.sides], bounds(config))
-    outputs = torch.empty(model.experts, len(pairs))
+    sides = [side.at(pairs) for side in batches.sides]
+    places = ordered_batches(np.arange(len(pairs)), sides, bounds(config))
+    if ranks.count > 1:
+        places = [places[n] for n in dealt_out(places, sides, ranks.count)[ranks.rank]]
+    outputs = torch.zeros(model.experts, len(pairs))
     with torch.inference_mode():
         stream = batches.stream([pairs[part] for part in places], config.model.summary_width > 0)
         for part, batch in zip(places, stream, strict=True):
             with autocast(config, device):
                 output = model.outputs(batch.to(device)).mean(0)
             outputs[:, torch.from_numpy(part)] = output.float().cpu()
-            pause()
-    return outputs
+            if ranks.count == 1:  # of several each has its own number of batches, and could not stop with the others
+                pause()
+    return ranks.sum(outputs)
 
 
 def bounds(config: TrainConfig) -> Bounds:

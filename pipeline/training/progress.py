@@ -75,6 +75,11 @@ class Progress:
         """The weights that are validated and kept: the average, where there is one."""
         return self.model if self.average is None else self.average
 
+    def weights(self) -> list[Tensor]:
+        """All weights, those of the average too."""
+        models = [self.model] if self.average is None else [self.model, self.average]
+        return [tensor for model in models for tensor in model.state_dict().values()]
+
     def end_step(self, loss: float) -> None:
         """Count a step, whose loss times pairs is given; the rate and the average move on."""
         self.schedule.step()

@@ -6,6 +6,7 @@
     checkpoints/fold-N.json, fold-N.safetensors     written when fold N is done; weights of our model alone
     checkpoints/fold-final.json, .safetensors       with `--final`: the model of all pairs
     checkpoints/fold-N.partial-K.json, .safetensors     how far fold N has come (`keeping`), until it is done
+    folds/fold-N/            with `--jobs`: what fold N's process said (said.txt) and took (usage.json)
     tensorboard/             events of each fold, written while it trains
     history.csv  predictions.tsv  predictions.<baseline>.tsv
     loss_curves.png  roc_pr.png or scatter.png
@@ -51,17 +52,27 @@ FINAL = "final"
 """In place of a fold's number: the model of all pairs (`train --final`)."""
 
 
+def fold_folder(run: Path, number: int) -> Path:
+    """Of what the process of one fold leaves beside its checkpoint."""
+    return run / "folds" / f"fold-{number}"
+
+
 class RunFolder:
     """Opens or continues a run; the folder is this process's until `close`.
+
+    With `shared` it is the folder of the process that started this one, which fits a fold of its run.
 
     Raises:
         Conflict: the folder holds a run and `resume` is off, or a run of another configuration, or another process is
             at work in it.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool, shared: bool = False) -> None:
         self.path = path
         self._config = config
+        self._lock: fsio.Lock | None = None
+        if shared:
+            return
         where = path / "config.toml"
         held = where.exists()
         if held:
@@ -84,7 +95,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Let another process have the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _check_same(self, where: Path, resume: bool) -> None:
         if not resume:
@@ -95,15 +107,17 @@ class RunFolder:
             raise Conflict(f"{where}: this run differs in {'; '.join(different)}; name another folder by --out")
 
     def _say_threads(self, held: dict[str, Any]) -> None:
-        """Say that threads differ, which changes a sum by rounding and is no reason to stop."""
-        run = held.get("run")
-        theirs = run.pop("threads", None) if isinstance(run, dict) else None
-        own = self._config.get("run", {}).get("threads")
-        if theirs is not None and theirs != own:
-            note(f"note: {self.path} was begun with {printable(str(theirs))} threads, this process has {own}: not the "
-                 "same loss trace bit by bit (OMP_NUM_THREADS sets them)")  # fmt: skip
-        if isinstance(run, dict) and own is not None:
-            run["threads"] = own
+        """Say that threads or processes differ, which changes a sum by rounding and is no reason to stop."""
+        theirs, own = (tables.get("run", {}) for tables in (held, self._config))
+        if not isinstance(theirs, dict) or "threads" not in own:
+            return
+        for name, set_by in (("threads", "OMP_NUM_THREADS"), ("processes", "torchrun")):
+            was, is_ = theirs.pop(name, None if name == "threads" else 1), own.get(name, 1)
+            if was is not None and was != is_:
+                note(f"note: {self.path} was begun with {printable(str(was))} {name}, now there are {is_}: not the "
+                     f"same loss trace bit by bit ({set_by} sets them)")  # fmt: skip
+            if name in own:
+                theirs[name] = is_
 
     def fold_digest(self, tested: Iterable[tuple[str, str]]) -> str:
         """SHA-256 of the run's settings and the pairs that a fold tests: whose checkpoint it is."""
@@ -140,6 +154,10 @@ class RunFolder:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CacheCorrupt(f"{where}: {error!r}; remove it and run again with --resume") from None
         return found
+
+    def has_fold(self, number: int) -> bool:
+        """Whether a fold is finished."""
+        return (self.path / "checkpoints" / f"fold-{number}.json").exists()
 
     def has_final(self) -> bool:
         """Whether the model of all pairs is finished."""

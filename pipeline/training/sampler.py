@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_CLOSE = 128
+
 
 class Side(NamedTuple):
     """One side of a dataset's pairs."""
@@ -99,6 +101,50 @@ def cut(order: np.ndarray, sides: Sequence[Side], bounds: Bounds) -> list[np.nda
         for e, s in zip(entities, seen, strict=True):
             s.add(e[n])
     return [*batches, order[start:]] if len(order) else batches
+
+
+class Share(NamedTuple):
+    """What one of several processes has of a batch."""
+
+    pairs: np.ndarray
+    """Pairs that follow each other in the batch."""
+    first: int
+    """Place in the batch of the first of them."""
+    counted: bool
+    """False: the batch has no pair left for this process, which computes another's to draw the same numbers."""
+
+
+def shared_out(batch: np.ndarray, sides: Sequence[Side], bounds: Bounds, count: int) -> list[Share]:
+    """A batch cut where it stands into the shares of `count` processes, the largest share as small as can be.
+
+    A share's size is its tokens, counted as a batch's are; found to one part in `_CLOSE`.
+    """
+    cost = 2 * sum(side.tokens[side.of_pair[batch]] for side in sides)
+    least, most = 1, int(np.sum(cost))
+    while most - least > most // _CLOSE:
+        middle = (least + most) // 2
+        if len(cut(batch, sides, bounds._replace(pairs=len(batch), tokens=middle))) > count:
+            least = middle + 1
+        else:
+            most = middle
+    parts = cut(batch, sides, bounds._replace(pairs=len(batch), tokens=most))
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+    shortest = int(np.argmin(cost))
+    idle = Share(batch[shortest : shortest + 1], shortest, False)
+    shares = [Share(part, start, True) for part, start in zip(parts, starts, strict=False)]
+    return shares + [idle] * (count - len(shares))
+
+
+def dealt_out(batches: Sequence[np.ndarray], sides: Sequence[Side], count: int) -> list[list[int]]:
+    """The numbers of whole batches that each of `count` processes takes, so that each has about as many tokens."""
+    cost = [sum(int(side.tokens[np.unique(side.of_pair[pairs])].sum()) for side in sides) for pairs in batches]
+    dealt: list[list[int]] = [[] for _ in range(count)]
+    load = [0] * count
+    for number in sorted(range(len(batches)), key=lambda n: -cost[n]):
+        least = load.index(min(load))
+        dealt[least].append(number)
+        load[least] += cost[number]
+    return [sorted(numbers) for numbers in dealt]
 
 
 def _by_entity(pairs: np.ndarray, sides: Sequence[Side]) -> np.ndarray:

@@ -33,6 +33,14 @@ class BestOfAll:
         order = np.lexsort((both[1], both[0], -values))[: self._k]
         self._value, self._a, self._b = values[order], both[0][order], both[1][order]
 
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is kept, for `restore`."""
+        return {"value": self._value, "a": self._a, "b": self._b}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from another's `state`."""
+        self._value, self._a, self._b = state["value"], state["a"], state["b"]
+
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of A and of B of the best pairs, the best first."""
         return self._a, self._b
@@ -56,6 +64,14 @@ class BestOfEach:
         order = np.argsort(-values, axis=1, kind="stable")[:, :k]
         self._value[own] = np.take_along_axis(values, order, 1)
         self._other[own] = np.take_along_axis(others, order, 1)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that is kept, for `restore`."""
+        return {"value": self._value, "other": self._other}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from another's `state`."""
+        self._value, self._other = state["value"], state["other"]
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the sequences and of their partners, sequence by sequence, the best first."""

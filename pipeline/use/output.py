@@ -148,6 +148,11 @@ class Table:
     def __exit__(self, _k: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
         self._lock.close()
 
+    @property
+    def folder(self) -> Path:
+        """Of the parts; what lies in it goes with them."""
+        return self._folder
+
     def has(self, part: int) -> bool:
         """Whether a part is there."""
         return self._part(part).exists()

@@ -125,11 +125,12 @@ class Scorer:
             done(len(block.pairs))
         return found
 
-    def grid(self) -> Iterator[Grid]:
+    def grid(self, first: int = 0) -> Iterator[Grid]:
         """Every sequence of A with every one of B, block by block; of each A those of B in rising order, and reversed.
 
-        Each is encoded once by each model, unless neither side is kept.
+        Each is encoded once by each model, unless neither side is kept.  `first` blocks are left out.
         """
+        number = 0
         outer = 1 if self.keeps[0] and not self.keeps[1] else 0
         self._forget()
         for outer_tile in self.tiles(outer):
@@ -137,7 +138,9 @@ class Scorer:
                 tiles = (inner_tile, outer_tile) if outer else (outer_tile, inner_tile)
                 for part_a in np.split(tiles[0], range(GRID_SIDE, len(tiles[0]), GRID_SIDE)):
                     for part_b in np.split(tiles[1], range(GRID_SIDE, len(tiles[1]), GRID_SIDE)):
-                        yield Grid(part_a, part_b, self._of_grid(part_a, part_b, tiles))
+                        number += 1
+                        if number > first:
+                            yield Grid(part_a, part_b, self._of_grid(part_a, part_b, tiles))
 
     def _of_grid(self, part_a: np.ndarray, part_b: np.ndarray, tiles: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """(K, n_a, n_b)."""

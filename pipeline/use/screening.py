@@ -7,7 +7,6 @@ cost N + M encodings and memory depends on the blocks alone.  Shapes: N sequence
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,15 +20,19 @@ from crossllm.cache.errors import InputError, printable
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.options import ReadOptions
 from crossllm.pipeline.data.importing import Side
+from crossllm.pipeline.use import scoring
 from crossllm.pipeline.use.answers import answers
 from crossllm.pipeline.use.best import BestOfAll, BestOfEach
-from crossllm.pipeline.use.output import Table, kind_of, refuse_taken
+from crossllm.pipeline.use.output import Table, kind_of, refuse_existing
 from crossllm.pipeline.use.partners import Partners, Reading, open_partners
 from crossllm.pipeline.use.predictor import COLUMNS, Predictor, Where
 from crossllm.pipeline.use.run_data import run_data
-from crossllm.pipeline.use.scoring import KEPT_BYTES, TILE_VALUES, Scorer, encoded_bytes, models_of
+from crossllm.pipeline.use.scoring import KEPT_BYTES, Scorer, encoded_bytes, models_of
 from crossllm.pipeline.use.trained_run import load_run
+from crossllm.pipeline.use.unfinished import Unfinished
 
+VERSION = 1
+"""Raised whenever this code changes an answer."""
 Per = Literal["a", "b", "all"]
 SAMPLE = 96
 """Sequences of a side that are screened to tell how long all take."""
@@ -58,6 +61,7 @@ class ScreenOptions:
     reading: ReadOptions = ReadOptions()
     on_bad: OnBad = "error"
     overwrite: bool = False
+    resume: bool = False
     dry_run: bool = False
     quiet: bool = False
 
@@ -111,30 +115,33 @@ class Screened(NamedTuple):
     written: int
     seconds: float
     """Of encoding and fusing."""
+    resumed: int = 0
+    """Pairs that an earlier command had screened."""
 
     def in_words(self) -> str:
         """One line."""
         loaded = "no encoder loaded" if not self.encoders_loaded else f"{self.encoders_loaded} encoders loaded"
-        pace = self.pairs / max(self.seconds, 1e-9)
+        pace = (self.pairs - self.resumed) / max(self.seconds, 1e-9)
+        before = f", {self.resumed:,} of them before" if self.resumed else ""
         best = f"best {self.written:,} → {self.out}"
         return (
-            f"{self.pairs:,} pairs of {self.sequences[0]:,} × {self.sequences[1]:,} sequences, {self.encodings:,} "
-            f"encodings by {self.models} models, {pace:,.0f} pairs a second; {self.embedded:,} embedded, {loaded}; "
-            f"{best}"
+            f"{self.pairs:,} pairs of {self.sequences[0]:,} × {self.sequences[1]:,} sequences{before}, "
+            f"{self.encodings:,} encodings by {self.models} models, {pace:,.0f} pairs a second; {self.embedded:,} "
+            f"embedded, {loaded}; {best}"
         )
 
 
-def screen(options: ScreenOptions) -> Screened | Plan:
-    """Screen all pairs; with `dry_run` the plan alone.
+def screen(options: ScreenOptions) -> Screened | Plan | None:
+    """Screen all pairs; with `dry_run` the plan alone; None where `resume` finds it finished.
 
     Raises:
         InputError: no finished run, files of another modality, bad records, sequences that cannot be embedded.
-        Conflict: the output is there already.
+        Conflict: the output is there already, or parts of another.
         CacheCorrupt: a checkpoint or a cache is damaged.
     """
     kind_of(options.out)
-    if not options.dry_run:
-        refuse_taken(options.out, overwrite=options.overwrite)
+    if not options.dry_run and refuse_existing(options.out, overwrite=options.overwrite, resume=options.resume):
+        return None
     run = load_run(options.run, options.model)
     if options.lowest and run.task == "classification":
         raise InputError(f"--lowest: {run.folder} predicts classes; it is for affinities, leave it out")
@@ -151,18 +158,23 @@ def screen(options: ScreenOptions) -> Screened | Plan:
     made = predictor.embed()
     if failed := [why for one in made for why in one.failures.values()]:
         raise InputError(f"{printable(why, 300)}; it could not be embedded, take it out of the file" for why in failed)
-    begun = time.monotonic()
-    a, b = _best(options, predictor)
-    seconds = time.monotonic() - begun
-    digest = predictor.digest(options.per, str(options.top), str(options.lowest))
-    with Table(options.out, ("a_id", "b_id", *COLUMNS), digest, numbers=predictor.numbers(), overwrite=True) as table:
-        parts = 0
-        for parts, rows in enumerate(_answered(options, predictor, ids, a, b), 1):
-            table.write(parts - 1, rows)
-        table.finish(parts)
+    settings = [options.per, options.top, options.lowest, VERSION, scoring.GRID_SIDE, scoring.TILE_VALUES, AT_ONCE]
+    digest = predictor.digest(*map(str, settings))
+    keeping = {"overwrite": options.overwrite, "resume": options.resume}
+    with Table(options.out, ("a_id", "b_id", *COLUMNS), digest, numbers=predictor.numbers(), **keeping) as table:
+        begun = time.monotonic()
+        a, b, resumed = _best(options, predictor, Unfinished(table.folder))
+        seconds = time.monotonic() - begun
+        starts = range(0, len(a), AT_ONCE)
+        for part, start in enumerate(starts):
+            if not table.has(part):
+                stop = start + AT_ONCE
+                table.write(part, _answered(predictor, ids, a[start:stop], b[start:stop]))
+        table.finish(len(starts))
     return Screened(
         str(options.out), plan.pairs, plan.sequences, sum(one.embedded for one in made),
         sum(one.asked > 0 for one in made), sum(predictor.scorer.encoded), models_of(run), len(a), round(seconds, 3),
+        resumed,
     )  # fmt: skip
 
 
@@ -238,18 +250,25 @@ def _encodings(counts: tuple[int, int], sizes: tuple[int, int], models: int) -> 
     """Bytes kept, and encodings: one a sequence and model where the smaller side fits into memory."""
     if min(sizes) <= KEPT_BYTES:
         return sum(sizes) if sum(sizes) <= KEPT_BYTES else min(sizes), sum(counts) * models
-    tiles = -(-sizes[0] // (4 * models * TILE_VALUES))  # neither: B is encoded again for each tile of A
+    tiles = -(-sizes[0] // (4 * models * scoring.TILE_VALUES))  # neither: B is encoded again for each tile of A
     return 0, (counts[0] + tiles * counts[1]) * models
 
 
-def _best(options: ScreenOptions, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the best pairs."""
+def _best(options: ScreenOptions, predictor: Predictor, unfinished: Unfinished) -> tuple[np.ndarray, np.ndarray, int]:
+    """Numbers of the best pairs, and how many pairs an earlier command had screened."""
     n, m = (len(side.keys) for side in predictor.partners)
     each = {"a": (n, m), "b": (m, n)}.get(options.per)
     every = BestOfAll(min(options.top, n * m))
     own = None if each is None else BestOfEach(each[0], min(options.top, each[1]))
+    kept = every if own is None else own
+    first, resumed = 0, 0
+    if (found := unfinished.load()) is not None:
+        first, resumed, state = found
+        kept.restore(state)
+    screened = resumed
     with pair_progress(n * m, "screening", options.quiet) as done:
-        for block in predictor.scorer.grid():
+        done(resumed)
+        for number, block in enumerate(predictor.scorer.grid(first), first + 1):
             shape = block.raw.shape[1:]
             score = answers(predictor.run, block.raw.reshape(len(block.raw), -1)).score.reshape(shape)
             value = -score if options.lowest else score
@@ -260,18 +279,15 @@ def _best(options: ScreenOptions, predictor: Predictor) -> tuple[np.ndarray, np.
             else:
                 own.add(block.b, block.a, value.T)
             done(value.size)
-    if own is None:
-        return every.pairs()
-    first, second = own.pairs()
-    return (first, second) if options.per == "a" else (second, first)
+            screened += value.size
+            unfinished.save_when_due(number, screened, kept.state())
+    one, other = kept.pairs()
+    return (other, one, resumed) if options.per == "b" else (one, other, resumed)
 
 
 def _answered(
-    options: ScreenOptions, predictor: Predictor, ids: tuple[list[str], list[str]], a: np.ndarray, b: np.ndarray
-) -> Iterator[list[tuple[str, ...]]]:
-    """The best pairs, answered as `predict` answers them."""
-    for start in range(0, len(a), AT_ONCE):
-        part_a, part_b = a[start : start + AT_ONCE], b[start : start + AT_ONCE]
-        rows = predictor.rows(part_a, part_b)
-        named = zip(part_a.tolist(), part_b.tolist(), rows, strict=True)
-        yield [(ids[0][x], ids[1][y], *row) for x, y, row in named]
+    predictor: Predictor, ids: tuple[list[str], list[str]], a: np.ndarray, b: np.ndarray
+) -> list[tuple[str, ...]]:
+    """Some of the best pairs, answered as `predict` answers them."""
+    named = zip(a.tolist(), b.tolist(), predictor.rows(a, b), strict=True)
+    return [(ids[0][x], ids[1][y], *row) for x, y, row in named]
