@@ -140,7 +140,7 @@ def read_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_reading(**asked: Any) -> Any:
         reading = ReadOptions(*(asked.pop(name) for name in ReadOptions._fields))
-        if "modality" in asked:
+        if asked.get("modality") is not None:
             reading.refuse_unused([asked["modality"]])
         return command(reading=reading, **asked)
 

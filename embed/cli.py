@@ -23,6 +23,7 @@ from crossllm.cache.console.once import Group
 from crossllm.cache.console.runner import run as run_program
 from crossllm.cache.errors import InputError, PartlyDone, printable
 from crossllm.cache.records.modality import KINDS, MODALITIES, UNITS
+from crossllm.embed.cli_shards import from_cache_option, shard_options
 from crossllm.embed.cli_weights import models_command, pull_command
 from crossllm.embed.encoder import BATCH_TOKENS
 
@@ -156,6 +157,8 @@ def embed() -> None:
 )
 @on_bad_option("Bad records: stop and list them, or leave them out, listed and counted.")
 @read_options
+@shard_options
+@from_cache_option
 @click.option(
     "--new-recipe",
     is_flag=True,
@@ -167,7 +170,7 @@ def embed() -> None:
     type=ByteSize(),
     default="256MiB",
     show_default=True,
-    help="Rows after which a segment is committed; also every 60 s and at SIGTERM.",
+    help="Rows after which a segment is committed; also every 60 s, at SIGTERM and at SIGUSR1.",
 )
 @followed_store_options
 @click.option(
@@ -228,11 +231,14 @@ def _in_words(done: RunSummary, modality: str) -> str:
     noun = "record" if done.records == 1 else "records"
     unit, kind = UNITS[modality], KINDS[modality]
     read = f"{done.records} {noun}, {done.distinct} distinct {kind}, {done.residues} {unit}"
+    if done.num_shards is not None:
+        read = f"shard {done.shard_index} of {done.num_shards}: {read}"
     special = [done.compute if done.compute != "float32" else "", done.long if done.long != "whole" else ""]
     recipe = ", ".join([_recipes_in_words(done.recipes), *filter(None, special)])
+    copied = f", {done.copied} copied" if done.copied else ""
     if not any(part.embedded or part.failed for part in done.recipes):
-        return f"{read}: nothing to embed, {done.already} are in {done.cache} ({recipe})"
-    before = f", {done.already} were there" if done.already else ""
+        return f"{read}: nothing to embed{copied}, {done.already} are in {done.cache} ({recipe})"
+    before = f", {done.already} were there{copied}" if done.already else copied
     pace = f"{done.residues_embedded} {unit} in {done.seconds:.1f} s"
     pace += f", {done.residues_embedded / max(done.seconds, 1e-3):.0f} a second"
     return f"{read}: embedded {done.embedded}{before} → {done.cache} ({recipe}); {pace}"

@@ -1,4 +1,4 @@
-"""`crossllm cache`: the commands of `crossllm.cache.cli`, and `import` and `export`; parsing and printing only."""
+"""`crossllm cache`: what is in `crossllm.cache`, `status`, `import` and `export`; parsing and printing only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from crossllm.cache.cli_flags import (
     read_options,
     store_options,
 )
+from crossllm.cache.cli_index import index_command
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command, Group
 from crossllm.cache.errors import printable
 from crossllm.cache.records.modality import MODALITIES
+from crossllm.embed.cli_shards import status_command
 
 if TYPE_CHECKING:
     from crossllm.embed.foreign.exporting import ExportSummary
@@ -147,7 +149,7 @@ def _exported(done: ExportSummary) -> str:
 
 cache = Group(
     "cache",
-    commands=[*store_commands.commands.values(), import_command, export_command],
+    commands=[*store_commands.commands.values(), index_command, status_command, import_command, export_command],
     help=store_commands.help,
     examples=store_commands.examples,
 )

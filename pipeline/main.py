@@ -35,6 +35,7 @@ def _program(module: str) -> None:
 
 
 def _leave_at_a_signal() -> None:
-    for known in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(known) is not signal.SIG_IGN:  # a shell's job in the background
-            signal.signal(known, lambda number, _frame: os._exit(128 + number))
+    for name, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)):  # the last is not known to Windows
+        known = getattr(signal, name, None)
+        if known is not None and signal.getsignal(known) is not signal.SIG_IGN:  # a shell's job in the background
+            signal.signal(known, lambda *_, code=code: os._exit(code))

@@ -15,8 +15,8 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 FLOORS: dict[str, tuple[str, ...]] = {
-    "cache": ("cli", "cli_flags", "maintenance", "store", "records", "console", "files", "errors"),
-    "embed": ("cli cli_cache cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
+    "cache": ("cli cli_index", "cli_flags", "maintenance", "store", "index", "records", "console", "files", "errors"),
+    "embed": ("cli cli_cache cli_shards cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
     "model": (
         "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan",
         "batch device draws losses standardise summary tokens",

@@ -43,6 +43,9 @@ class Terminated(BaseException):
     """SIGTERM arrived.  A BaseException, so that no `except Exception` swallows it before a writer has committed."""
 
 
+HEARD = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+"""Signals that end the work.  Batch systems send SIGUSR1 some time before the end of the time (`sbatch --signal`); it
+is taken as SIGTERM, so that a job ends with one code, 143, for which it is queued again."""
 _LEFT = {
     signal.SIGINT: "interrupted; what was committed before stays",
     signal.SIGTERM: "terminated; what was committed before stays",
@@ -63,12 +66,13 @@ def _resumes(command: click.Command, given: Sequence[str]) -> bool:
 
 def _hear(number: int, frame: FrameType | None) -> NoReturn:
     """Raise for a signal; leave at once while a module loads, where libraries swallow or replace what is raised."""
+    taken_as = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
     if _loading(frame):
         try:
-            note(_LEFT[signal.Signals(number)])
+            note(_LEFT[taken_as])
         finally:
-            os._exit(128 + number)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            os._exit(128 + taken_as)
+    raise KeyboardInterrupt if taken_as == signal.SIGINT else Terminated
 
 
 def _loading(frame: FrameType | None) -> bool:
@@ -82,9 +86,9 @@ def _loading(frame: FrameType | None) -> bool:
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a click command as a program: parse, run, and exit with the code of DESIGN section 1."""
-    signal.signal(signal.SIGTERM, _hear)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # a shell's job in the background
-        signal.signal(signal.SIGINT, _hear)
+    for known in HEARD:
+        if known == signal.SIGTERM or signal.getsignal(known) is not signal.SIG_IGN:  # a shell's job in the background
+            signal.signal(known, _hear)
     _allow_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without '→' shows its escape
@@ -233,7 +237,7 @@ def _os_error(error: OSError, again: str) -> int:
 
 @contextmanager
 def stop_between_records() -> Iterator[Callable[[], bool]]:
-    """Hold back SIGTERM and SIGINT inside, so that no record is cut in half.
+    """Hold back the signals of `HEARD` inside, so that no record is cut in half.
 
     Yields a function that says whether one of them has arrived; the signal takes effect when the block is left.
     Outside the main thread signals never arrive, and nothing is held back.
@@ -244,7 +248,7 @@ def stop_between_records() -> Iterator[Callable[[], bool]]:
     arrived: list[int] = []
     before = {
         known: signal.signal(known, lambda number, _frame: arrived.append(number))
-        for known in (signal.SIGTERM, signal.SIGINT)
+        for known in HEARD
         if signal.getsignal(known) is not signal.SIG_IGN  # a shell's job in the background
     }
     try:
@@ -253,4 +257,4 @@ def stop_between_records() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if arrived:
-        raise Terminated if arrived[0] == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if arrived[0] == signal.SIGINT else Terminated

@@ -266,8 +266,43 @@ class Lock:
 
 
 def link_file(source: Path, target: Path) -> None:
-    """A second name of a file's bytes; the caller syncs the folder."""
-    os.link(source, target, follow_symlinks=False)
+    """A second name of a file's bytes, or a new file that shares them (a reflink) where no such name can be given.
+
+    The caller syncs the folder.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:  # another volume of Btrfs, a file of somebody else's, too many names: a reflink may do
+        if not _clone(source, target):
+            raise
+
+
+_FICLONE = 0x40049409
+"""Linux's ioctl: let a file have the bytes of another without copying them (ioctl_ficlone(2))."""
+
+
+def _clone(source: Path, target: Path) -> bool:
+    """Whether `target` now is a file that shares the bytes of `source`, on disk; nothing is left where it is not."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
+    try:
+        old = os.open(source, os.O_RDONLY | NO_FOLLOW)
+        try:
+            fcntl.ioctl(new, _FICLONE, old)
+        finally:
+            os.close(old)
+        os.fsync(new)
+    except OSError:
+        remove_file(target)
+        return False
+    finally:
+        os.close(new)
+    return True
 
 
 def remove_file(path: Path) -> None:

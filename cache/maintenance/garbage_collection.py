@@ -138,7 +138,9 @@ def _sweep(plan: _Recipe) -> None:
 
 def _homes(cache_dir: Path, folders: list[Path]) -> list[Path]:
     """The folders in which this project makes temporary files."""
-    inner = [place for folder in folders for place in (folder, folder / "commits", folder / "segments")]
+    inner = [
+        place for folder in folders for place in (folder, folder / "commits", folder / "segments", folder / "index")
+    ]
     return [cache_dir, cache_dir / "records", *inner]
 
 

@@ -72,7 +72,6 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
     for modality in MODALITIES:
         for recipe in list_recipes(cache_dir, modality):
             reader = CacheReader(cache_dir, recipe)
-            stored = sum(segment.commit.bytes for segment in reader.segments)
             found.append(
                 RecipeInfo(
                     modality,
@@ -80,7 +79,7 @@ def info(cache_dir: Path) -> list[RecipeInfo]:
                     recipe.digest,
                     len(reader),
                     reader.residues,
-                    stored,
+                    reader.stored_bytes,
                     len(reader.segments),
                     recipe.dtype,
                     recipe.compute,

@@ -122,6 +122,22 @@ def merge(
     return Merged(copied, already, sum(len(records) for records, _ in ids.values()), size, left_out, damage, linked)
 
 
+def take(into: Path, source: Path, recipe: Recipe, keys: set[bytes], *, quiet: bool = True) -> Merged:
+    """Copy the rows of these keys that another cache holds and this one does not, and no ids; linked where that can be.
+
+    Raises:
+        CacheCorrupt: a commit record or small file of the source is damaged; nothing was written.
+        OSError: the disk has not the space; nothing was written.
+    """
+    plan = _plan(into, [source], recipe, keys)
+    home = store_folder(into)
+    require_space(next(path for path in (home, *home.absolute().parents) if path.exists()), plan.space)
+    damage: list[str] = []
+    with byte_progress(plan.bytes, "copy", quiet) as seen:
+        copied, already, linked = _copy_recipe(into, plan, SEGMENT_BYTES, True, damage, seen)
+    return Merged(copied, already, 0, plan.bytes, [], damage, linked)
+
+
 def _check_sources(into: Path, sources: Sequence[Path]) -> None:
     """Every source is a cache, none stands twice, none is `into`."""
     for source in sources:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -43,6 +43,19 @@ class IdList:
                 return place
             at += 1
         return ABSENT
+
+    def find_many(self, ids: Sequence[str]) -> np.ndarray:
+        """(m,) what `find` says of each id."""
+        found = np.full(len(ids), ABSENT, np.int64)
+        hashes, order = self._by_hash()
+        if not len(hashes):
+            return found
+        wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
+        at = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+        for n in np.flatnonzero(hashes[at] == wanted).tolist():
+            place = int(order[at[n]])
+            found[n] = place if self[place] == ids[n] else self.find(ids[n])
+        return found
 
     def repeats(self) -> Iterator[tuple[int, int]]:
         """`(place, place of the first)` of every id that stands further up already, in no order."""

@@ -25,10 +25,12 @@ from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.keys import ABSENT
 from crossllm.cache.records.record import NORMALISER, Record, check_id
+from crossllm.cache.records.record_list import RecordList
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")
 _MAX_BYTES = 1 << 32
+_IDS_AT_ONCE = 1 << 16
 _AT_ONCE = 1 << 20
 """Bytes of lines that are written together."""
 
@@ -88,6 +90,16 @@ class Table(Mapping[str, Entry]):
             self._ids.append(id_)
             self._keys += digest
             self._lengths.append(rows)
+
+    def compare(self, ids: Sequence[str], keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which of m ids stand here for their key of (m, 32) uint8, and which for another; (m,) bool each."""
+        places = self._ids.find_many(ids)
+        held = np.flatnonzero(places != ABSENT)
+        same, other = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        own = np.frombuffer(self._keys, np.uint8).reshape(-1, 32)[places[held]]
+        same[held] = (own == keys[held]).all(1)
+        other[held] = ~same[held]
+        return same, other
 
     def _entry(self, place: int) -> Entry:
         return Entry(bytes(self._keys[32 * place : 32 * place + 32]), self._lengths[place])
@@ -155,17 +167,23 @@ def new_rows(cache_dir: Path, modality: str, records: Sequence[Record]) -> np.nd
         Conflict: an id already stands for another sequence in this cache.
     """
     known = read_table(cache_dir, modality)
-    new = np.ones(len(records), bool)
-    conflicts: list[str] = []
-    for place, record in enumerate(records):
+    for record in () if isinstance(records, RecordList) else records:  # before it is encoded for a list
         check_id(record.id)
-        entry = known.get(record.id)
-        new[place] = entry is None
-        if entry is not None and entry.key != record.key:
-            conflicts.append(
-                f"{cache_dir}: {modality} id '{printable(record.id)}' already stands for another sequence here; "
-                "rename the record or use another --cache"
-            )
+    given = RecordList.of(records)
+    new = np.ones(len(given), bool)
+    conflicts: list[str] = []
+    for start in range(0, len(given), _IDS_AT_ONCE):
+        part = given[start : start + _IDS_AT_ONCE]
+        ids = [*part.ids()]
+        for id_ in ids:
+            check_id(id_)
+        same, other = known.compare(ids, part.keys)
+        new[start : start + len(ids)] = ~(same | other)
+        conflicts += (
+            f"{cache_dir}: {modality} id '{printable(ids[n])}' already stands for another sequence here; "
+            "rename the record or use another --cache"
+            for n in np.flatnonzero(other).tolist()
+        )
     if conflicts:
         raise Conflict(conflicts)
     return new
@@ -174,12 +192,12 @@ def new_rows(cache_dir: Path, modality: str, records: Sequence[Record]) -> np.nd
 def _lines(records: Sequence[Record], new: np.ndarray) -> Iterator[bytes]:
     """A table of the records chosen by `new`, (n,) bool, in pieces."""
     piece = bytearray(_HEADER.encode())
-    for place, record in enumerate(records):
-        if new[place]:
-            piece += f"{record.id}\t{record.key.hex()}\t{record.length}\t{NORMALISER}\n".encode()
-            if len(piece) >= _AT_ONCE:
-                yield bytes(piece)
-                piece.clear()
+    chosen = RecordList.of(records).take(np.flatnonzero(new))
+    for id_, key, length in zip(chosen.ids(), chosen.keys, chosen.lengths.tolist(), strict=True):
+        piece += f"{id_}\t{key.tobytes().hex()}\t{length}\t{NORMALISER}\n".encode()
+        if len(piece) >= _AT_ONCE:
+            yield bytes(piece)
+            piece.clear()
     if piece:
         yield bytes(piece)
 

@@ -119,6 +119,10 @@ class RecordList(Sequence[Record]):
         """(n,) int64 residues, nucleotides or atoms of each record, read-only."""
         return self._chosen(np.frombuffer(self._store.lengths, np.int64))
 
+    def ids(self) -> Iterator[str]:
+        """The id of each record; its sequence is not read."""
+        return (self._store.ids[int(place)] for place in self._places)
+
     def repeated_ids(self) -> Iterator[tuple[int, int]]:
         """`(place, place of the first)` of every record whose id stands further up; of a whole list, in no order."""
         return self._store.ids.repeats()
@@ -170,6 +174,10 @@ class Distinct(Mapping[bytes, Record]):
     def find(self, key: bytes) -> int:
         """Place of a key among the distinct ones, or `crossllm.cache.records.keys.ABSENT`."""
         return self._keys.find(key)
+
+    def find_many(self, digests: np.ndarray) -> np.ndarray:
+        """(m,) what `find` says of each of m keys, (m, 32) uint8."""
+        return self._keys.find_many(digests)
 
     def __getitem__(self, key: bytes) -> Record:
         if (place := self.find(key)) == ABSENT:

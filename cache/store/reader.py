@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crossllm.cache.errors import CacheCorrupt
+from crossllm.cache.index.index_file import MAKE_AGAIN, IndexFile, open_index
+from crossllm.cache.index.layout import LAYOUTS
 from crossllm.cache.records.keys import ABSENT
 from crossllm.cache.store.commit import Commit, commit_paths, live_commits, read_commit
+from crossllm.cache.store.indexed_keys import IndexedKeys, IndexedSegments
 from crossllm.cache.store.key_index import KeyIndex
+from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.row_source import IO
 from crossllm.cache.store.segment import Segment
@@ -49,15 +53,27 @@ class CacheReader:
     Args:
         io: `mmap`, or `pread`, where a file that shrinks while it is read is an error and not a signal.
         threads: that `gather` copies with.
+        use_index: take the key index, where one fits the commit records; without it every segment is opened, which is
+            the reference.
     """
 
-    def __init__(self, cache_dir: Path, recipe: Recipe, *, io: IO = "mmap", threads: int = THREADS) -> None:
+    def __init__(
+        self, cache_dir: Path, recipe: Recipe, *, io: IO = "mmap", threads: int = THREADS, use_index: bool = True
+    ) -> None:
         self.recipe = recipe
         self.folder = recipe.folder(cache_dir)
         self._cache_dir, self._io, self._threads = cache_dir, io, threads
-        self.segments, self.damage = self._open()
-        """The segments that can be read; one line for each file that keeps another from being read."""
-        self._index = KeyIndex(self.segments)
+        self.segments: Sequence[Segment]
+        """The segments that can be read; those of the key index are opened when they are asked for."""
+        self._index: KeyIndex | IndexedKeys
+        self._file: IndexFile | None
+        opened, self.damage, self._file = self._open(use_index)
+        """One line for each file that keeps a segment from being read."""
+        if self._file is None:
+            self.segments, self._index = opened, KeyIndex(opened)
+        else:
+            self.segments = IndexedSegments(self._file.segments.names, self._opened, opened)
+            self._index = IndexedKeys(self._file, opened)
         self._moved: CacheReader | None = None
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
 
@@ -72,7 +88,7 @@ class CacheReader:
         try:
             return segment.rows(index)
         except CacheCorrupt:
-            if (now := self._listed_again(segment)) is None:
+            if (now := self._listed_again(segment.name)) is None:
                 raise
             return now[key]
 
@@ -82,24 +98,36 @@ class CacheReader:
     def __len__(self) -> int:
         """Distinct keys; a record that two writers both made counts once."""
         self._present(False)
-        return len(self._index.firsts)
+        return self._index.count
 
     def __iter__(self) -> Iterator[bytes]:
         """Keys in the order of the segments; a key stored twice comes once."""
         self._present(False)
-        return (self._index.digest[record].tobytes() for record in self._index.firsts)
+        return self._index.keys(self.segments)
 
     def length(self, key: bytes) -> int:
         """Rows of a key, L, without touching them."""
-        segment, index = self._held(key)
-        return int(segment.offsets[index + 1] - segment.offsets[index])
+        if not self._present((length := self._index.length(key)) != ABSENT):
+            self._held(key)  # raises
+        return length
 
     @property
     def residues(self) -> int:
         """Rows of all distinct keys."""
         self._present(False)
-        lengths = [np.diff(segment.offsets) for segment in self.segments]
-        return int(np.concatenate(lengths)[self._index.firsts].sum()) if lengths else 0
+        return self._index.residues
+
+    @property
+    def stored_bytes(self) -> int:
+        """On disk, all files of the segments."""
+        indexed = 0 if self._file is None else int(self._file.segments.sizes.sum())
+        return indexed + sum(segment.commit.bytes for segment in self._each_open())
+
+    @property
+    def layouts(self) -> set[tuple[Store, Compressor | None]]:
+        """How the segments are laid down."""
+        indexed = [] if self._file is None else np.unique(self._file.segments.layouts).tolist()
+        return {LAYOUTS[number] for number in indexed} | {segment.stored_as for segment in self._each_open()}
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
         """Those of `keys` that the cache does not hold, in their order."""
@@ -127,7 +155,7 @@ class CacheReader:
         records = self._index.find_many(keys)
         if (absent := np.flatnonzero(records == ABSENT)).size:
             self._held(keys[absent[0]])  # raises
-        places = [(self.segments[n], i) for n, i in map(self._index.place, records.tolist())]
+        places = [self._placed(record, key) for record, key in zip(records.tolist(), keys, strict=True)]
         offsets = np.cumsum([0, *(int(s.offsets[i + 1] - s.offsets[i]) for s, i in places)])
         rows = self._room(int(offsets[-1]), out)
 
@@ -142,7 +170,7 @@ class CacheReader:
                 try:
                     segment.read_into(index, target)
                 except CacheCorrupt:
-                    if (now := self._listed_again(segment)) is None:
+                    if (now := self._listed_again(segment.name)) is None:
                         raise
                     np.copyto(target, now[keys[n]])
 
@@ -160,17 +188,28 @@ class CacheReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self._cache_dir, self.recipe, self._io, self._threads)
 
-    def _open(self) -> tuple[list[Segment], list[str]]:
-        """The live segments, and what is damaged; listed again if one went away meanwhile (`gc` after `compact`)."""
+    def _open(self, use_index: bool) -> tuple[list[Segment], list[str], IndexFile | None]:
+        """The live segments, what is damaged, and the key index of the segments that are not among them.
+
+        Listed again if one went away meanwhile (`gc` after `compact`).
+        """
         while True:
             paths, commits, damage = commit_paths(self.folder), list[Commit](), list[str]()
+            listed = {path.stem for path in paths}
+            file = open_index(self.folder, self.recipe.digest, listed) if use_index else None
+            known = set() if file is None else {*file.segments.names, *file.segments.replaced}
             for path in paths:
+                if path.stem in known:
+                    continue
                 try:
                     commits.append(read_commit(path))
                 except CacheCorrupt as error:
                     damage += error.lines
                 except FileNotFoundError:
                     damage.append(f"{path}: missing")
+            if file is not None and not known.isdisjoint(name for one in commits for name in one.supersedes):
+                use_index = False  # of what it tells, something was replaced
+                continue
             segments = []
             for commit in live_commits(commits):
                 try:
@@ -178,15 +217,38 @@ class CacheReader:
                 except CacheCorrupt as error:
                     damage += error.lines
             if not damage or set(paths) <= set(commit_paths(self.folder)):
-                return segments, damage
+                return segments, damage, file
 
     def _held(self, key: bytes) -> tuple[Segment, int]:
         """Segment of a key, and the record's index in there."""
         record = self._index.find(key)
         if not self._present(record != ABSENT):
             raise KeyError(f"no rows for key {key.hex()} in recipe {self.recipe.folder_name}")
+        return self._placed(record, key)
+
+    def _placed(self, record: int, key: bytes) -> tuple[Segment, int]:
+        """Segment of a record, and its index in there; one of the key index is opened, and has to hold the key."""
         number, index = self._index.place(record)
-        return self.segments[number], index
+        if self._file is None:
+            return self.segments[number], index
+        try:
+            segment = self.segments[number]
+        except (CacheCorrupt, FileNotFoundError):
+            if (now := self._listed_again(self._file.segments.names[number])) is None:
+                raise
+            return now._held(key)
+        if index >= len(segment.digest) or segment.digest[index].tobytes() != key:
+            raise CacheCorrupt(f"{self._file.path}: says that {segment.path} holds {key.hex()}; {MAKE_AGAIN}")
+        return segment, index
+
+    def _opened(self, name: str) -> Segment:
+        """A segment of the key index."""
+        commit = read_commit(self.folder / "commits" / f"{name}.json")
+        return Segment(self.folder, self.recipe, commit, self._io)
+
+    def _each_open(self) -> Sequence[Segment]:
+        """The segments that no key index stands for."""
+        return self.segments.others if isinstance(self.segments, IndexedSegments) else self.segments
 
     def _present(self, found: bool) -> bool:
         """`found`; but where a segment cannot be read, nobody can say that a key is absent."""
@@ -194,9 +256,9 @@ class CacheReader:
             raise CacheCorrupt(self.damage)
         return found
 
-    def _listed_again(self, segment: Segment) -> CacheReader | None:
+    def _listed_again(self, segment: str) -> CacheReader | None:
         """The cache as it stands now, if this segment was superseded and removed since; None where it is damaged."""
-        if segment.name in {path.stem for path in commit_paths(self.folder)}:
+        if segment in {path.stem for path in commit_paths(self.folder)}:
             return None
         if self._moved is None:
             self._moved = _reopened(self._cache_dir, self.recipe, self._io, self._threads)

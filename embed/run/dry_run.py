@@ -9,15 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from crossllm.cache.console.messages import say_notes
-from crossllm.cache.records.reading import read_records
 from crossllm.cache.store.recipe import Recipe, similar_recipes
 from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5
 from crossllm.embed.encoder import EncoderInfo
 from crossllm.embed.encoders.registry import DEFAULT_ENCODER, ENCODERS, find_encoder
 from crossllm.embed.run.estimate import Estimate, estimate, pieces, timed_by_shape
-from crossllm.embed.run.plan import Plan, RunOptions, Target, asked_layout, existing_folder, make_plan
+from crossllm.embed.run.from_cache import check_source
+from crossllm.embed.run.plan import (
+    Plan,
+    RunOptions,
+    Target,
+    asked_layout,
+    asked_records,
+    existing_folder,
+    make_plan,
+)
 from crossllm.embed.run.recipes import beyond_limit, refuses_long, resolve_recipes
 from crossllm.embed.weights.published import local_weights
 
@@ -53,6 +60,8 @@ class DryRun(NamedTuple):
     """Of the distinct sequences."""
     already: int | None
     """Distinct sequences that all recipes have; None where these are not known."""
+    elsewhere: int
+    """Distinct sequences whose rows `--from-cache` has."""
     pending: int
     """The others, which are computed once each."""
     pending_residues: int
@@ -89,9 +98,10 @@ def dry_run(options: RunOptions) -> DryRun:
     refuse_compressed_h5(*asked_layout(options))
     info, at_hand = _encoder(options)
     options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
-    records = read_records(options.input, options.modality, options.on_bad, options.reading)
-    say_notes(options.input, records.notes, records.skipped, "records")
+    records = asked_records(options)
     recipes, known = _recipes(options, info, at_hand)
+    if known:
+        check_source(options, recipes)
     plan = make_plan(options, recipes, records)
     lengths, stops = plan.lengths, refuses_long(options, info, plan.recipe)
     beyond = beyond_limit(info, lengths)
@@ -110,7 +120,8 @@ def dry_run(options: RunOptions) -> DryRun:
         records=len(records.records),
         distinct=len(plan.distinct),
         residues=plan.residues,
-        already=len(plan.distinct) - len(lengths) if known else None,
+        already=len(plan.distinct) - len(lengths) - len(plan.elsewhere) if known else None,
+        elsewhere=len(plan.elsewhere),
         pending=len(lengths),
         pending_residues=int(lengths.sum()),
         longest=int(lengths.max(initial=0)),
@@ -138,7 +149,11 @@ def _encoder(options: RunOptions) -> tuple[EncoderInfo, bool]:
 def _in_recipe(plan: Plan, target: Target, known: bool) -> RecipePlan:
     if not known:
         return RecipePlan(None, target.recipe.layer, None)
-    return RecipePlan(target.recipe.folder_name, target.recipe.layer, len(plan.distinct) - len(target.places))
+    return RecipePlan(target.recipe.folder_name, target.recipe.layer, _held(plan, target))
+
+
+def _held(plan: Plan, target: Target) -> int:
+    return len(plan.distinct) - len(target.places) - len(target.elsewhere)
 
 
 def _recipes(options: RunOptions, info: EncoderInfo, at_hand: bool) -> tuple[tuple[Recipe, ...], bool]:

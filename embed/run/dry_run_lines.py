@@ -17,6 +17,7 @@ def in_lines(found: DryRun, modality: str) -> str:
     there = "what is there already is not known without the weights" if found.already is None else (
         f"{found.already:,} already there"
     )  # fmt: skip
+    there += f", {found.elsewhere:,} to be copied" if found.elsewhere else ""
     lines = [
         f"records     {found.records:,}, {found.distinct:,} distinct {kind}, {found.residues:,} {unit}; {there}",
         f"to embed    {_pending(found, kind, unit)}",

@@ -10,11 +10,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.errors import InputError
 from crossllm.cache.files.paths import code_problem
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.records.options import ReadOptions
+from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record_list import Distinct, RecordList, Records
+from crossllm.cache.records.shards import Shard, of_shard
 from crossllm.cache.store.background_writer import WRITE_AHEAD
 from crossllm.cache.store.layout import Compressor, StorageType, Store
 from crossllm.cache.store.reader import CacheReader
@@ -57,6 +60,10 @@ class RunOptions:
     on_bad: OnBad = "error"
     reading: ReadOptions = ReadOptions()
     """How the input is read where it does not say so itself."""
+    shard: Shard | None = None
+    """The part of the sequences that this run embeds; None: all."""
+    from_cache: Path | None = None
+    """Another cache, whose rows of the same recipes are taken before anything is computed."""
     new_recipe: bool = False
     """Start another recipe although the cache holds one of this encoder."""
     segment_bytes: int = SEGMENT_BYTES
@@ -86,6 +93,8 @@ class Target(NamedTuple):
     places: np.ndarray
     """(m,) places among the distinct sequences of those without rows in it, rising: the order of the file."""
     layout: Layout
+    elsewhere: np.ndarray
+    """(k,) places of those that `--from-cache` has and it lacks; `places` is without them."""
 
 
 class Plan(NamedTuple):
@@ -107,6 +116,14 @@ class Plan(NamedTuple):
         """That of the deepest layer to be computed; all have the way of computing in common."""
         recipes = (target.recipe for target in self.wanted or self.targets)
         return max(recipes, key=lambda recipe: math.inf if recipe.layer is None else int(recipe.layer))
+
+    @property
+    def elsewhere(self) -> np.ndarray:
+        """Places of those that a recipe lacks and `--from-cache` has of it, and that are not computed, rising."""
+        if not self.targets:
+            return self.places[:0]
+        held = np.unique(np.concatenate([target.elsewhere for target in self.targets]))
+        return np.setdiff1d(held, self.places, assume_unique=True)
 
     @property
     def pending(self) -> RecordList:
@@ -169,6 +186,24 @@ def asked_layout(options: RunOptions) -> Layout:
     return Layout(options.store or "zarr", None if options.compressor == "none" else options.compressor)
 
 
+def asked_records(options: RunOptions) -> Records:
+    """The records that a run is about: those of the input, or of one shard of it; what was changed in them is said.
+
+    Raises:
+        InputError: as `read_records`.
+    """
+    records = read_records(options.input, options.modality, options.on_bad, options.reading)
+    say_notes(options.input, records.notes, records.skipped, "records")
+    if options.shard is None:
+        return records
+    found = of_shard(records, options.shard)
+    note(
+        f"note: {options.input}: shard {options.shard.number} of {options.shard.total} has {len(found.records):,} of "
+        f"{len(records.records):,} records"
+    )
+    return found
+
+
 def make_plan(options: RunOptions, recipes: Sequence[Recipe], records: Records) -> Plan:
     """Which distinct sequences each recipe lacks, in file order, and how they are to be laid down."""
     distinct = records.distinct()
@@ -178,7 +213,11 @@ def make_plan(options: RunOptions, recipes: Sequence[Recipe], records: Records) 
 
 def _target(options: RunOptions, recipe: Recipe, distinct: Distinct) -> Target:
     reader, layout = CacheReader(options.cache_dir, recipe), asked_layout(options)
-    held = {segment.stored_as for segment in reader.segments}
+    held = reader.layouts
     if options.store is None and options.compressor is None and len(held) == 1:
         layout = Layout(*held.pop())
-    return Target(recipe, np.flatnonzero(reader.absent(distinct.digests)), layout)
+    places = np.flatnonzero(reader.absent(distinct.digests))
+    if options.from_cache is None:
+        return Target(recipe, places, layout, places[:0])
+    nowhere = CacheReader(options.from_cache, recipe).absent(distinct.digests[places])
+    return Target(recipe, places[nowhere], layout, places[~nowhere])

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import Conflict
@@ -17,7 +19,6 @@ from crossllm.cache.files import fsio
 from crossllm.cache.maintenance.compact import require_space
 from crossllm.cache.records.id_table import publish_table, read_table
 from crossllm.cache.records.modality import KINDS
-from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5, sync_what_others_wrote
@@ -26,7 +27,8 @@ from crossllm.embed.encoders.registry import find_encoder
 from crossllm.embed.encoders.windows import cut_note, left_out
 from crossllm.embed.run.ack import Acknowledger
 from crossllm.embed.run.dry_run_lines import announce
-from crossllm.embed.run.plan import Plan, RunOptions, asked_layout, existing_folder, make_plan
+from crossllm.embed.run.from_cache import check_source, take_rows
+from crossllm.embed.run.plan import Plan, RunOptions, asked_layout, asked_records, existing_folder, make_plan
 from crossllm.embed.run.recipes import refuse_too_long, resolve_recipes
 from crossllm.embed.run.storing import Outcome, Part, list_failures, store
 from crossllm.embed.weights.published import local_weights
@@ -45,6 +47,8 @@ class RecipeSummary(NamedTuple):
     failed: int
     failed_list: str | None
     """File that lists what failed, with reasons."""
+    copied: int
+    """From `--from-cache`."""
 
 
 class RunSummary(NamedTuple):
@@ -77,6 +81,11 @@ class RunSummary(NamedTuple):
     """Rows of what was embedded, in one recipe."""
     seconds: float
     """Of encoding and storing, without reading the input and loading the encoder."""
+    shard_index: int | None
+    """Of the shard that was embedded, counted from 0; all counts are of this shard.  None: everything was."""
+    num_shards: int | None
+    copied: int
+    """Distinct sequences that lacked rows and got all of them from `--from-cache`."""
 
 
 def run(options: RunOptions) -> RunSummary:
@@ -86,16 +95,17 @@ def run(options: RunOptions) -> RunSummary:
         InputError: bad records or sequences that are too long (one line each), no such encoder or layer, weights that
             cannot be used, a descriptor that cannot be written to; nothing was written.
         Conflict: the cache's recipe of this encoder differs from what was asked for, or those of several layers from
-            one another.
+            one another, or that of `from_cache`.
         OSError: the disk has not the space; nothing was written.
     """
     refuse_compressed_h5(*asked_layout(options))
     acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
     info = find_encoder(options.modality, options.encoder, options.weights)
     options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
-    records = read_records(options.input, options.modality, options.on_bad, options.reading)
-    say_notes(options.input, records.notes, records.skipped, "records")
-    plan = make_plan(options, resolve_recipes(options, info), records)
+    records = asked_records(options)
+    recipes = resolve_recipes(options, info)
+    check_source(options, recipes)
+    plan = make_plan(options, recipes, records)
     refuse_too_long(options, info, plan)
     if info.source and plan.wanted:  # it runs on torch
         prepare_machine()
@@ -103,9 +113,12 @@ def run(options: RunOptions) -> RunSummary:
     if cut.sequences:
         note(f"note: {options.input}: {cut_note(plan.recipe, cut)}")
     _look_for_space(options, plan, len(records.records))
-    if (elsewhere := store_folder(options.cache_dir)) != options.cache_dir:
-        note(f"note: {options.cache_dir / 'dataset.toml'}: the rows are kept in {elsewhere}")
+    if (home := store_folder(options.cache_dir)) != options.cache_dir:
+        note(f"note: {options.cache_dir / 'dataset.toml'}: the rows are kept in {home}")
     announce(options, info, plan, len(records.records))
+    elsewhere = plan.elsewhere
+    plan, taken = take_rows(options, plan, records)
+    copied = len(np.setdiff1d(elsewhere, plan.places))
     encoder = _load(options, info, plan) if plan.wanted else None
     with _nothing_lost(options, plan, "the table of ids stays as it is"):
         _publish_ids(options, records)
@@ -131,11 +144,11 @@ def run(options: RunOptions) -> RunSummary:
             sync_what_others_wrote(options.cache_dir, part.target.recipe)
     return RunSummary(
         cache=str(options.cache_dir),
-        recipes=tuple(_summary(options, plan, part) for part in outcome.parts),
+        recipes=tuple(_summary(options, plan, *each) for each in zip(outcome.parts, taken, strict=True)),
         records=len(records.records),
         distinct=len(plan.distinct),
         residues=plan.residues,
-        already=len(plan.distinct) - outcome.stored - outcome.failed,
+        already=len(plan.distinct) - outcome.stored - outcome.failed - copied,
         embedded=outcome.stored,
         failed=outcome.failed,
         skipped=len(records.skipped),
@@ -145,6 +158,9 @@ def run(options: RunOptions) -> RunSummary:
         long=plan.recipe.long,
         residues_embedded=outcome.residues,
         seconds=round(time.perf_counter() - begun, 3),
+        shard_index=None if options.shard is None else options.shard.number,
+        num_shards=None if options.shard is None else options.shard.total,
+        copied=copied,
     )
 
 
@@ -159,19 +175,23 @@ def _nothing_lost(options: RunOptions, plan: Plan, what: str) -> Iterator[None]:
         note(f"note: {options.cache_dir}: cannot be written, {what}")
 
 
-def _summary(options: RunOptions, plan: Plan, part: Part) -> RecipeSummary:
+def _summary(options: RunOptions, plan: Plan, part: Part, copied: int) -> RecipeSummary:
     return RecipeSummary(
         recipe=part.target.recipe.folder_name,
         layer=part.target.recipe.layer,
-        already=len(plan.distinct) - part.stored - len(part.failures),
+        already=len(plan.distinct) - part.stored - len(part.failures) - copied,
         embedded=part.stored,
         failed=len(part.failures),
         failed_list=str(_failed_list(options, part)) if part.failures else None,
+        copied=copied,
     )
 
 
 def _failed_list(options: RunOptions, part: Part) -> Path:
-    return part.target.recipe.folder(options.cache_dir) / "failed.tsv"
+    """Each shard has a list of its own: another shard's run neither replaces nor removes it."""
+    shard = options.shard
+    name = "failed.tsv" if shard is None else f"failed.{shard.number}-of-{shard.total}.tsv"
+    return part.target.recipe.folder(options.cache_dir) / name
 
 
 def _publish_ids(options: RunOptions, records: Records) -> None:

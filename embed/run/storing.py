@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +29,10 @@ from crossllm.embed.run.plan import Plan, RunOptions, Target
 
 BATCH = 64
 """Records between two looks at what other writers have committed."""
+_SHORT = 0.05
+"""Seconds that a look may take each time.  A longer one, of 10⁴ segments or more, is taken less often."""
+_SHARE = 20
+"""So many times as long as a long look took, what it saw is taken to be so: what others do meanwhile is done twice."""
 FAILED_COLUMNS = ("id", "key", "length", "reason")
 
 
@@ -156,16 +161,26 @@ class _Held:
         self._cache_dir, self._recipe, self._durable = cache_dir, recipe, durable
         self._listed: list[Path] = []
         self._reader: CacheReader | None = None
+        self._next_look = 0.0
 
     def absent(self, digests: np.ndarray) -> np.ndarray:
         """(m,) bool: which of these keys, (m, 32), it has no rows of now."""
+        begun = time.monotonic()
+        if self._reader is None or begun >= self._next_look:
+            self._look()
+            took = time.monotonic() - begun
+            self._next_look = begun + (_SHARE * took if took > _SHORT else 0)
+        assert self._reader is not None
+        return self._reader.absent(digests)
+
+    def _look(self) -> None:
+        """List the commits, and open the cache anew where there are others."""
         now = commit_paths(self._recipe.folder(self._cache_dir))
         if self._reader is None or now != self._listed:
             self._reader = None  # before the next one is made: its index is all keys of the cache
             self._listed, self._reader = now, CacheReader(self._cache_dir, self._recipe)
             if self._durable:
                 sync_what_others_wrote(self._cache_dir, self._recipe)
-        return self._reader.absent(digests)
 
 
 def _pending(cache_dir: Path, plan: Plan, parts: Sequence[Part], outcome: Outcome, durable: bool) -> Iterator[Record]:
