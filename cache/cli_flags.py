@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import click
 
+from crossllm.cache.cluster.address import ClusterName, parse_cluster
 from crossllm.cache.errors import printable
 from crossllm.cache.files.paths import code_problem, url_problem
 from crossllm.cache.records.options import ReadOptions
@@ -168,3 +169,25 @@ def on_bad_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     """`--on-bad`; `what` is bad, and how it is stopped at or left out."""
     choice = click.Choice(["error", "skip"])
     return click.option("--on-bad", type=choice, default="error", show_default=True, help=what)
+
+
+class _Cluster(click.ParamType[ClusterName]):
+    """local, local:N, the address of a Dask scheduler, or its file."""
+
+    name = "cluster"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ClusterName:
+        """The cluster, or the `InputError` of what is no name of one."""
+        return value if isinstance(value, ClusterName) else parse_cluster(str(value))
+
+
+def dask_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--dask`; `what` its workers do."""
+    return click.option(
+        "--dask",
+        type=_Cluster(),
+        default=None,
+        metavar="local[:N]|tcp://HOST:PORT|FILE",
+        help=f"{what}: N processes of this machine, or those of the scheduler at an address or in its file. "
+        "docs/cluster.md.",
+    )

@@ -32,6 +32,10 @@ class CrossLLMError(Exception):
         self.lines = (lines,) if isinstance(lines, str) else tuple(lines)
         super().__init__("\n".join(self.lines))
 
+    def __reduce__(self) -> tuple[type[CrossLLMError], tuple[tuple[str, ...]]]:
+        """What is handed from process to process: its lines, which `args` has as one."""
+        return type(self), (self.lines,)
+
 
 class InputError(CrossLLMError):
     """Bad input or usage."""

@@ -14,6 +14,7 @@ from crossllm.cache.cli_flags import (
     ByteSize,
     CachePath,
     PathName,
+    dask_option,
     followed_store_options,
     on_bad_option,
     read_options,
@@ -149,6 +150,7 @@ def embed() -> None:
     help="Residues, nucleotides or atoms computed at once.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@dask_option("Workers of a Dask cluster embed")
 @click.option(
     "--dtype",
     type=click.Choice(["float16", "float32"]),

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option, out_option
+from crossllm.cache.cli_flags import PathName, cache_folder, dask_option, on_bad_option, out_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
-from crossllm.cache.errors import PartlyDone
+from crossllm.cache.errors import InputError, PartlyDone
 from crossllm.cache.files.paths import as_text
 from crossllm.pipeline.cli_split_flags import split_file_option
 from crossllm.pipeline.cli_train import check_device, recipe_option, recipes_of
@@ -44,6 +44,7 @@ from crossllm.pipeline.ranks.launch import refuse_several
 @click.option(
     "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Rows at a time, sharing the cores."
 )
+@dask_option("Workers of a Dask cluster train the rows")
 @recipe_option
 @click.option("--config", "config_file", type=PathName(), default=None, help="TOML file with settings of all rows.")
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="A setting of all rows; may be repeated.")
@@ -88,7 +89,10 @@ def ablate(
     from crossllm.pipeline.experiments.ablation_table import ablation_table, hit_report
 
     flags["baselines"] = flags["baselines"] and as_text(flags["baselines"])
-    check_device(flags["device"])
+    if flags["dask"] is None:  # else the workers have it
+        check_device(flags["device"])
+    elif flags["jobs"] > 1:
+        raise InputError("--jobs: --dask says how many rows are trained at a time; give one of the two")
     options = AblationOptions(
         cache_dir, [*map(as_text, grids)], sets=[*map(as_text, sets)], recipe_a=chosen.get("a"),
         recipe_b=chosen.get("b"), **flags,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_folder, on_bad_option, out_option
+from crossllm.cache.cli_flags import PathName, cache_folder, dask_option, on_bad_option, out_option
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -19,6 +19,7 @@ from crossllm.cache.files.paths import as_text
 from crossllm.pipeline.cli_split_flags import SEED, SPLIT_SETTINGS, setting_flags, split_file_option, take_settings
 
 if TYPE_CHECKING:
+    from crossllm.cache.cluster.address import ClusterName
     from crossllm.pipeline.ranks.ranks import Ranks
 
 SETTINGS = {
@@ -95,6 +96,7 @@ recipe_option = click.option(
 @click.option(
     "--jobs", type=click.IntRange(1, 256), default=1, show_default=True, help="Folds at a time, sharing the cores."
 )
+@dask_option("Workers of a Dask cluster fit the folds")
 @click.option("--by", default=None, metavar="COLUMN", help="Score each value of this column of pairs.tsv as well.")
 @click.option(
     "--baselines",
@@ -133,6 +135,7 @@ def train(**flags: Any) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # also before torch: its traces of a closed connection
     from crossllm.pipeline.ranks.ranks import ALONE
 
+    _check_where(flags["dask"], flags["jobs"], flags["device"], alone=found is None)
     if found is not None and flags["jobs"] > 1:
         raise InputError("--jobs: takes processes of its own, and torchrun started several; leave one of the two out")
     if found is None:
@@ -154,6 +157,7 @@ def _train(
     sets: tuple[str, ...],
     seeds: int | None,
     jobs: int,
+    dask: ClusterName | None,
     **flags: Any,
 ) -> None:
     """What one process does; of several all but the first do what that one tells them."""
@@ -182,14 +186,14 @@ def _train(
         config_file, [*map(as_text, sets)], {name: as_text(text) for name, text in settings.items() if text is not None}
     )
     keep_freed_memory()
-    threads = threads_each(jobs) if jobs > 1 else None
+    threads = threads_each(jobs if dask is None else dask.workers or 1) if jobs > 1 or dask is not None else None
     options = TrainOptions(cache_dir, config, chosen.get("a"), chosen.get("b"), threads=threads, ranks=ranks, **flags)
     if not ranks.first:
         follow(options, ranks)
         return
     held_before = held_seeds(flags["out"] or default_run(cache_dir)) if flags["resume"] else None
     repeated = (seeds or 1) > 1 or held_before is not None
-    ahead = partial(fit_in_processes, jobs=jobs) if jobs > 1 else None
+    ahead = partial(fit_in_processes, jobs=jobs, dask=dask) if jobs > 1 or dask is not None else None
     count = seeds or len(held_before or (config.seed,))
     done = train_seeds(options, count, ahead) if repeated else run_training(options, ahead)
     ranks.tell(None)
@@ -198,6 +202,19 @@ def _train(
         return
     click.echo(seeds_table(done.metrics) if repeated else table(done.metrics))
     say(f"→ {done.folder}")
+
+
+def _check_where(dask: ClusterName | None, jobs: int, device: str, *, alone: bool) -> None:
+    """Raise `InputError` where folds would be fitted in two places, or Dask cannot be used."""
+    from crossllm.cache.cluster.opening import require_dask
+    from crossllm.cache.cluster.sizing import check_device as check_workers_device
+
+    if dask is None:
+        return
+    require_dask()
+    check_workers_device(dask, device)
+    if jobs > 1 or not alone:
+        raise InputError(f"--dask {dask.text}: its workers fit the folds; leave --jobs or torchrun out")
 
 
 def recipes_of(texts: tuple[str, ...]) -> dict[str, str]:

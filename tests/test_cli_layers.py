@@ -15,8 +15,13 @@ from conftest import ROOT
 pytestmark = pytest.mark.slow
 
 FLOORS: dict[str, tuple[str, ...]] = {
-    "cache": ("cli cli_index", "cli_flags", "maintenance", "store", "index", "records", "console", "files", "errors"),
-    "embed": ("cli cli_cache cli_shards cli_weights", "run foreign", "encoders", "weights", "encoder", "engine"),
+    "cache": (
+        "cli cli_index", "cli_flags", "maintenance", "store", "index", "records", "cluster", "console", "files",
+        "errors",
+    ),
+    "embed": (
+        "cli cli_cache cli_shards cli_weights", "run foreign distributed", "encoders", "weights", "encoder", "engine",
+    ),
     "model": (
         "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan",
         "batch device draws losses standardise summary tokens",

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from crossllm.cache.cluster.address import ClusterName
 from crossllm.cache.console.messages import note, say_notes
 from crossllm.cache.errors import InputError
 from crossllm.cache.files.paths import code_problem
@@ -75,6 +76,8 @@ class RunOptions:
     """Descriptor that is told the keys of what is committed, one a line in hex."""
     write_ahead: int = WRITE_AHEAD
     """Bytes of rows that may wait for the disk; 0: each record is written before the next is taken."""
+    dask: ClusterName | None = None
+    """Cluster whose workers do it; None: this process does."""
     quiet: bool = False
     """Neither the plan nor a bar on standard error."""
 

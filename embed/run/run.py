@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from crossllm.cache.cluster.opening import require_dask
+from crossllm.cache.cluster.sizing import check_device
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import Conflict
@@ -22,6 +24,7 @@ from crossllm.cache.records.modality import KINDS
 from crossllm.cache.records.record_list import Records
 from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5, sync_what_others_wrote
+from crossllm.embed.distributed.spreading import store_on_cluster
 from crossllm.embed.encoder import Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.registry import find_encoder
 from crossllm.embed.encoders.windows import cut_note, left_out
@@ -99,6 +102,9 @@ def run(options: RunOptions) -> RunSummary:
         OSError: the disk has not the space; nothing was written.
     """
     refuse_compressed_h5(*asked_layout(options))
+    if options.dask is not None:
+        require_dask()
+        check_device(options.dask, options.device)
     acknowledger = None if options.ack_fd is None else Acknowledger(options.ack_fd)
     info = find_encoder(options.modality, options.encoder, options.weights)
     options = dataclasses.replace(options, weights=options.weights or local_weights(info.name))
@@ -119,7 +125,7 @@ def run(options: RunOptions) -> RunSummary:
     elsewhere = plan.elsewhere
     plan, taken = take_rows(options, plan, records)
     copied = len(np.setdiff1d(elsewhere, plan.places))
-    encoder = _load(options, info, plan) if plan.wanted else None
+    encoder = _load(options, info, plan) if plan.wanted and options.dask is None else None
     with _nothing_lost(options, plan, "the table of ids stays as it is"):
         _publish_ids(options, records)
     with _nothing_lost(options, plan, "the list of what was left out is not written"):
@@ -130,6 +136,9 @@ def run(options: RunOptions) -> RunSummary:
         if encoder is not None:
             store(options, encoder, plan, outcome, acknowledger)
             say_notes(options.input, encoder.notes, (), KINDS[options.modality])
+        elif plan.wanted:
+            notes = store_on_cluster(options, info, plan, outcome, acknowledger)
+            say_notes(options.input, notes, (), KINDS[options.modality])
     finally:
         for part in outcome.parts:
             if part.failures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -67,11 +67,23 @@ class Outcome:
 
 
 def store(
-    options: RunOptions, encoder: Encoder, plan: Plan, outcome: Outcome, acknowledger: Acknowledger | None
+    options: RunOptions,
+    encoder: Encoder,
+    plan: Plan,
+    outcome: Outcome,
+    acknowledger: Acknowledger | None,
+    stopped: Callable[[], bool] | None = None,
 ) -> None:
     """Encode and store what is pending, noting in `outcome` what was stored and what was refused.
 
-    `encoder` gives an output for each of `plan.wanted`.
+    Args:
+        options: what was asked for.
+        encoder: gives an output for each of `plan.wanted`.
+        plan: what is pending.
+        outcome: filled here.
+        acknowledger: is told what is committed.
+        stopped: says whether the work is to end early.  Given where the plan is a worker's share (`Part.lacks` says
+            what is asked for): what other writers commit meanwhile is not looked at.
     """
     parts = [part for part in outcome.parts if len(part.target.places)]
     joint = None if acknowledger is None else JointAck(acknowledger)
@@ -80,12 +92,14 @@ def store(
     for target in plan.targets if durable else ():
         sync_what_others_wrote(options.cache_dir, target.recipe)
     with ExitStack() as stack:
-        stopping = stack.enter_context(stop_between_records())
+        stopping = stopped or stack.enter_context(stop_between_records())
         writers = [stack.enter_context(_writer(options, part.target, len(parts), joint)) for part in parts]
         seen = stack.enter_context(residue_progress(int(plan.rows.sum()), encoder.name, options.quiet))
         if acknowledger is not None:
             acknowledger.stopping = stopping
-        for key, found in encoder.encode(_pending(options.cache_dir, plan, parts, outcome, durable)):
+        shared = stopped is None
+        pending = _pending(options.cache_dir, plan, parts, outcome, durable) if shared else _handed(plan, outcome)
+        for key, found in encoder.encode(pending):
             place = _answered(encoder, plan, outcome, key)
             expected = plan.recipe.rows_of(int(plan.distinct.lengths[place]))
             seen(expected)
@@ -102,7 +116,7 @@ def store(
                 outcome.residues += expected
             if stopping():
                 break
-    if outcome.handed.any():  # not after a signal: that has taken effect above
+    if outcome.handed.any() and not stopping():  # not after a signal: that has taken effect above
         raise RuntimeError(f"{encoder.name} gave no answer on {outcome.handed.sum()} sequences")
 
 
@@ -194,6 +208,12 @@ def _pending(cache_dir: Path, plan: Plan, parts: Sequence[Part], outcome: Outcom
         places = places[np.any([part.lacks[places] for part in parts], axis=0)]
         outcome.handed[places] = True
         yield from plan.distinct.records.take(places)
+
+
+def _handed(plan: Plan, outcome: Outcome) -> Iterator[Record]:
+    """The pending records, whoever else writes."""
+    outcome.handed[plan.places] = True
+    yield from plan.pending
 
 
 def list_failures(path: Path, records: Records, failures: dict[bytes, str]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
+from crossllm.cache.cluster.address import ClusterName
+from crossllm.cache.cluster.opening import require_dask
+from crossllm.cache.cluster.sizing import check_device
 from crossllm.cache.console.machine import cores
 from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import duration
@@ -38,8 +41,9 @@ from crossllm.pipeline.experiments.ablation_report import (
     row_result,
     write_report,
 )
+from crossllm.pipeline.experiments.cluster_tasks import run_on_cluster
 from crossllm.pipeline.experiments.grid import Row, plan_rows
-from crossllm.pipeline.experiments.row_processes import Task, run_tasks
+from crossllm.pipeline.experiments.row_processes import Ended, Task, run_tasks
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.result_folder import differences, held_tables, refuse_foreign, take
 
@@ -56,6 +60,8 @@ class AblationOptions:
     one_at_a_time: bool = False
     seeds: int = 1
     jobs: int = 1
+    dask: ClusterName | None = None
+    """Cluster whose workers train the rows; None: this machine, `jobs` at a time."""
     config_file: Path | None = None
     sets: Sequence[str] = ()
     recipe_a: str | None = None
@@ -90,6 +96,9 @@ def ablate(options: AblationOptions) -> Ablation:
         InputError: a bad grid, a dataset or recipe that is not there, or every row failed.
         Conflict: the folder holds another ablation, or somebody is at work in it.
     """
+    if options.dask is not None:
+        require_dask()
+        check_device(options.dask, options.device)
     base, rows = plan_rows(
         options.grids, options.config_file, options.sets, one_at_a_time=options.one_at_a_time,
         split_file=options.split_file is not None,
@@ -130,11 +139,12 @@ def _train_rows(
     todo = [row for row in rows if row.problem is None and not has_result(folder / "rows" / row.name, baselines)]
     kept = len(rows) - len(problems) - len(todo)
     share = f", {max(1, cores() // options.jobs)} threads each" if options.jobs > 1 else ""
-    note(f"note: {folder}: {len(rows)} rows, {kept} finished before, {options.jobs} at a time{share}")
+    where = f"{options.jobs} at a time{share}" if options.dask is None else f"--dask {options.dask.text}"
+    note(f"note: {folder}: {len(rows)} rows, {kept} finished before, {where}")
     tasks = [_task(options, folder, number, row, "none" if row.changed else "fast") for number, row in enumerate(todo)]
     began, done = time.monotonic(), 0
     try:
-        with closing(run_tasks(tasks, options.jobs)) as ended:
+        with closing(_ending(tasks, options)) as ended:
             for found in ended:
                 row, done = todo[found.number], done + 1
                 if found.problem is not None:
@@ -154,11 +164,18 @@ def _train_rows(
     return problems
 
 
+def _ending(tasks: Sequence[Task], options: AblationOptions) -> Generator[Ended]:
+    """The rows as they end, on this machine or on a cluster."""
+    if options.dask is None or not tasks:
+        return run_tasks(tasks, options.jobs)
+    return run_on_cluster(tasks, options.dask, options.device)
+
+
 def _task(options: AblationOptions, folder: Path, number: int, row: Row, baselines: str) -> Task:
-    asked: dict[str, Any] = {
-        "cache": os.fspath(options.cache_dir),
-        "out": os.fspath(folder / "rows" / row.name),
-        "config": None if options.config_file is None else os.fspath(options.config_file),
+    asked: dict[str, Any] = {  # absolute paths: a worker of a cluster is at work in another folder
+        "cache": os.fspath(options.cache_dir.absolute()),
+        "out": os.fspath((folder / "rows" / row.name).absolute()),
+        "config": None if options.config_file is None else os.fspath(options.config_file.absolute()),
         "sets": [*options.sets, *row.sets, *(["split=file"] if options.split_file else [])],
         "seeds": options.seeds,
         "options": {
@@ -168,10 +185,10 @@ def _task(options: AblationOptions, folder: Path, number: int, row: Row, baselin
             "device": options.device,
             "on_bad": options.on_bad,
             "io": options.io,
-            "split_file": None if options.split_file is None else os.fspath(options.split_file),
+            "split_file": None if options.split_file is None else os.fspath(options.split_file.absolute()),
         },
     }
-    return Task(number, asked, folder / "logs" / f"{row.name}.txt")
+    return Task(number, asked, (folder / "logs" / f"{row.name}.txt").absolute())
 
 
 def _shared(options: AblationOptions, base: TrainConfig, rows: Sequence[Row]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""`train --jobs N`: folds of a run as child processes, N at a time; each keeps what it fits in the run's folder."""
+"""`train --jobs N`: folds of a run as child processes, N at a time; each keeps what it fits in the run's folder.
+
+`train --dask`: the same on the workers of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ import time
 from contextlib import closing
 from typing import Any
 
+from crossllm.cache.cluster.address import ClusterName
 from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import duration
 from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError
 from crossllm.cache.files import fsio
+from crossllm.pipeline.experiments.cluster_tasks import run_on_cluster
 from crossllm.pipeline.experiments.row_processes import Ended, Task, run_tasks, threads_each
 from crossllm.pipeline.train import FoldsToFit
 from crossllm.pipeline.training.config import held_config, held_recipes
@@ -21,8 +26,8 @@ from crossllm.pipeline.training.usage import read_usage, write_usage
 _ERRORS: dict[int, type[CrossLLMError]] = {kind.exit_code: kind for kind in (InputError, CacheCorrupt, Conflict)}
 
 
-def fit_in_processes(work: FoldsToFit, jobs: int) -> None:
-    """Fit the missing folds, `jobs` at a time.
+def fit_in_processes(work: FoldsToFit, jobs: int, dask: ClusterName | None = None) -> None:
+    """Fit the missing folds, `jobs` at a time, or one in each worker of a cluster.
 
     The first that fails ends it: the others save where they stand.
 
@@ -31,8 +36,15 @@ def fit_in_processes(work: FoldsToFit, jobs: int) -> None:
         OSError: a fold's process was killed, or ran out of memory or disk.
     """
     count, began = len(work.digests), time.monotonic()
-    note(f"note: {len(work.missing)} of {count} folds, {jobs} at a time, {threads_each(jobs)} threads each")
-    with closing(run_tasks([_task(work, number) for number in work.missing], jobs)) as ended:
+    if not work.missing:
+        return
+    tasks = [_task(work, number) for number in work.missing]
+    if dask is None:
+        where, running = f"{jobs} at a time, {threads_each(jobs)} threads each", run_tasks(tasks, jobs)
+    else:
+        where, running = f"--dask {dask.text}", run_on_cluster(tasks, dask, work.options.device)
+    note(f"note: {len(work.missing)} of {count} folds, {where}")
+    with closing(running) as ended:
         for done, found in enumerate(ended, 1):
             if found.problem is not None:
                 raise _error(work, found)
@@ -49,15 +61,15 @@ def _task(work: FoldsToFit, number: int) -> Task:
     assert config is not None
     recipes = held_recipes(config)
     asked: dict[str, Any] = {
-        "cache": os.fspath(options.cache_dir),
-        "config": os.fspath(config),
+        "cache": os.fspath(options.cache_dir.absolute()),
+        "config": os.fspath(config.absolute()),
         "number": number,
         "digest": work.digests[number],
         "baselines": work.baselines,
         "options": {
             "recipe_a": recipes["a"],
             "recipe_b": recipes["b"],
-            "out": os.fspath(work.folder),
+            "out": os.fspath(work.folder.absolute()),
             "device": options.device,
             "on_bad": options.on_bad,
             "io": options.io,
@@ -65,7 +77,7 @@ def _task(work: FoldsToFit, number: int) -> Task:
     }
     where = fold_folder(work.folder, number)
     fsio.make_dirs(where)
-    return Task(number, asked, where / "said.txt", "fold_program")
+    return Task(number, asked, (where / "said.txt").absolute(), "fold_program")
 
 
 def _error(work: FoldsToFit, found: Ended) -> CrossLLMError | OSError:

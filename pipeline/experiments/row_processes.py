@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,15 +44,16 @@ class Ended(NamedTuple):
     """Exit code, or minus the signal."""
 
 
-def run_tasks(tasks: Sequence[Task], jobs: int) -> Generator[Ended]:
+def run_tasks(tasks: Sequence[Task], jobs: int, stopped: Callable[[], bool] = lambda: False) -> Generator[Ended]:
     """Train every row or fold, `jobs` at a time; each as it ends.
 
-    When this is left early, by Ctrl-C or SIGTERM, the children get SIGTERM, save where they stand and have ended.
+    When this is left early, by Ctrl-C or SIGTERM or because `stopped` says so, the children get SIGTERM, save where
+    they stand and have ended.
     """
     waiting = list(reversed(tasks))
     running: dict[int, tuple[Task, subprocess.Popen[bytes], float]] = {}
     try:
-        while waiting or running:
+        while (waiting or running) and not stopped():
             while waiting and len(running) < jobs:
                 task = waiting.pop()
                 with open(task.log, "wb") as log:

@@ -1,0 +1,76 @@
+"""`crossllm ablate --dask`, `train --dask`: rows and folds as this machine trains them, on a cluster's workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from crossllm.cache.cluster.address import parse_cluster
+from crossllm.cache.errors import InputError
+from crossllm.pipeline.experiments.ablation import AblationOptions, ablate
+from crossllm.pipeline.experiments.fold_processes import fit_in_processes
+from crossllm.pipeline.train import train
+from crossllm.pipeline.training.inputs import TrainOptions
+
+pytestmark = pytest.mark.slow
+
+SETS = ("folds=2", "epochs=2", "d_model=8", "d_state=4", "tokens=pooled")
+
+
+def numbers(folder: Path) -> list[Any]:
+    """Settings and metrics of each row."""
+    found = json.loads((folder / "ablation.json").read_text())
+    return [[row[name] for name in ("settings", "metrics", "problem")] for row in found["rows"]]
+
+
+def test_rows_on_workers_of_which_one_is_killed(
+    small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # paths as users write them
+    cache = Path(os.path.relpath(small.cache_dir))
+    plain = AblationOptions(cache, ("loss=bce,focal",), sets=SETS, out=Path("plain"), jobs=2)
+    ablate(plain)
+    killed = threading.Event()
+
+    def kill() -> None:
+        while not list(tmp_path.glob("spread/logs/*")):
+            time.sleep(0.05)
+        for child in psutil.Process().children():
+            if "--multiprocessing-fork" in child.cmdline() and not killed.is_set():
+                child.kill()
+                killed.set()
+
+    threading.Thread(target=kill, daemon=True).start()
+    spread = dataclasses.replace(plain, out=Path("spread"), dask=parse_cluster("local:2"))
+    assert ablate(spread).failed == 0
+    assert killed.is_set()
+    assert "a worker ended, loss=" in capsys.readouterr().err
+    assert numbers(tmp_path / "spread") == numbers(tmp_path / "plain")
+    assert not [child for child in psutil.Process().children() if "--multiprocessing-fork" in child.cmdline()]
+
+
+def test_one_gpu_of_several_is_no_device_of_workers(small: TrainOptions) -> None:
+    asked = AblationOptions(small.cache_dir, ("loss=bce,focal",), device="cuda:1", dask=parse_cluster("local:2"))
+    with pytest.raises(InputError, match="each worker has a GPU of its own; write cuda"):
+        ablate(asked)
+
+
+def test_folds_on_workers(small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = dataclasses.replace(small, cache_dir=Path(os.path.relpath(small.cache_dir)), threads=1)
+    alone = train(dataclasses.replace(here, out=Path("one")))
+    run = train(
+        dataclasses.replace(here, out=Path("spread")), partial(fit_in_processes, jobs=1, dask=parse_cluster("local:2"))
+    )
+    assert run.metrics == alone.metrics
+    for name in ("predictions.tsv", "history.csv", "metrics.json"):
+        assert Path("spread", name).read_bytes() == Path("one", name).read_bytes()
