@@ -2,7 +2,7 @@
 
 A cache is a folder (docs/format.md); one sequence goes `read_records` → `CacheWriter.add` → disk → `CacheReader[key]`.
 Rooms, from the top floor down: `maintenance` (verify, repair, compact …), `store` (segments, commits), `records`
-(FASTA, SMILES, keys), `console` (messages, exit codes), `files` (system calls).
+(FASTA, SMILES, keys), `remote` (object stores), `console` (messages, exit codes), `files` (system calls).
 """
 
 from importlib import import_module
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from crossllm.cache.records.reading import read_records
     from crossllm.cache.records.record import Record, key_of, normalise, record_of
     from crossllm.cache.records.record_list import Records
+    from crossllm.cache.remote.opening import open_cache
     from crossllm.cache.store.reader import CacheReader
     from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
     from crossllm.cache.store.writer import CacheWriter
@@ -36,6 +37,7 @@ __all__ = [
     "key_of",
     "list_recipes",
     "normalise",
+    "open_cache",
     "read_records",
     "read_table",
     "record_of",
@@ -47,6 +49,7 @@ _HOMES = {
     "records.reading": ("read_records",),
     "records.record": ("Record", "key_of", "normalise", "record_of"),
     "records.record_list": ("Records",),
+    "remote.opening": ("open_cache",),
     "store.reader": ("CacheReader",),
     "store.recipe": ("Recipe", "choose_recipe", "list_recipes"),
     "store.writer": ("CacheWriter",),

@@ -10,13 +10,12 @@ import click
 
 from crossllm.cache.cli_flags import (
     ByteSize,
-    CachePath,
     cache_folder,
-    cache_option,
     dry_run_option,
     json_option,
     quiet_option,
 )
+from crossllm.cache.cli_remote import AnyCachePath, any_cache_folder, any_cache_option, object_stores
 from crossllm.cache.console.messages import note, say
 from crossllm.cache.console.once import Group
 from crossllm.cache.errors import CacheCorrupt, InputError, printable
@@ -68,7 +67,8 @@ def cache() -> None:
         "crossllm cache info -c cache/mine --json",
     ),
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir")
 @json_option
 def info_command(cache_dir: Path, as_json: bool) -> None:
     """List the recipes a cache holds, with their sizes."""
@@ -98,7 +98,8 @@ def info_command(cache_dir: Path, as_json: bool) -> None:
         "crossllm cache verify cache/mine --data-subset 3/7",
     ),
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir", fresh=True)
 @click.option("--data", is_flag=True, help="Read and check every byte, not only structure and small files.")
 @click.option(
     "--data-subset",
@@ -253,8 +254,9 @@ def compact_command(cache_dir: Path, segment_bytes: int, dry_run: bool, quiet: b
         "crossllm cache merge -c cache/mine cache/shared --only-needed --link",
     ),
 )
-@cache_option
-@click.argument("sources", nargs=-1, required=True, type=CachePath())
+@any_cache_option
+@click.argument("sources", nargs=-1, required=True, type=AnyCachePath())
+@object_stores("cache_dir", "sources")
 @click.option(
     "--rows-only", is_flag=True, help="Leave the ids where they are: those of two datasets may clash, rows never do."
 )
@@ -281,7 +283,10 @@ def merge_command(
 ) -> None:
     """Copy into --cache what the caches SOURCES hold and it does not; the sources stay as they are."""
     from crossllm.cache.maintenance.merge import merge
+    from crossllm.cache.remote.by_path import mirror_of
 
+    if link and any(mirror_of(folder) for folder in (cache_dir, *sources)):
+        raise InputError("--link: links files of one disk, and a cache in an object store lies on none; leave it out")
     done = merge(
         cache_dir,
         sources,
@@ -294,9 +299,11 @@ def merge_command(
     if as_json:
         click.echo(json.dumps(done._asdict(), indent=1))
     else:
+        from crossllm.cache.remote.opening import shown
+
         linked = f"; {done.linked} segments linked, not copied" if done.linked else ""
         say(
-            f"copied {done.records} records, {done.bytes / 2**20:.1f} MiB, and {done.ids} ids → {cache_dir}; "
+            f"copied {done.records} records, {done.bytes / 2**20:.1f} MiB, and {done.ids} ids → {shown(cache_dir)}; "
             f"{done.already} records were there{linked}"
         )
     if done.left_out:

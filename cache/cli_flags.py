@@ -114,20 +114,26 @@ def out_option(text: str, *, required: bool = False) -> Callable[[Callable[..., 
     return click.option("--out", "-o", type=PathName(), required=required, help=text, **absent)
 
 
-def cache_folder(command: Callable[..., Any]) -> Callable[..., Any]:
+def cache_folder_of(kind: CachePath, more: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The folder of a cache, as `--cache DIR` or as the command's argument; both or none is a usage error."""
 
-    @wraps(command)
-    def with_folder(*, folder: Path | None, cache_dir: Path | None, **given: Any) -> Any:
-        if folder is not None and cache_dir is not None:
-            raise click.UsageError(f"the cache is named twice, {folder} and --cache {cache_dir}; name it once.")
-        if folder is None and cache_dir is None:
-            raise click.UsageError("no cache is named; add its folder, e.g. cache/NAME, or --cache DIR.")
-        return command(cache_dir=folder if cache_dir is None else cache_dir, **given)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_folder(*, folder: Path | None, cache_dir: Path | None, **given: Any) -> Any:
+            if folder is not None and cache_dir is not None:
+                raise click.UsageError(f"the cache is named twice, {folder} and --cache {cache_dir}; name it once.")
+            if folder is None and cache_dir is None:
+                raise click.UsageError("no cache is named; add its folder, e.g. cache/NAME, or --cache DIR.")
+            return command(cache_dir=folder if cache_dir is None else cache_dir, **given)
 
-    text = "Folder of the cache, as DIR is."
-    flag = click.option("--cache", "-c", "cache_dir", type=CachePath(), default=None, help=text)
-    return click.argument("folder", metavar="[DIR]", type=CachePath(), required=False)(flag(with_folder))
+        text = f"Folder of the cache, as DIR is{more}."
+        flag = click.option("--cache", "-c", "cache_dir", type=kind, default=None, help=text)
+        return click.argument("folder", metavar="[DIR]", type=kind, required=False)(flag(with_folder))
+
+    return decorate
+
+
+cache_folder = cache_folder_of(CachePath())
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON to standard output.")

@@ -12,13 +12,13 @@ import click
 
 from crossllm.cache.cli_flags import (
     ByteSize,
-    CachePath,
     PathName,
     dask_option,
     followed_store_options,
     on_bad_option,
     read_options,
 )
+from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Group
 from crossllm.cache.console.runner import run as run_program
@@ -100,10 +100,12 @@ def embed() -> None:
     "--cache",
     "-c",
     "cache_dir",
-    type=CachePath(),
+    type=AnyCachePath(),
     default=None,
-    help="Cache to write. Default: the input's folder if it holds dataset.toml, else cache/<stem of input>.",
+    help=f"Cache to write: a folder{OR_ADDRESS}. Default: the input's folder if it holds dataset.toml, else "
+    "cache/<stem of input>.",
 )
+@object_stores("cache_dir")
 @click.option("--encoder", default=None, help="Name of the encoder. Default: the modality's language model.")
 @click.option(
     "--weights",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from crossllm.cache.cli_flags import CachePath, PathName, cache_option, on_bad_option, out_option, read_options
+from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
 from crossllm.cache.console.messages import note, say, say_notes
 from crossllm.cache.console.once import Group
 from crossllm.cache.errors import InputError, printable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from crossllm.pipeline.training.config import TrainConfig
 
 _new_cache_option = click.option(
-    "--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Folder of the cache to write."
+    "--cache", "-c", "cache_dir", type=AnyCachePath(), required=True, help=f"Cache to write: a folder{OR_ADDRESS}."
 )
 
 
@@ -61,6 +62,7 @@ def data() -> None:
     "columns; ids are made of the sequences.",
 )
 @_new_cache_option
+@object_stores("cache_dir")
 @click.option("--a-column", default="a_id", show_default=True)
 @click.option("--b-column", default="b_id", show_default=True)
 @click.option("--label-column", default="label", show_default=True)
@@ -233,6 +235,7 @@ def _split(cache_dir: Path, on_bad: OnBad, quiet: bool, flags: dict[str, Any]) -
     examples=("crossllm data demo -c cache/demo",),
 )
 @_new_cache_option
+@object_stores("cache_dir")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--entities", type=click.IntRange(6, 10**6), default=600, show_default=True, help="RNAs, and proteins.")
 @click.option("--pairs", type=click.IntRange(1, 10**8), default=3000, show_default=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_folder, dask_option, on_bad_option, out_option
+from crossllm.cache.cli_flags import PathName, dask_option, on_bad_option, out_option
+from crossllm.cache.cli_remote import any_cache_folder, object_stores
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -68,7 +69,8 @@ recipe_option = click.option(
         "train cache/mine --resume",
     ),
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir", needs_out=True)
 @recipe_option
 @setting_flags(SETTINGS)
 @click.option(

@@ -23,6 +23,8 @@ import pytest
 from zygote import ENTRY, TIMEOUT, Zygote
 
 if TYPE_CHECKING:  # what is heavy is imported where it is used: the process that hands out the tests runs none
+    from s3_proxy import Bucket
+
     from crossllm.cache import Recipe
     from crossllm.pipeline.training.inputs import TrainOptions
 
@@ -54,7 +56,7 @@ def pytest_runtest_setup() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs programs, kills them or has a made dataset to train on is slow, whether its test says so or not."""
-    slow = {"fresh_program", "programs", "zygote", "_demo", "affinities"}
+    slow = {"fresh_program", "programs", "zygote", "_demo", "affinities", "s3_server"}
     for item in items:
         if slow & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
@@ -130,6 +132,42 @@ def fresh_program(tmp_path: Path) -> Program:
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """HOST:PORT of an S3-speaking server in a process of its own; it ends when its standard input does."""
+    code = (
+        "import sys; from moto.server import ThreadedMotoServer as S; s = S('127.0.0.1', 0, verbose=False); s.start(); "
+        "print(*s.get_host_and_port(), sep=':', flush=True); sys.stdin.read()"
+    )
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen([sys.executable, "-c", code], text=True, stdin=pipe, stdout=pipe, stderr=none) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.kill()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Bucket]:
+    """A new bucket behind a proxy that makes faults; the environment names it, as a user's would."""
+    from s3_proxy import ENVIRONMENT, FaultProxy, new_bucket
+
+    proxy = FaultProxy(s3_server)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    yield new_bucket(proxy)
+    from crossllm.cache.remote import by_path
+
+    by_path._known.cache_clear()  # and with it the connections: other tests count descriptors
+    by_path.marked_folder.cache_clear()
+    proxy.close()
 
 
 @pytest.fixture

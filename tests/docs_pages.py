@@ -21,6 +21,7 @@ PROGRAMS = {
 INFO_STRINGS = {
     "sh": "commands that are run as printed",
     "sh weights": "commands that need published weights or a network: their flags and values are parsed",
+    "sh s3": "commands on an object store, run by test_cli_remote against a server",
     "sh make": "commands around `make`: the targets exist",
     "python": "code that is run, one namespace a page",
     "text": "output, or the content of a file",

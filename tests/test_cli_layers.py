@@ -16,8 +16,8 @@ pytestmark = pytest.mark.slow
 
 FLOORS: dict[str, tuple[str, ...]] = {
     "cache": (
-        "cli cli_index", "cli_flags", "maintenance", "store", "index", "records", "cluster", "console", "files",
-        "errors",
+        "cli cli_index", "cli_flags cli_remote", "maintenance", "store", "index", "records", "cluster remote",
+        "console", "files", "errors",
     ),
     "embed": (
         "cli cli_cache cli_shards cli_weights", "run foreign distributed", "encoders", "weights", "encoder", "engine",

@@ -60,7 +60,7 @@ def test_blocks_run_as_printed(
         elif block.info == "sh":
             for command in commands_of(block):
                 _run(command, capsys)
-        elif block.info == "sh weights":
+        elif block.info in ("sh weights", "sh s3"):
             for command in commands_of(block):
                 _parsed(command)
         elif block.info == "sh make":

@@ -229,6 +229,9 @@ def _os_error(error: OSError, again: str) -> int:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         show_errors([f"{where}{reason}; raise `ulimit -n`, or make few segments of many with `crossllm cache compact`"])
         return 4
+    if error.errno == errno.ETIMEDOUT:  # of an object store; what was tried is said
+        show_errors([f"{where}{reason}; {again}"])
+        return 4
     if error.errno in (errno.EIO, errno.ENOMEM):
         show_errors([f"{where}{reason}; the system refused, {again}"])
         return 4

@@ -9,21 +9,42 @@ from pathlib import Path
 from crossllm.cache.errors import printable
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+STORES = ("s3", "gs", "az")
+"""Schemes of object stores that a cache may lie in."""
+
+
+def is_url(given: str) -> bool:
+    """Whether this is an address like `s3://bucket/x`, no path; a drive of Windows is one letter."""
+    match = _URL.match(given)
+    return match is not None and len(match[1]) > 1
+
+
+def shown_url(given: str) -> str:
+    """An address without what may be a secret: a login, a query, a fragment."""
+    scheme, _, rest = given.partition("://")
+    place = re.split(r"[?#]", rest, maxsplit=1)[0]
+    hidden = "…" if place != rest else ""
+    host, slash, path = place.partition("/")
+    # A login may hold a '/', which no login should: what stands before the last '@' goes, wherever it is.
+    if "@" in place and ("@" in host or ":" in host):
+        host, slash, path = place.rpartition("@")[2].partition("/")
+    return printable(f"{scheme}://{host}{slash}{path}{hidden}", 120)
 
 
 def url_problem(given: str) -> str | None:
     """What is wrong with an address like `s3://bucket/x` where a path is expected; None for a path.
 
-    `Path` makes `s3:/bucket/x` of it, and a folder of that name would be made in silence.  A drive of Windows is one
-    letter.
+    `Path` makes `s3:/bucket/x` of it, and a folder of that name would be made in silence.
     """
-    match = _URL.match(given)
-    if match is None or len(match[1]) == 1:
+    if not is_url(given):
         return None
-    return (
-        f"'{printable(given)}' is an address, a path on this machine is expected; "
-        f"{match[1]} is not supported, copy the files here or mount them"
-    )
+    scheme = given.partition("://")[0]
+    fix = f"{printable(scheme)} is not supported, copy the files here or mount them"
+    if scheme in STORES:
+        fix = "embed run, train, data import and cache info, verify and merge take caches there; copy the files here"
+    elif scheme == "file":
+        fix = "write the path alone"
+    return f"'{shown_url(given)}' is an address, a path on this machine is expected; {fix}"
 
 
 def as_text(given: str) -> str:

@@ -7,6 +7,7 @@ import mmap
 import os
 import stat
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
         if found > limit:
             raise CacheCorrupt(f"{path}: {found} bytes where at most {limit} are expected; it is damaged or foreign")
         return file.read(found)
+
+
+class Readable(Protocol):
+    """What gives bytes by place: a `PlainFile`, or a file that is fetched meanwhile."""
+
+    path: Path
+    size: int
+
+    def read(self, count: int, at: int) -> bytes:
+        """`count` bytes from place `at` on."""
 
 
 class PlainFile:

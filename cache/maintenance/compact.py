@@ -24,6 +24,7 @@ from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.maintenance.integrity import Seen, bad_records, copy_into, laid_down_like
 from crossllm.cache.records.keys import prefixes
 from crossllm.cache.records.modality import MODALITIES
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store.commit import Commit, is_committed, live_commits, superseded_by
 from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe, read_recipe, recipe_folders
@@ -87,6 +88,8 @@ def compact(
 def require_space(cache_dir: Path, needed: int) -> None:
     """Raise an `OSError` (no space, exit 4) where the disk has not `needed` bytes free."""
     free = shutil.disk_usage(cache_dir).free
+    if (mirror := mirror_of(cache_dir)) is not None:
+        needed = min(needed, mirror.bound)  # what was uploaded makes room
     if needed > free:
         raise OSError(
             errno.ENOSPC, f"{needed} bytes are needed and {free} are free, nothing was written", str(cache_dir)

@@ -14,6 +14,7 @@ from crossllm.cache.maintenance.damage import Damage, names_in, read_commits, re
 from crossllm.cache.maintenance.integrity import Subset, check_segment
 from crossllm.cache.records.id_table import read_table
 from crossllm.cache.records.modality import MODALITIES
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store.commit import HEX32, commit_paths, live_commits
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import list_recipes, orphaned_folders, read_recipe, recipe_folders
@@ -136,7 +137,10 @@ def verify(cache_dir: Path, *, data: bool, subset: Subset | None = None, quiet: 
 
 def uncommitted(recipe_dir: Path) -> list[Path]:
     """The segment folders of a recipe that have no commit record, by name."""
-    found = sorted(path for path in (recipe_dir / "segments").glob("*") if HEX32.fullmatch(path.name) and path.is_dir())
+    folder = recipe_dir / "segments"
+    found = sorted(path for path in folder.glob("*") if HEX32.fullmatch(path.name) and path.is_dir())
+    if (mirror := mirror_of(recipe_dir)) is not None:
+        found = [folder / name for name in mirror.segment_names(recipe_dir) if HEX32.fullmatch(name)]
     try:
         committed = {path.stem for path in commit_paths(recipe_dir)}
     except CacheCorrupt:  # nobody can say

@@ -52,6 +52,8 @@ def check_segment(
     try:
         segment = Segment(recipe_dir, recipe, commit, io="pread")
         _ = segment.source  # proves the shard's index
+        if data and subset is None:
+            segment.fetch_whole()  # from an object store
         bad = bad_records(segment, recipe, subset, seen) if data else []
         whole = bad or not data or subset is not None or _file_matches(segment, seen)
     except (CacheCorrupt, InputError, OSError) as error:

@@ -26,6 +26,7 @@ from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.keys import ABSENT
 from crossllm.cache.records.record import NORMALISER, Record, check_id
 from crossllm.cache.records.record_list import RecordList
+from crossllm.cache.remote.by_path import publish
 
 _HEADER = "id\tkey\tlength\tnormaliser\n"
 _NAME = re.compile(r"(rna|protein|molecule)-([0-9a-f]{32})\.tsv")
@@ -156,7 +157,7 @@ def publish_table(cache_dir: Path, modality: str, records: Sequence[Record]) -> 
             digest.update(lines)
         folder = cache_dir / "records"
         fsio.make_dirs(folder)
-        fsio.publish(folder / f"{modality}-{digest.hexdigest()[:32]}.tsv", _lines(records, new))
+        publish(folder / f"{modality}-{digest.hexdigest()[:32]}.tsv", _lines(records, new))
 
 
 def new_rows(cache_dir: Path, modality: str, records: Sequence[Record]) -> np.ndarray:

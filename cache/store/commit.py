@@ -16,6 +16,7 @@ from crossllm.cache.files import fsio
 from crossllm.cache.files.permissions import list_folder, refuse_links
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store.layout import Store
 from crossllm.cache.store.recipe import FORMAT
 
@@ -87,7 +88,10 @@ class Commit(NamedTuple):
 
 
 def publish_commit(recipe_dir: Path, commit: Commit) -> None:
-    """Publish a segment whose files and folders are on disk already: the last step of a commit."""
+    """Publish a segment whose files and folders are on disk already: the last step of a commit.
+
+    In a folder that stands for a cache in an object store the files are uploaded, and the record last.
+    """
     body: dict[str, Any] = {
         "format": FORMAT,
         "segment": commit.segment,
@@ -101,13 +105,20 @@ def publish_commit(recipe_dir: Path, commit: Commit) -> None:
     }
     if commit.parts:
         body["parts"] = {name: list(part) for name, part in sorted(commit.parts.items())}
+    mirror = mirror_of(recipe_dir)
+    if mirror is not None:
+        body["writer"]["write_id"] = fsio.new_name()  # by it a record is told to be this very try's
     body["crc32c"] = fsio.crc32c(_canonical(body))
+    if mirror is not None:
+        mirror.put_segment(recipe_dir, commit.segment, commit.files, _canonical(body))
     fsio.publish(recipe_dir / "commits" / f"{commit.segment}.json", _canonical(body))
 
 
 def commit_paths(recipe_dir: Path) -> list[Path]:
     """The commit records of a recipe, by name; temporary files are no commit records."""
     folder = recipe_dir / "commits"
+    if (mirror := mirror_of(recipe_dir)) is not None:
+        mirror.refresh_commits(recipe_dir)
     found = list_folder(folder)
     # The recipe first: a writer that is just starting publishes it after it has made the folder of commits.
     if not found and (recipe_dir / "recipe.json").exists() and not folder.exists():

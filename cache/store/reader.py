@@ -16,6 +16,7 @@ from crossllm.cache.errors import CacheCorrupt
 from crossllm.cache.index.index_file import MAKE_AGAIN, IndexFile, open_index
 from crossllm.cache.index.layout import LAYOUTS
 from crossllm.cache.records.keys import ABSENT
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store.commit import Commit, commit_paths, live_commits, read_commit
 from crossllm.cache.store.indexed_keys import IndexedKeys, IndexedSegments
 from crossllm.cache.store.key_index import KeyIndex
@@ -63,6 +64,7 @@ class CacheReader:
         self.recipe = recipe
         self.folder = recipe.folder(cache_dir)
         self._cache_dir, self._io, self._threads = cache_dir, io, threads
+        self._mirror = mirror_of(self.folder)
         self.segments: Sequence[Segment]
         """The segments that can be read; those of the key index are opened when they are asked for."""
         self._index: KeyIndex | IndexedKeys
@@ -156,6 +158,7 @@ class CacheReader:
         if (absent := np.flatnonzero(records == ABSENT)).size:
             self._held(keys[absent[0]])  # raises
         places = [self._placed(record, key) for record, key in zip(records.tolist(), keys, strict=True)]
+        self._fetch(places)
         offsets = np.cumsum([0, *(int(s.offsets[i + 1] - s.offsets[i]) for s, i in places)])
         rows = self._room(int(offsets[-1]), out)
 
@@ -176,6 +179,29 @@ class CacheReader:
 
         self._in_threads(read_part, offsets, rows.nbytes, stopped)
         return Packed(rows, offsets)
+
+    def fetch(self, keys: Sequence[bytes]) -> None:
+        """Have the rows of keys on this machine where they lie in an object store, as far as its bound goes.
+
+        Rows that are wanted later are fetched with larger requests than one by one.  Keys that are absent are left out.
+        """
+        if self._mirror is None:
+            return
+        records = self._index.find_many(list(dict.fromkeys(keys)))
+        places = [(self.segments[n], i) for n, i in map(self._index.place, records[records != ABSENT].tolist())]
+        row_bytes = self.recipe.dim * np.dtype(self.recipe.dtype).itemsize
+        if sum(int(s.offsets[i + 1] - s.offsets[i]) for s, i in places) * row_bytes <= self._mirror.bound // 2:
+            self._fetch(places)
+
+    def _fetch(self, places: Sequence[tuple[Segment, int]]) -> None:
+        """The same for records, segment by segment."""
+        if self._mirror is None:
+            return
+        wanted: dict[Segment, list[int]] = {}
+        for segment, index in places:
+            wanted.setdefault(segment, []).append(index)
+        for segment, records in wanted.items():
+            segment.fetch(sorted(records))
 
     def prefetch(self, keys: Iterable[bytes]) -> None:
         """Tell the system which keys are wanted next, so that it reads them from the disk meanwhile; only a hint."""
@@ -211,6 +237,8 @@ class CacheReader:
                 use_index = False  # of what it tells, something was replaced
                 continue
             segments = []
+            if self._mirror is not None:
+                self._mirror.bring_all(self.folder, [(one.segment, one.files) for one in live_commits(commits)])
             for commit in live_commits(commits):
                 try:
                     segments.append(Segment(self.folder, self.recipe, commit, self._io))

@@ -24,6 +24,7 @@ from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.files.strict_json import parse_json
 from crossllm.cache.records.modality import INPUT_NAMES, check_modality
 from crossllm.cache.records.record import NORMALISER
+from crossllm.cache.remote.by_path import mirror_of, publish
 from crossllm.cache.store.layout import StorageType
 from crossllm.cache.store.store_folder import embeddings_folder, store_folder
 
@@ -146,7 +147,8 @@ def write_recipe(cache_dir: Path, recipe: Recipe) -> Path:
     for name in ("segments", "commits"):
         refuse_links(folder, folder / name)
         fsio.make_dirs(folder / name)
-    if not fsio.publish(folder / "recipe.json", recipe.to_json()):
+    held = mirror_of(folder) is not None and (folder / "recipe.json").exists()
+    if held or not publish(folder / "recipe.json", recipe.to_json()):
         read_recipe(folder)
     return folder
 

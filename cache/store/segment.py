@@ -5,7 +5,8 @@ It is a Zarr v3 group, or one HDF5 file of four contiguous datasets.  Legend: L 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -16,11 +17,15 @@ import numpy as np
 from crossllm.cache.errors import VERIFY, CacheCorrupt
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import PlainFile, read_bytes
+from crossllm.cache.remote.by_path import mirror_of
+from crossllm.cache.remote.held_file import HeldFile
+from crossllm.cache.remote.local import LetGo
+from crossllm.cache.remote.rows import FetchedRows, Source
 from crossllm.cache.store.commit import H5, Commit
 from crossllm.cache.store.layout import Compressor, Store
 from crossllm.cache.store.recipe import Recipe
 from crossllm.cache.store.row_source import IO, Rows, ZarrRows, plain_rows
-from crossllm.cache.store.shard_validation import check_chunks
+from crossllm.cache.store.shard_validation import Chunks, check_chunks
 from crossllm.cache.store.zarr_format import is_in_order, is_plain, parse_array_json
 
 ROWS = "rows/c/0/0"
@@ -51,10 +56,13 @@ class Segment:
         self.path = recipe_dir / "segments" / commit.segment
         self.name = commit.segment
         self.commit, self._recipe, self._io = commit, recipe, io
+        self._mirror = mirror_of(recipe_dir)
         if (commit.recipe, commit.recipe_crc32c) != (recipe.digest, fsio.crc32c(recipe.to_json())):
             raise CacheCorrupt(f"{self.path}: was written for another recipe, or recipe.json was edited; {VERIFY}")
+        if self._mirror is not None:
+            self._mirror.bring(recipe_dir, commit.segment, commit.files)
         self._refuse_links()
-        small = self._h5_arrays() if commit.store == "h5" else self._zarr_arrays()
+        small = self._small_arrays()
         self.offsets = np.frombuffer(small["offsets"], "<i8")
         self.digest = np.frombuffer(small["digest"], np.uint8).reshape(-1, 32)
         self.crc32c = np.frombuffer(small["crc32c"], "<u4")
@@ -66,6 +74,9 @@ class Segment:
     @cached_property
     def source(self) -> Rows:
         """Where the rows are read from, opened when the first of them is wanted: it holds a file descriptor."""
+        if self._mirror is not None:
+            own = weakref.proxy(self)  # no circle: descriptors go when the segment does
+            return FetchedRows(lambda: own._held(), lambda held: own._fetched(held))
         if self.commit.store == "h5":
             part, size = self.commit.parts["rows"], self.commit.files[H5].bytes
             return plain_rows(PlainFile(self.path / H5, size), part.at, self._shape, self._dtype, self._io)
@@ -75,23 +86,65 @@ class Segment:
         check_chunks(file, self._layout)
         return ZarrRows(self.path / "rows")
 
+    def _held(self) -> HeldFile:
+        """What is here of the file of rows of a segment in an object store."""
+        assert self._mirror is not None
+        name = H5 if self.commit.store == "h5" else ROWS
+        return self._mirror.held(self.path, name, self.commit.files[name].bytes)
+
+    def _fetched(self, held: HeldFile) -> Source:
+        """How its rows are read; the index of a shard is fetched and checked here, its chunks when they are wanted."""
+        row_bytes = self._recipe.dim * self._dtype.itemsize
+        if self.commit.store == "h5":
+            at, in_order = self.commit.parts["rows"].at, True
+        else:
+            at, in_order = 0, is_in_order(held, self._layout)
+        if in_order:
+            rows = plain_rows(PlainFile(held.path, held.size), at, self._shape, self._dtype, self._io)
+            return Source(held, rows, lambda a, b: [(at + a * row_bytes, at + b * row_bytes)], lambda _a, _b: None)
+        chunks = Chunks(held, self._layout)
+        return Source(held, ZarrRows(self.path / "rows"), chunks.ranges, chunks.check)
+
+    def fetch(self, records: Iterable[int]) -> None:
+        """Have the rows of records on this machine, in few requests, where they come from an object store."""
+        if self._mirror is not None and isinstance(self.source, FetchedRows):
+            self.source.fetch([(int(self.offsets[n]), int(self.offsets[n + 1])) for n in records])
+
+    def fetch_whole(self) -> None:
+        """Have the file of rows on this machine, all of it."""
+        if isinstance(self.source, FetchedRows):
+            self.source.fetch_whole()
+
     def rows(self, index: int) -> np.ndarray:
         """Rows of record `index`, shape (L, D), read-only; the record's crc32c is checked at its first touch."""
         start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
         rows = self.source.read(start, stop)
-        if not (self._checked[index] and self.source.steady):
+        if not (self._checked[index] and self.source.steady) and not self._settled(index, rows):
+            rows = self.source.read(start, stop)
             self._check(index, rows)
         return rows
 
     def read_into(self, index: int, out: np.ndarray) -> None:
         """Copy the rows of record `index` into `out`, shape (L, D), and check the copy at the record's first touch."""
         self.source.read_into(int(self.offsets[index]), out)
-        if not (self._checked[index] and self.source.steady):
+        if not (self._checked[index] and self.source.steady) and not self._settled(index, out):
+            self.source.read_into(int(self.offsets[index]), out)
             self._check(index, out)
 
     def prefetch(self, index: int) -> None:
         """Tell the system that a record is wanted soon."""
         self.source.prefetch(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def _settled(self, index: int, rows: np.ndarray) -> bool:
+        """Whether the rows match their crc32c; False where a damaged local copy was fetched again: read once more."""
+        try:
+            self._check(index, rows)
+        except CacheCorrupt:
+            if not isinstance(self.source, FetchedRows):
+                raise
+            self.source.renew(int(self.offsets[index]), int(self.offsets[index + 1]))
+            return False
+        return True
 
     def _check(self, index: int, rows: np.ndarray) -> None:
         if fsio.crc32c(rows.reshape(-1).view(np.uint8)) != self.crc32c[index]:
@@ -123,10 +176,19 @@ class Segment:
             if folder.is_symlink():
                 raise CacheCorrupt(f"{folder}: is a link; a segment holds plain files and folders; {VERIFY}")
 
+    def _small_arrays(self) -> dict[str, bytes]:
+        if self.commit.store == "zarr":
+            return self._zarr_arrays()
+        while True:
+            try:
+                return self._h5_arrays()
+            except LetGo:  # another process needed the space of the local copy
+                continue
+
     def _h5_arrays(self) -> dict[str, bytes]:
         """The small arrays of an HDF5 segment, read at the places that the commit record names, and checked."""
         commit, path = self.commit, self.path / H5
-        file = PlainFile(path, commit.files[H5].bytes)
+        file = PlainFile(path, commit.files[H5].bytes) if self._mirror is None else self._held()
         sizes = {"rows": commit.rows * self._recipe.dim * self._dtype.itemsize, **_small_sizes(commit.records)}
         found = {}
         end = 0
@@ -139,6 +201,9 @@ class Segment:
             end = at + size
             if name != "rows":
                 found[name] = file.read(size, at)
+                if isinstance(file, HeldFile) and fsio.crc32c(found[name]) != crc:
+                    file.renew(at, at + size)
+                    found[name] = file.read(size, at)
                 if fsio.crc32c(found[name]) != crc:
                     raise CacheCorrupt(f"{path}: {name} does not match the crc32c of the commit record; {VERIFY}")
         file.close()
@@ -156,7 +221,8 @@ class Segment:
             if found != size:
                 raise CacheCorrupt(f"{self.path / CHUNK[name]}: {found} bytes where {size} are expected; {VERIFY}")
         small = {name: self._read_small(name) for name in self.commit.files if name != ROWS}
-        PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes).close()
+        if self._mirror is None:
+            PlainFile(self.path / ROWS, self.commit.files[ROWS].bytes).close()
         self._layout = parse_array_json(self.path / "rows" / "zarr.json", small["rows/zarr.json"])
         if self._layout.shape != self._shape or self._layout.dtype != self._dtype:
             expected_rows = f"{self._shape} {self._dtype} are expected; {VERIFY}"

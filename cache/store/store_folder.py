@@ -12,6 +12,7 @@ from pathlib import Path
 from crossllm.cache.errors import CacheCorrupt, InputError, one_line, printable
 from crossllm.cache.files.paths import code_problem, url_problem
 from crossllm.cache.files.plain_file import read_bytes
+from crossllm.cache.remote.by_path import mirror_of
 
 _MAX_TOML = 1 << 20
 
@@ -30,6 +31,8 @@ def store_folder(cache_dir: Path) -> Path:
         raise InputError(f"{where}: embeddings = {printable(repr(named))} is no path; {fix}")
     if (problem := url_problem(named)) is not None:
         raise InputError(f"{where}: embeddings: {problem}")
+    if (mirror := mirror_of(cache_dir)) is not None:
+        raise InputError(f"{mirror.address}/dataset.toml: embeddings: in an object store a cache holds its own alone")
     found = cache_dir / named
     if (problem := code_problem(found)) is not None:
         raise InputError(f"{where}: embeddings: {problem}; {fix}")

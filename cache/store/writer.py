@@ -12,6 +12,7 @@ import numpy as np
 
 from crossllm.cache.errors import InputError, RowsRefused
 from crossllm.cache.files import fsio
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store import writer_marker
 from crossllm.cache.store.commit import publish_commit
 from crossllm.cache.store.layout import Compressor, Store
@@ -51,6 +52,8 @@ class CacheWriter:
         self._recipe, self._store, self._compressor = recipe, store, compressor
         self._dtype = np.dtype(recipe.dtype)
         self._folder = write_recipe(cache_dir, recipe)
+        if mirror_of(self._folder) is not None:
+            writer_marker.remove_abandoned(self._folder)
         self._segment_bytes, self._segment_seconds = segment_bytes, segment_seconds
         self._on_commit = on_commit
         self._open: SegmentWriter | None = None
@@ -107,7 +110,12 @@ class CacheWriter:
             segment.abandon()
             raise
         # From here on the folder stays even on an error: its commit record may be visible already.
-        publish_commit(self._folder, commit._replace(supersedes=supersedes))
+        try:
+            publish_commit(self._folder, commit._replace(supersedes=supersedes))
+        except BaseException:
+            if mirror_of(self._folder) is not None:  # a copy here of what is, or is not, in the object store
+                segment.abandon()
+            raise
         self.committed += commit.records
         if self._on_commit is not None:
             self._on_commit(segment.keys)

@@ -58,6 +58,20 @@ def may_be_written(recipe_dir: Path, segment: str) -> bool:
     return is_young(recipe_dir / "segments" / segment) or is_young(marker_path(recipe_dir, segment))
 
 
+def remove_abandoned(recipe_dir: Path) -> None:
+    """Remove what killed writers have left in a folder that stands for an object store: nobody collects garbage there.
+
+    What was committed all the same is fetched again.
+    """
+    folder = recipe_dir / "segments"
+    for path in folder.glob(".writer-*.json"):
+        segment = path.stem.removeprefix(".writer-")
+        if not may_be_written(recipe_dir, segment):
+            if not (recipe_dir / "commits" / f"{segment}.json").exists():
+                fsio.remove_tree(folder / segment)
+            unmark(recipe_dir, segment)
+
+
 def is_young(path: Path) -> bool:
     """Whether a file, or a folder or anything in it, was changed less than a week ago; False where nothing is."""
     try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from crossllm.cache.errors import VERIFY, CacheCorrupt, one_line
 from crossllm.cache.files import fsio
-from crossllm.cache.files.plain_file import PlainFile
+from crossllm.cache.files.plain_file import Readable
 from crossllm.cache.files.strict_json import parse_json
 from crossllm.cache.store.layout import Compressor
 
@@ -166,7 +166,7 @@ def is_plain(layout: Layout) -> bool:
     return layout.plain and whole and rows
 
 
-def is_in_order(file: PlainFile, layout: Layout) -> bool:
+def is_in_order(file: Readable, layout: Layout) -> bool:
     """Whether the rows in a shard's file lie one after the other, uncompressed: then the payload is the array.
 
     Raises:

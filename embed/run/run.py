@@ -17,11 +17,12 @@ from crossllm.cache.cluster.sizing import check_device
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import note, say_notes, write_skipped
 from crossllm.cache.errors import Conflict
-from crossllm.cache.files import fsio
 from crossllm.cache.maintenance.compact import require_space
 from crossllm.cache.records.id_table import publish_table, read_table
 from crossllm.cache.records.modality import KINDS
 from crossllm.cache.records.record_list import Records
+from crossllm.cache.remote.by_path import discard
+from crossllm.cache.remote.opening import shown
 from crossllm.cache.store.store_folder import store_folder
 from crossllm.cache.store.writer import refuse_compressed_h5, sync_what_others_wrote
 from crossllm.embed.distributed.spreading import store_on_cluster
@@ -146,13 +147,11 @@ def run(options: RunOptions) -> RunSummary:
     for part in outcome.parts:
         if not part.failures and _failed_list(options, part).exists():
             with _nothing_lost(options, plan, "the list of an earlier run's failures stays"):
-                fsio.remove_file(
-                    _failed_list(options, part)
-                )  # an earlier run's, now made good; a run cut off leaves it
+                discard(_failed_list(options, part))  # an earlier run's, now made good; a run cut off leaves it
         with _nothing_lost(options, plan, "it is taken as it is"):
             sync_what_others_wrote(options.cache_dir, part.target.recipe)
     return RunSummary(
-        cache=str(options.cache_dir),
+        cache=shown(options.cache_dir),
         recipes=tuple(_summary(options, plan, *each) for each in zip(outcome.parts, taken, strict=True)),
         records=len(records.records),
         distinct=len(plan.distinct),

@@ -12,11 +12,11 @@ import numpy as np
 from crossllm.cache.console.progress import residue_progress
 from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import RowsRefused
-from crossllm.cache.files import fsio
 from crossllm.cache.records.keys import ABSENT
 from crossllm.cache.records.modality import UNITS
 from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
+from crossllm.cache.remote.by_path import replace
 from crossllm.cache.store.background_writer import BackgroundWriter
 from crossllm.cache.store.commit import commit_paths
 from crossllm.cache.store.reader import CacheReader
@@ -219,4 +219,4 @@ def _handed(plan: Plan, outcome: Outcome) -> Iterator[Record]:
 def list_failures(path: Path, records: Records, failures: dict[bytes, str]) -> None:
     """Write `failed.tsv`: every id whose sequence could not be stored, with the reason."""
     rows = ((r.id, r.key.hex(), str(r.length), failures[r.key]) for r in records.records if r.key in failures)
-    fsio.replace(path, "".join("\t".join(row) + "\n" for row in (FAILED_COLUMNS, *rows)).encode())
+    replace(path, "".join("\t".join(row) + "\n" for row in (FAILED_COLUMNS, *rows)).encode())

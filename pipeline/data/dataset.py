@@ -20,6 +20,7 @@ from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
 from crossllm.cache.records.modality import INPUT_NAMES, MODALITIES, OnBad
 from crossllm.cache.records.record import Record, check_id
+from crossllm.cache.remote.by_path import replace
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.data.pairs import Pair, Pairs, read_pairs
 from crossllm.pipeline.data.updating import changes, refuse_removed
@@ -171,7 +172,7 @@ def write_dataset(
     for modality, found in records.items():
         publish_table(cache_dir, modality, found)
     for path, data in files.items():
-        fsio.replace(cache_dir / path, data)
+        replace(cache_dir / path, data)
     return changed
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from crossllm.cache.records.modality import CERTAIN
 from crossllm.cache.records.record import Record, record_of
+from crossllm.cache.remote.opening import shown
 from crossllm.pipeline.data.dataset import write_dataset
 from crossllm.pipeline.data.pairs import Pair
 
@@ -37,7 +38,7 @@ def write_demo(cache_dir: Path, seed: int = 0, entities: int = ENTITIES, pairs: 
     source = {"generator": "crossllm data demo", "seed": seed, "entities": entities}
     records = {"rna": rnas, "protein": proteins}
     write_dataset(cache_dir, "demo", "classification", ("rna", "protein"), records, rows, (), source)
-    return f"{len(rows)} generated pairs over {entities} RNAs and {entities} proteins → {cache_dir}"
+    return f"{len(rows)} generated pairs over {entities} RNAs and {entities} proteins → {shown(cache_dir)}"
 
 
 def _entities(

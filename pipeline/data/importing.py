@@ -15,6 +15,7 @@ from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
+from crossllm.cache.remote.opening import shown
 from crossllm.pipeline.data.dataset import dataset_name, write_dataset
 from crossllm.pipeline.data.labels import LabelNames, Task, check_names
 from crossllm.pipeline.data.one_table import read_one_table
@@ -95,7 +96,7 @@ def import_dataset(options: ImportOptions) -> str:
         **{what: as_text(path.name) for what, path in files.items() if path is not None},
         "where": [f"{w.column}={w.value}" for w in options.where],
     } | {what: list(labels) for what, labels in options.names._asdict().items() if labels}
-    name = dataset_name(options.cache_dir)
+    name = dataset_name(Path(shown(options.cache_dir)))
     sides = options.a.modality, options.b.modality
     changed = write_dataset(
         options.cache_dir, name, found.task, sides, kept, found.pairs, found.extra_columns, source, options.update
@@ -107,7 +108,7 @@ def import_dataset(options: ImportOptions) -> str:
     positive = sum(p.label == 1 for p in found.pairs)
     labels = f" ({positive} positive)" if found.task == "classification" else ""
     counts = ", ".join(f"{len(kept[m])} {m} ids of {len({r.key for r in kept[m]})} distinct sequences" for m in kept)
-    return f"{len(found.pairs)} pairs{labels}, {found.task}; {counts} → {options.cache_dir}"
+    return f"{len(found.pairs)} pairs{labels}, {found.task}; {counts} → {shown(options.cache_dir)}"
 
 
 def _read_files(options: ImportOptions) -> tuple[Records, Records, Pairs]:

@@ -99,6 +99,8 @@ def open_inputs(options: TrainOptions) -> Inputs:
     dataset, folds = choose_folds(whole, split, options.cache_dir, split_file, quiet=options.quiet)
     for reader, distinct in ((reader_a, set(dataset.a_keys)), (reader_b, set(dataset.b_keys))):
         for part in parts_of(reader):
+            if isinstance(part, CacheReader):
+                part.fetch(list(distinct))  # from an object store, in few requests
             _check_rows(options.cache_dir, part, distinct)
     _say_alike("a", reader_a, dataset.a_keys)
     _say_alike("b", reader_b, dataset.b_keys)
