@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from crossllm.cache import CacheReader, CacheWriter, Recipe
+from crossllm.cache.console.machine import keep_freed_memory
 from crossllm.cache.records.id_table import read_table
 from crossllm.model import Batch, InteractionModel, ModelConfig, focal_loss
 from crossllm.model.batch import Packed, gather
@@ -40,7 +41,6 @@ from crossllm.pipeline.data.dataset import Dataset, load_dataset
 from crossllm.pipeline.data.importing import ImportOptions, Side, import_dataset
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.memory import keep_freed_memory
 from crossllm.pipeline.training.prefetch import WaitTime
 from crossllm.pipeline.training.sampler import Bounds, shuffled_batches
 

@@ -165,6 +165,7 @@ def _train(
     """What one process does; of several all but the first do what that one tells them."""
     from functools import partial
 
+    from crossllm.cache.console.machine import keep_freed_memory
     from crossllm.pipeline.data.dataset import default_run
     from crossllm.pipeline.evaluation.seeds_table import seeds_table
     from crossllm.pipeline.evaluation.table import table
@@ -175,7 +176,6 @@ def _train(
     from crossllm.pipeline.train import train as run_training
     from crossllm.pipeline.training.config import held_config, held_recipes, resolve
     from crossllm.pipeline.training.inputs import TrainOptions
-    from crossllm.pipeline.training.memory import keep_freed_memory
     from crossllm.pipeline.training.seed_folders import held_seeds
 
     chosen = recipes_of(recipes)

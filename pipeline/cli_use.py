@@ -225,7 +225,7 @@ def _prepare() -> None:
     """What `train` does before torch loads."""
     prepare_machine()
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as in `crossllm train`
-    from crossllm.pipeline.training.memory import keep_freed_memory
+    from crossllm.cache.console.machine import keep_freed_memory
 
     keep_freed_memory()
 

@@ -14,9 +14,11 @@ from crossllm.model.interaction import expert_of
 from crossllm.pipeline.splits.parts import Parts, cut_parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.fold import SHARES, FoldResult, Settled, fit_fold
+from crossllm.pipeline.training.decision import SHARES
+from crossllm.pipeline.training.fold import FoldResult, fit_fold
 from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
 from crossllm.pipeline.training.predicting import predict, predict_experts
+from crossllm.pipeline.training.steps import Settled
 
 pytestmark = pytest.mark.slow
 CONFIG = dataclasses.replace(QUICK, epochs=4, patience=4, lr=1e-2)

@@ -9,7 +9,7 @@ import pytest
 CHILD = """
 import resource, sys
 import numpy as np
-from crossllm.pipeline.training.memory import keep_freed_memory
+from crossllm.cache.console.machine import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
 from crossllm.cache.console.environment import drop_empty, environment_problem
 from crossllm.cache.console.messages import size_in_words
@@ -12,6 +14,10 @@ from crossllm.folders import settle
 
 LEAST = 3 << 29
 """Bytes of address space that a small training takes (measured); where there is less, LLVM aborts the process."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Of glibc's malloc.h."""
+_MOST_FREE = (1 << 31) - 1
 
 
 def prepare_machine() -> None:
@@ -53,3 +59,15 @@ def bound_in_words() -> str:
     """What an error about memory adds where the address space is bounded, else nothing."""
     most = address_space()
     return "" if most is None else f" (`ulimit -v` or the scheduler bounds the address space to {size_in_words(most)})"
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep the memory that it frees, up to 2 GiB, for its next tensors; glibc on Linux alone.
+
+    Without it every tensor beyond 32 MiB is new memory, which Linux clears page by page at its first touch: an epoch of
+    RPI1460 at residue level took 142 s, and 124 s with it.  It holds for the whole process, and for good.
+    """
+    if sys.platform != "linux" or (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
+        return
+    mallopt(_M_MMAP_MAX, 0)  # no block of its own for any tensor, however large
+    mallopt(_M_TRIM_THRESHOLD, _MOST_FREE)

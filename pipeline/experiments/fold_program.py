@@ -19,10 +19,10 @@ def fold(asked: str) -> None:
     """Fit one fold."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     prepare_machine()
+    from crossllm.cache.console.machine import keep_freed_memory
     from crossllm.pipeline.train import fit_one_fold
     from crossllm.pipeline.training.config import resolve
     from crossllm.pipeline.training.inputs import TrainOptions
-    from crossllm.pipeline.training.memory import keep_freed_memory
 
     keep_freed_memory()
     found = json.loads(asked)

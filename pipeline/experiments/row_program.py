@@ -23,11 +23,11 @@ def row(asked: str) -> None:
     """Train one row."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     prepare_machine()
+    from crossllm.cache.console.machine import keep_freed_memory
     from crossllm.pipeline.experiments.seeds import train_seeds
     from crossllm.pipeline.train import train
     from crossllm.pipeline.training.config import resolve
     from crossllm.pipeline.training.inputs import TrainOptions
-    from crossllm.pipeline.training.memory import keep_freed_memory
 
     keep_freed_memory()
     found = json.loads(asked)

@@ -14,8 +14,9 @@ from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.final import all_pairs, of_final
-from crossllm.pipeline.training.fold import Settled, fit_fold, fold_seed
+from crossllm.pipeline.training.fold import fit_fold, fold_seed
 from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
+from crossllm.pipeline.training.steps import Settled
 
 
 def follow(options: TrainOptions, ranks: Ranks) -> None:

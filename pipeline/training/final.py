@@ -21,8 +21,9 @@ from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
 from crossllm.pipeline.training.decision import decide
-from crossllm.pipeline.training.fold import FoldResult, Settled, fit_fold, fold_seed
+from crossllm.pipeline.training.fold import FoldResult, fit_fold, fold_seed
 from crossllm.pipeline.training.run_folder import FINAL, RunFolder
+from crossllm.pipeline.training.steps import Settled
 
 
 def fit_final(

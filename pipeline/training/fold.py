@@ -15,25 +15,21 @@ from torch import Tensor
 
 from crossllm.cache.console.runner import Terminated, stop_between_records
 from crossllm.cache.errors import InputError
-from crossllm.model.batch import Batch
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.standardise import Standardise
 from crossllm.pipeline.evaluation.calibration import Calibration
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute
 from crossllm.pipeline.ranks.ranks import ALONE, Ranks
-from crossllm.pipeline.ranks.step import sum_gradients, whole_outputs
 from crossllm.pipeline.splits.parts import Parts
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
-from crossllm.pipeline.training.decision import decide
+from crossllm.pipeline.training.decision import decide, summary_share
 from crossllm.pipeline.training.keeping import Keeper, told
-from crossllm.pipeline.training.predicting import autocast, bounds, go_on, predict, predict_experts
+from crossllm.pipeline.training.predicting import bounds, go_on, predict, predict_experts
 from crossllm.pipeline.training.progress import Epoch, Progress
-from crossllm.pipeline.training.sampler import Share, balanced, shared_out, shuffled_batches
+from crossllm.pipeline.training.sampler import balanced, shuffled_batches
+from crossllm.pipeline.training.steps import Settled, Work, train_epoch
 from crossllm.pipeline.training.target import Target, fit_target
-
-SHARES = tuple(tenths / 10 for tenths in range(11))
-"""What the summaries' expert may have of the mixture."""
 
 
 class FoldResult(NamedTuple):
@@ -68,32 +64,6 @@ class FoldResult(NamedTuple):
 def fold_seed(seed: int, fold: int) -> int:
     """Seed of a fold: its own, so that a fold's numbers do not depend on which folds ran before it."""
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0])
-
-
-class Settled(NamedTuple):
-    """What folds have chosen for a model that has no pairs to choose on."""
-
-    epochs: list[int]
-    """(E,) the epoch of which each expert is taken."""
-    summary_share: float | None
-    """As `FoldResult` has it."""
-
-
-class _Work(NamedTuple):
-    """What one fold is fitted with, and what it is fitted to."""
-
-    batches: PairBatches
-    """Their labels scaled."""
-    labels: np.ndarray
-    """(P,) as they are."""
-    parts: Parts
-    config: TrainConfig
-    target: Target
-    device: torch.device
-    ranks: Ranks
-    pause: Callable[[], None]
-    """Called between two steps, where a signal may stop the work and how far it has come may be kept."""
-    settled: Settled | None
 
 
 class _Stopped(Exception):
@@ -142,7 +112,7 @@ def fit_fold(
             if keeper is not None and keeper.due():
                 keeper.save(progress.to_saved())
 
-        work = _Work(scaled, batches.labels, parts, config, target, device, ranks, pause, settled)
+        work = Work(scaled, batches.labels, parts, config, target, device, ranks, pause, settled)
         try:
             while not _finished(progress, config):
                 _run_epoch(progress, work, on_epoch)
@@ -181,7 +151,7 @@ def _finished(progress: Progress, config: TrainConfig) -> bool:
     return done >= config.epochs or not patient
 
 
-def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None]) -> None:
+def _run_epoch(progress: Progress, work: Work, on_epoch: Callable[[Epoch], None]) -> None:
     """One epoch, or what is left of it, and its place among the others."""
     config, target, ranks, validation = work.config, work.target, work.ranks, work.parts.validation
     ranks.copy_first(progress.weights())  # what another machine rounds otherwise does not add up
@@ -189,7 +159,7 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
     if config.balance and target.task == "classification":
         pairs = balanced(pairs, work.labels[pairs], progress.rng)
     order = shuffled_batches(pairs, work.batches.sides, bounds(config), config.sharing, progress.rng)
-    train_loss = _train_epoch(progress, work, order)
+    train_loss = train_epoch(progress, work, order)
     outputs = predict_experts(progress.judged, work.batches, validation, config, work.device, work.pause, ranks)
     label = torch.from_numpy(work.batches.labels[validation]).float()
     output = progress.judged.mix(outputs)
@@ -206,7 +176,7 @@ def _run_epoch(progress: Progress, work: _Work, on_epoch: Callable[[Epoch], None
     on_epoch(done)
 
 
-def _costs(progress: Progress, work: _Work, losses: list[float]) -> list[float]:
+def _costs(progress: Progress, work: Work, losses: list[float]) -> list[float]:
     """(E,) what the epoch of each expert is chosen by, less is better; `losses` are those of the epoch under way."""
     if work.settled is not None:
         return [float(progress.epoch != epoch) for epoch in work.settled.epochs]
@@ -216,7 +186,7 @@ def _costs(progress: Progress, work: _Work, losses: list[float]) -> list[float]:
     return [sum(of_one) / len(recent) for of_one in zip(*recent, strict=True)]
 
 
-def _paper_scores(progress: Progress, work: _Work) -> list[float]:
+def _paper_scores(progress: Progress, work: Work) -> list[float]:
     """(E,) the first metric of the task on the *test* part, at threshold ½; −∞ where it is undefined."""
     test, task, found = work.parts.test, work.target.task, []
     for output in predict_experts(
@@ -229,13 +199,16 @@ def _paper_scores(progress: Progress, work: _Work) -> list[float]:
     return found
 
 
-def _score_once(progress: Progress, work: _Work) -> FoldResult:
+def _score_once(progress: Progress, work: Work) -> FoldResult:
     """The best epochs' weights; mixture, threshold, calibration and interval from validation pairs; the test part."""
     model, config, target, parts = progress.model, work.config, work.target, work.parts
     model.load_state_dict(progress.best_state)
     outputs = predict_experts(model, work.batches, parts.validation, config, work.device, ranks=work.ranks)
-    share = _summary_share(outputs, work)
-    if share is not None:
+    share = None if work.settled is None else work.settled.summary_share
+    if model.experts > 1:
+        if share is None:
+            label = torch.from_numpy(work.batches.labels[parts.validation]).float()
+            share = summary_share(outputs, lambda mixture: target.loss(mixture, label, config))
         model.set_summary_share(share)
     validation = target.score(model.mix(outputs))
     test = target.score(predict(model, work.batches, parts.test, config, work.device, ranks=work.ranks))
@@ -245,18 +218,6 @@ def _score_once(progress: Progress, work: _Work) -> FoldResult:
         test, decided.threshold, target, progress.best_epochs, progress.history, state, decided.calibration,
         decided.half_width, share,
     )  # fmt: skip
-
-
-def _summary_share(outputs: Tensor, work: _Work) -> float | None:
-    """Of the second expert's outputs (E, P_validation) in the mixture: a tenth or several, of the least loss."""
-    if len(outputs) == 1:
-        return None
-    if work.settled is not None:
-        return work.settled.summary_share
-    label = torch.from_numpy(work.batches.labels[work.parts.validation]).float()
-    mixtures = [outputs[0].lerp(outputs[1], share) for share in SHARES]
-    losses = [float(work.target.loss(mixture, label, work.config)) for mixture in mixtures]
-    return SHARES[int(np.argmin(losses))]
 
 
 def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> Ensemble:
@@ -284,57 +245,6 @@ def _decay_groups(model: Ensemble, decay: float) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim > 1 and not name.endswith("A_log") else others).append(parameter)
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _train_epoch(progress: Progress, work: _Work, order: list[np.ndarray]) -> float:
-    """One pass over the training pairs, batch by batch, from the step on that it has come to; their mean loss."""
-    model, optimiser, config, ranks = progress.model, progress.optimiser, work.config, work.ranks
-    learners = model.learners()
-    model.train()
-    left = order[progress.step :]
-    shares = [_own_share(pairs, work) for pairs in left]
-    stream = work.batches.stream([share.pairs for share in shares], config.model.summary_width > 0)
-    for pairs, share, batch in zip(left, shares, stream, strict=True):
-        outputs, label = _outputs(model, work, pairs, share, batch.to(work.device))
-        # The sum: each expert of each member has the gradient that it has alone.
-        loss = torch.stack([work.target.loss(output, label, config) for output in outputs]).sum()
-        if not torch.isfinite(loss):
-            raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        sum_gradients(ranks, model)
-        for learner in learners:
-            torch.nn.utils.clip_grad_norm_(learner, config.clip, foreach=True)
-        optimiser.step()
-        progress.end_step(loss.item() / len(outputs) * len(pairs))
-        work.pause()
-    return progress.total / sum(map(len, order))
-
-
-def _own_share(pairs: np.ndarray, work: _Work) -> Share:
-    """What of a batch this process computes: all of it, if it is alone."""
-    if work.ranks.count == 1:
-        return Share(pairs, 0, True)
-    return shared_out(pairs, work.batches.sides, bounds(work.config), work.ranks.count)[work.ranks.rank]
-
-
-def _outputs(model: Ensemble, work: _Work, pairs: np.ndarray, share: Share, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(N · E, P) of each expert of each member and (P,) labels of all pairs of a step.
-
-    Of several processes each computes its own pairs here.
-    """
-    several = work.ranks.count > 1
-    if several:
-        part = work.batches.part_of(pairs, share)
-        for member in model.interaction_models:
-            member.draw_for(part)
-    with autocast(work.config, work.device):
-        outputs = model.outputs(batch).float().flatten(0, 1)
-    if not several:
-        return outputs, batch.label
-    place = slice(share.first, share.first + len(share.pairs))
-    label = torch.from_numpy(work.batches.labels[pairs].astype(np.float32)).to(work.device)
-    return whole_outputs(work.ranks, outputs, place, len(pairs), counted=share.counted), label
 
 
 def _quality(target: Target, label: np.ndarray, output: Tensor) -> float | None:
