@@ -114,15 +114,19 @@ def out_option(text: str, *, required: bool = False) -> Callable[[Callable[..., 
     return click.option("--out", "-o", type=PathName(), required=required, help=text, **absent)
 
 
-def cache_folder_of(kind: CachePath, more: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The folder of a cache, as `--cache DIR` or as the command's argument; both or none is a usage error."""
+def cache_folder_of(
+    kind: CachePath, more: str = "", *, needed: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The folder of a cache, as `--cache DIR` or as the command's argument; both, or none where it is needed, is a
+    usage error.
+    """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
         def with_folder(*, folder: Path | None, cache_dir: Path | None, **given: Any) -> Any:
             if folder is not None and cache_dir is not None:
                 raise click.UsageError(f"the cache is named twice, {folder} and --cache {cache_dir}; name it once.")
-            if folder is None and cache_dir is None:
+            if needed and folder is None and cache_dir is None:
                 raise click.UsageError("no cache is named; add its folder, e.g. cache/NAME, or --cache DIR.")
             return command(cache_dir=folder if cache_dir is None else cache_dir, **given)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName, json_option, on_bad_option, read_options
+from crossllm.cache.cli_flags import CachePath, PathName, cache_folder_of, json_option, on_bad_option, read_options
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
 from crossllm.cache.records.modality import KINDS, MODALITIES, UNITS
@@ -77,14 +77,7 @@ from_cache_option = click.option(
 )
 @click.option("--input", "-i", type=PathName(), required=True, help="The file that `embed run` was given.")
 @click.option("--num-shards", type=_count, required=True, help="Shards that it is cut into.")
-@click.option(
-    "--cache",
-    "-c",
-    "cache_dir",
-    type=CachePath(),
-    default=None,
-    help="Cache to look into. Default: as `embed run` takes it.",
-)
+@cache_folder_of(CachePath(), ". Default: as `embed run` takes it", needed=False)
 @click.option(
     "--modality",
     type=click.Choice(MODALITIES),

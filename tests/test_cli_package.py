@@ -26,7 +26,9 @@ def test_every_dependency_is_imported_and_every_import_is_one() -> None:
     used -= {*sys.stdlib_module_names, "crossllm"}
     required = names(PROJECT["dependencies"])
     assert required <= used, "no code uses it: make it an extra"
-    extras = {name for extra in ("gpu", "parquet") for name in names(PROJECT["optional-dependencies"][extra])}
+    extras = {
+        name for extra in ("dask", "gpu", "parquet", "s3") for name in names(PROJECT["optional-dependencies"][extra])
+    }
     assert used - required <= extras | NOT_ASKED_FOR
 
 

@@ -615,7 +615,7 @@ def test_the_summary_names_every_layer(options: RunOptions, program: Program, tm
     first = program(*flags, *more, "in.fasta", "--layer", "6,2", "--json")
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
-    counts = {"already": 0, "embedded": 5, "failed": 0, "failed_list": None}
+    counts = {"already": 0, "embedded": 5, "failed": 0, "failed_list": None, "copied": 0}
     names = [reader_of(tmp_path / "c", layer).recipe.folder_name for layer in (None, "2")]
     assert found["recipes"] == [{"recipe": n, "layer": k, **counts} for n, k in zip(names, (None, "2"), strict=True)]
     assert (found["embedded"], found["already"], found["failed"]) == (5, 0, 0)
