@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -87,11 +88,15 @@ def test_a_poison_record_is_alone_at_the_third_death() -> None:
         ("http://host:80", "local, local:N"),
         ("nowhere.json", "there is no such file"),
         ("broken.json", "not a scheduler's file"),
+        ("ucx.json", "its address is ucx://a:1, tcp://HOST:PORT or"),
+        ("bare.json", "its address is tcp://, tcp://HOST:PORT or"),
     ],
 )
 def test_what_names_no_cluster(text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("broken.json").write_text('{"adress": 1}')
+    Path("ucx.json").write_text('{"address": "ucx://a:1"}')
+    Path("bare.json").write_text('{"address": "tcp://"}')
     with pytest.raises(InputError, match=said):
         parse_cluster(text)
 
@@ -108,6 +113,16 @@ def test_without_dask(tmp_path: Path, rng: np.random.Generator, monkeypatch: pyt
     monkeypatch.setattr("crossllm.cache.cluster.opening.find_spec", lambda _name: None)
     with pytest.raises(InputError, match=r"pip install 'crossllm-mamba\[dask\]'"):
         embedded(write_fasta(tmp_path / "rna.fasta", rng, 3), tmp_path / "cache", "local:1")
+
+
+def test_what_listens_and_is_no_scheduler(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossllm.cache.cluster.opening.PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(InputError, match="says nothing"):
+        embedded(
+            write_fasta(tmp_path / "rna.fasta", rng, 3), tmp_path / "c", f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
+        )
 
 
 # -- runs

@@ -113,6 +113,12 @@ def test_what_cannot_be_told_is_asked_for(
     assert says in str(error.value)
 
 
+def test_an_empty_variable_is_none() -> None:
+    with pytest.raises(InputError) as error:
+        asked_shard(None, None, None, slurm(1, 3, 0, None) | {SLURM + "MIN": ""})
+    assert str(error.value).startswith(f"{SLURM}ID=1, {SLURM}COUNT=3, {SLURM}STEP=1: is no whole array")
+
+
 def test_every_sequence_is_in_one_shard_and_shards_are_balanced(rng: np.random.Generator) -> None:
     records = [record_of("rna", id_, sequence) for id_, sequence in drawn(rng, 500, 300).items()]
     distinct = Distinct(records)

@@ -12,6 +12,7 @@ from crossllm.cache.errors import InputError, one_line, printable
 MOST_WORKERS = 1024
 """Of one machine."""
 _EXPECTED = "local, local:N, tcp://HOST:PORT, tls://HOST:PORT or a scheduler's file is expected"
+_CONTACT = r"(tcp|tls)://[^/\s]+:[0-9]{1,5}"
 _MAX_FILE = 1 << 20
 
 
@@ -37,7 +38,7 @@ def parse_cluster(text: str) -> ClusterName:
         if workers is not None and not 1 <= workers <= MOST_WORKERS:
             raise InputError(f"--dask {text}: 1 to {MOST_WORKERS} workers are expected")
         return ClusterName(text, None, workers)
-    if re.fullmatch(r"(tcp|tls)://[^/\s]+:[0-9]{1,5}", text):
+    if re.fullmatch(_CONTACT, text):
         return ClusterName(text, text)
     if "://" in text or text.startswith("local:") or not text:
         raise InputError(f"--dask '{printable(text)}': {_EXPECTED}")
@@ -53,6 +54,9 @@ def _written_address(path: Path) -> str:
         raise InputError(f"--dask {printable(str(path))}: there is no such file; {_EXPECTED}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--dask {printable(str(path))}: not a scheduler's file ({one_line(error)})") from None
-    if not isinstance(address, str) or "://" not in address:
-        raise InputError(f"--dask {printable(str(path))}: its address is none: {printable(str(address))}")
+    if not isinstance(address, str) or not re.fullmatch(_CONTACT, address):  # Dask hangs on a protocol it cannot speak
+        raise InputError(
+            f"--dask {printable(str(path))}: its address is {printable(str(address))}, tcp://HOST:PORT or "
+            "tls://HOST:PORT is expected; start the scheduler by one of these"
+        )
     return address

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -174,12 +175,31 @@ def _connected(name: ClusterName, to: str | SpecCluster) -> Client:
     from distributed import Client
 
     try:
+        if isinstance(to, str) and to.startswith("tcp://"):
+            _refuse_silent(to)
         return Client(to, timeout=PATIENCE, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
             f"--dask {name.text}: no scheduler answers ({one_line(error)}); start one by `dask scheduler`, or correct "
             "the address"
         ) from None
+
+
+def _refuse_silent(address: str) -> None:
+    """Raise `TimeoutError` where something listens that says nothing, as a web server does: `Client` would wait on.
+
+    A scheduler speaks first. Where nobody listens `Client` tells it, and waits for one that is about to start.
+    """
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        probe = socket.create_connection((host.strip("[]"), int(port)), PATIENCE)
+    except (OSError, OverflowError):
+        return
+    with probe:
+        try:
+            probe.recv(1)
+        except TimeoutError:
+            raise TimeoutError("what listens there says nothing, a scheduler does") from None
 
 
 def _say_where(name: ClusterName, client: Client) -> None:

@@ -208,7 +208,8 @@ def _usage_line(error: click.ClickException) -> str:
     """Click's message on one line, with the command whose `--help` tells more."""
     line = " ".join(error.format_message().split())
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{line} See `{context.command_path} --help`." if context else line
+    ended = line if line.endswith((".", "?", "!", ")")) else f"{line}."
+    return f"{ended} See `{context.command_path} --help`." if context else line
 
 
 def _os_error(error: OSError, again: str) -> int:

@@ -58,7 +58,7 @@ class Report(NamedTuple):
 def require_cache(cache_dir: Path) -> None:
     """Raise `InputError` where there is no cache at `cache_dir`."""
     if not any((cache_dir / name).exists() for name in ("embeddings", "records", "dataset.toml")):
-        raise InputError(f"{cache_dir}: no cache here (no embeddings, records or dataset.toml); check --cache")
+        raise InputError(f"{cache_dir}: no cache here (no embeddings, records or dataset.toml); check the path")
 
 
 def info(cache_dir: Path) -> list[RecipeInfo]:

@@ -95,7 +95,7 @@ def _one_of(shard: Shard, what: str, read: str) -> Shard:
 def _slurm(environment: Mapping[str, str]) -> _Task | None:
     """An array is whole where it begins at 0, 1 or its step, and lies from there to its end without gaps."""
     names = [f"{SLURM}{name}" for name in ("ID", "COUNT", "MIN", "MAX", "STEP")]
-    given = {name: _number(environment, name) for name in names if name in environment}
+    given = {name: value for name in names if (value := _number(environment, name)) is not None}
     number, count, first, last, step = map(given.get, names)
     if number is None:
         return None
