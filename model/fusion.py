@@ -127,24 +127,45 @@ class _Attention(nn.Module):
         """(T, M): for every pair the tokens of its entity of `queries`, as they see its entity of `others`."""
         q = self.query(queries.tokens)  # each entity once, however many pairs it is in
         kv = self.key_value(others.tokens)
-        q_start, kv_start = queries.offsets[query_index].tolist(), others.offsets[other_index].tolist()
-        shapes = torch.stack([queries.offsets.diff()[query_index], others.offsets.diff()[other_index]], 1).tolist()
-        alike: dict[tuple[int, int], list[int]] = {}
-        for pair, (own, other) in enumerate(shapes):
-            alike.setdefault((own, other), []).append(pair)
-        seen: dict[int, Tensor] = {}
-        for (own, other), pairs in alike.items():  # pairs of equal lengths are computed in one call
-            own_q = self._split(torch.stack([q[q_start[p] : q_start[p] + own] for p in pairs]))
-            own_kv = torch.stack([kv[kv_start[p] : kv_start[p] + other] for p in pairs])
-            key, value = (self._split(part) for part in own_kv.chunk(2, -1))
-            mixed = F.scaled_dot_product_attention(own_q, key, value)
-            seen |= zip(pairs, mixed.transpose(1, 2).flatten(2), strict=True)
-        result: Tensor = self.out(torch.cat([seen[pair] for pair in range(len(shapes))]))
+        q_start, kv_start = queries.offsets[query_index], others.offsets[other_index]
+        own, other = queries.offsets.diff()[query_index], others.offsets.diff()[other_index]
+        buckets: dict[tuple[int, int], list[int]] = {}
+        for pair, shape in enumerate(zip(own.tolist(), other.tolist(), strict=True)):
+            buckets.setdefault((_bucket(shape[0]), _bucket(shape[1])), []).append(pair)
+        seen, places, ends = [], [], own.cumsum(0)
+        for bucket in buckets.values():
+            pairs = torch.tensor(bucket)
+            rows, held = _padded(q_start[pairs], own[pairs])
+            other_rows, other_held = _padded(kv_start[pairs], other[pairs])
+            key, value = (self._split(part) for part in _take(kv, other_rows).chunk(2, -1))
+            mask = None if bool(other_held.all()) else other_held[:, None, None].to(q.device)
+            mixed = F.scaled_dot_product_attention(self._split(_take(q, rows)), key, value, attn_mask=mask)
+            seen.append(mixed.transpose(1, 2).flatten(2)[held.to(q.device)])
+            places.append(((ends - own)[pairs, None] + torch.arange(rows.shape[1]))[held])
+        in_order = torch.cat(places).argsort().to(q.device)
+        result: Tensor = self.out(torch.cat(seen).index_select(0, in_order))
         return result
 
     def _split(self, x: Tensor) -> Tensor:
         """(pairs, L, M) → (pairs, H, L, M / H)."""
         return x.view(*x.shape[:-1], self._heads, -1).transpose(1, 2)
+
+
+def _bucket(length: int) -> int:
+    """Lengths that share a bucket are padded to the longest of them, which adds less than a quarter to any."""
+    step = 1 << max(length.bit_length() - 3, 0)
+    return -(-length // step) * step
+
+
+def _padded(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (P, L) of stretches of tokens, the last one repeated up to the longest, and which of them are no repeats."""
+    place = torch.arange(int(lengths.max()))
+    return starts[:, None] + torch.minimum(place, lengths[:, None] - 1), place < lengths[:, None]
+
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    """(T, M) → (P, L, M)."""
+    return x.index_select(0, rows.flatten().to(x.device)).view(*rows.shape, -1)
 
 
 def _pooled(norm: nn.Module, a: Packed, b: Packed, a_index: Tensor, b_index: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from crossllm.model import BiMamba, Mamba, focal_loss
 from crossllm.model.batch import gather, join_pairs, segment_mean
+from crossllm.model.fusion import _Attention, _bucket
 from crossllm.model.standardise import STANDARD_BOUND, Moments, Standardise
 from crossllm.model.tokens import AUTO_FUSED_TOKENS, POOLED, auto_window, parse_tokens, tokens_name, window_mean
 
@@ -139,3 +140,34 @@ def test_standardised_columns_have_mean_0_and_deviation_1_within_bounds(rng: np.
 def test_unknown_tokens_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="one of: residue, window:K"):
         parse_tokens(text)
+
+
+def plain_attention(attention: _Attention, own: Tensor, other: Tensor) -> Tensor:
+    """Tokens (L, M) of one partner as they see the other's, by the formula of section 3.2.2, head by head."""
+    queries = attention.query(own)
+    keys, values = attention.key_value(other).chunk(2, -1)
+    heads = zip(*(x.chunk(attention._heads, -1) for x in (queries, keys, values)), strict=True)
+    return attention.out(torch.cat([torch.softmax(q @ k.T / q.shape[1] ** 0.5, -1) @ v for q, k, v in heads], -1))
+
+
+def test_attention_by_buckets_equals_pair_by_pair(rng: np.random.Generator) -> None:
+    torch.manual_seed(1)
+    attention = _Attention(8)
+    a, b = packed(rng, [17, 1, 20, 18, 20], 8), packed(rng, [33, 40, 2, 37], 8)
+    a_index, b_index = torch.cartesian_prod(torch.arange(5), torch.arange(4))[torch.randperm(20)].T
+    assert len({(_bucket(x), _bucket(y)) for x in (17, 1, 20, 18) for y in (33, 40, 2, 37)}) < 16  # some are padded
+    found = attention(a, b, a_index, b_index)
+    rows_a, rows_b = (torch.split(side.tokens, side.offsets.diff().tolist()) for side in (a, b))
+    pairs = zip(a_index.tolist(), b_index.tolist(), strict=True)
+    expected = torch.cat([plain_attention(attention, rows_a[i], rows_b[j]) for i, j in pairs])
+    assert_close(found, expected, "output", looser=5)
+    dy = torch.randn_like(found)
+    names, gradients = _named_gradients(attention, found, dy)
+    for name, one, other in zip(names, gradients, _named_gradients(attention, expected, dy)[1], strict=True):
+        if name == "key_value.bias":  # of keys it is nought: softmax does not see it
+            one, other = one[8:], other[8:]
+        assert_close(one, other, f"gradient of {name}", looser=10)
+
+
+def test_a_bucket_pads_by_less_than_a_quarter_and_never_shortens() -> None:
+    assert all(length <= _bucket(length) < 1.25 * length + 1e-9 for length in range(1, 5000))

@@ -30,7 +30,7 @@ def ablation_words(source: AblationResult) -> Iterator[str]:
             yield f"{word.capitalize()} in {name}, the interval of the difference without 0: {'; '.join(sure)}."
     unsure = [row for row in rows[1:] if (found := _difference(row, metric)) and not _sure(found)]
     if unsure:
-        yield f"Of {count(len(unsure), 'row')} the interval of the difference holds 0: no difference is shown."
+        yield f"No difference is shown in {count(len(unsure), 'row')}: the interval of the difference holds 0."
     if len(rows) > 2:
         yield "With many rows, some differences look sure by chance alone."
 

@@ -181,7 +181,8 @@ def rows_chart(
         parts.append(_path(f"M{x:.1f} 4V{bottom}", "grid"))
         parts.append(_text(x, bottom + 18, label, f"tick {'start' if x < 20 else 'end' if x > end - 12 else 'middle'}"))
     if zero and axis.low < 0 < axis.high:
-        parts.append(_path(f"M{at([0])[0]:.1f} 4V{bottom}", "zero"))
+        beside = "".join(f"M{at([0])[0]:.1f} {n * _ROW + _HEAD + 6}v18" for n in range(len(rows)))  # not through labels
+        parts.append(_path(beside, "zero"))
     for number, row in enumerate(rows):
         top = number * _ROW
         middle = top + _HEAD + 15
