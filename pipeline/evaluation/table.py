@@ -140,7 +140,7 @@ def certainty_lines(metrics: dict[str, Any]) -> Iterator[str]:
     Nothing of a run of a version that had none.
     """
     if found := metrics.get("summary_share"):
-        each = " ".join(f"{share:.1f}" for share in found["per_fold"])
+        each = ", ".join(f"{share:.1f}" for share in found["per_fold"])
         yield f"share of the summaries in the output, the rest is the sequence model's; by validation pairs: {each}"
     if found := metrics.get("calibration"):
         error, brier = (
