@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from dask_workers import workers_of
 from fault_operations import contents, damage
 from zygote import ENTRY
 
@@ -50,11 +51,6 @@ def in_workers(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Workers that start now load `dask_preload`; its variables are set by this."""
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", str(PRELOAD))
     return monkeypatch
-
-
-def workers_of(parent: int) -> list[psutil.Process]:
-    """The worker processes of a cluster that a process has started."""
-    return [child for child in psutil.Process(parent).children() if "--multiprocessing-fork" in child.cmdline()]
 
 
 # -- what is handed out
@@ -138,10 +134,12 @@ def test_workers_killed_five_times(
     embedded(fasta, tmp_path / "plain")
     killed: list[int] = []
 
+    over = threading.Event()
+
     def kill() -> None:
-        while not list(tmp_path.glob(SEGMENTS)):
+        while not list(tmp_path.glob(SEGMENTS)) and not over.is_set():
             time.sleep(0.05)
-        while len(killed) < 5:
+        while len(killed) < 5 and not over.is_set():
             time.sleep(0.9)
             for worker in workers_of(os.getpid())[:1]:
                 worker.kill()
@@ -149,8 +147,11 @@ def test_workers_killed_five_times(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    done = embedded(fasta, tmp_path / "spread", "local:2")
-    killer.join(1)
+    try:
+        done = embedded(fasta, tmp_path / "spread", "local:2")
+    finally:
+        over.set()
+        killer.join()
     assert len(killed) == 5, "the run ended before the kills"
     assert "a worker ended" in capfd.readouterr().err
     assert (done.embedded, done.failed, done.already) == (400, 0, 0)

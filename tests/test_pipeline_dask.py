@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from dask_workers import workers_of
 
 from crossllm.cache.cluster.address import parse_cluster
 from crossllm.cache.errors import InputError
@@ -44,10 +44,9 @@ def test_rows_on_workers_of_which_one_is_killed(
     def kill() -> None:
         while not list(tmp_path.glob("spread/logs/*")):
             time.sleep(0.05)
-        for child in psutil.Process().children():
-            if "--multiprocessing-fork" in child.cmdline() and not killed.is_set():
-                child.kill()
-                killed.set()
+        for child in workers_of(os.getpid())[:1]:
+            child.kill()
+            killed.set()
 
     threading.Thread(target=kill, daemon=True).start()
     spread = dataclasses.replace(plain, out=Path("spread"), dask=parse_cluster("local:2"))
@@ -55,7 +54,7 @@ def test_rows_on_workers_of_which_one_is_killed(
     assert killed.is_set()
     assert "a worker ended, loss=" in capsys.readouterr().err
     assert numbers(tmp_path / "spread") == numbers(tmp_path / "plain")
-    assert not [child for child in psutil.Process().children() if "--multiprocessing-fork" in child.cmdline()]
+    assert not workers_of(os.getpid())
 
 
 def test_one_gpu_of_several_is_no_device_of_workers(small: TrainOptions) -> None:
