@@ -47,10 +47,15 @@ def embedded(fasta: Path, cache: Path, dask: str | None = None) -> RunSummary:
 
 
 @pytest.fixture
-def in_workers(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+def in_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Workers that start now load `dask_preload`; its variables are set by this."""
-    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", str(PRELOAD))
-    return monkeypatch
+    import dask
+
+    monkeypatch.setenv(
+        "DASK_DISTRIBUTED__WORKER__PRELOAD", str(PRELOAD)
+    )  # read by processes that load dask from now on
+    with dask.config.set({"distributed.worker.preload": [str(PRELOAD)]}):  # a nanny hands it to its worker
+        yield monkeypatch
 
 
 # -- what is handed out
