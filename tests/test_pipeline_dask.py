@@ -7,10 +7,12 @@ import json
 import os
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dask_workers import workers_of
 
@@ -44,9 +46,14 @@ def test_rows_on_workers_of_which_one_is_killed(
     def kill() -> None:
         while not list(tmp_path.glob("spread/logs/*")):
             time.sleep(0.05)
-        for child in workers_of(os.getpid())[:1]:
-            child.kill()
-            killed.set()
+        while not killed.is_set():
+            for worker in workers_of(os.getpid()):
+                with suppress(psutil.Error):
+                    if worker.children():  # a row at work
+                        worker.kill()
+                        killed.set()
+                        break
+            time.sleep(0.05)
 
     threading.Thread(target=kill, daemon=True).start()
     spread = dataclasses.replace(plain, out=Path("spread"), dask=parse_cluster("local:2"))
