@@ -273,8 +273,9 @@ def test_a_signal_a_kill_and_going_on(programs: Zygote, cache: Path, tmp_path: P
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     entry = [str(Path(sys.executable).with_name("train")), *flags, "--resume"]
     with (tmp_path / "said").open("w") as said:
-        assert subprocess.run([*torchrun, *entry], stdout=said, stderr=said, timeout=200).returncode == 0
+        done = subprocess.run([*torchrun, *entry], stdout=said, stderr=said, timeout=200)
     text = (tmp_path / "said").read_text()
+    assert done.returncode == 0, text
     assert text.count(f"→ {tmp_path / 'run'}") == 1
     assert programs.program("train", [*flags[:3], str(tmp_path / "one"), *flags[4:]], tmp_path).returncode == 0
     for name, numbers in (("history.csv", ("train_loss", "validation_loss")), ("predictions.tsv", ("score",))):
