@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -173,8 +175,11 @@ def test_who_counts_no_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return int(held.getsockname()[1])
+    """One that the system gives to nobody meanwhile: below those of outgoing connections of tests beside this one."""
+    for port in itertools.count(20_000 + os.getpid() % 10_000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 def environment(rank: int, port: int) -> dict[str, str]:
