@@ -44,6 +44,20 @@ any_cache_option = click.option(
 )
 
 
+_local_option = click.option(
+    "--cache-local",
+    type=PathName(file_okay=False),
+    default=None,
+    help="Of a cache in an object store: folder for its copies. Default: below the user's cache folder.",
+)
+_bytes_option = click.option(
+    "--cache-bytes",
+    type=ByteSize(),
+    default=None,
+    help="Of a cache in an object store: rows held in that folder, the longest unused go first. Default: 16GiB.",
+)
+
+
 def object_stores(*names: str, fresh: bool = False, needs_out: bool = False) -> Callable[[_Command], _Command]:
     """Let a command's caches `names` be addresses; it gets the folders of this machine that stand for them.
 
@@ -90,24 +104,7 @@ def object_stores(*names: str, fresh: bool = False, needs_out: bool = False) -> 
                     error.lines = tuple(_by_address(line, stands_for) for line in error.lines)
                     raise
 
-        flags = (
-            click.option(
-                "--cache-local",
-                type=PathName(file_okay=False),
-                default=None,
-                help="Of a cache in an object store: folder for its copies. Default: below the user's cache folder.",
-            ),
-            click.option(
-                "--cache-bytes",
-                type=ByteSize(),
-                default=None,
-                help="Of a cache in an object store: rows held in that folder, the longest unused go first. "
-                "Default: 16GiB.",
-            ),
-        )
-        for flag in reversed(flags):
-            with_stores = flag(with_stores)
-        return with_stores
+        return _local_option(_bytes_option(with_stores))
 
     return decorate
 

@@ -173,8 +173,12 @@ def scheduler(in_workers: pytest.MonkeyPatch) -> Iterator[str]:
     import dask
     from distributed import LocalCluster
 
+    settings = {
+        "distributed.deploy.lost-worker-timeout": "1 hour",  # its nannies are not closed meanwhile
+        "distributed.nanny.pre-spawn-environ": {},  # it would stay here (findings/distributed_nanny_environ.sh)
+    }
     with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}),  # its nannies are not closed meanwhile
+        dask.config.set(settings),
         LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, silence_logs=50) as cluster,
     ):
         yield cluster.scheduler_address

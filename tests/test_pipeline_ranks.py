@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -172,6 +173,24 @@ def test_who_counts_no_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
     assert counts["alive/0"] == 4 + watch.TICKS
     assert len(said) == 1
     assert said[0][0].startswith("process 2 of 2: has not answered for ")
+
+
+def test_a_watch_that_is_stopped_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of a look: a thread that Python's end cuts off there aborts the process."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    class Store:
+        def add(self, _key: str, _amount: int) -> int:
+            looking.set()
+            go_on.wait(30)
+            return 1
+
+    monkeypatch.setattr(watch, "TICK", 0.001)
+    seen = watch.Watch(Store(), 0, 2, lambda: True)
+    assert looking.wait(30)
+    threading.Timer(0.2, go_on.set).start()
+    seen.stop()
+    assert not seen._thread.is_alive()
 
 
 def free_port() -> int:

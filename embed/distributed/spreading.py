@@ -28,8 +28,8 @@ def store_on_cluster(
     Raises:
         InputError: no cluster, or its workers cannot do it.
     """
-    if (name := options.dask) is None:
-        raise AssertionError("no cluster is named")
+    name = options.dask
+    assert name is not None
     for target in plan.wanted:
         write_recipe(options.cache_dir, target.recipe)  # which workers look for
     with (

@@ -7,7 +7,8 @@ k-mer methods of the field read (RPISeq, Muppirala et al., BMC Bioinformatics 20
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -21,7 +22,7 @@ VERSION = 1
 """Raise when a column changes; it is part of the recipe."""
 _CLASSES = tuple(CONJOINT_TRIAD.values())
 """The seven classes of residues of Shen et al., PNAS 2007;104:4337."""
-_BLOCKS: dict[str, tuple[tuple[Sequence[str], int], ...]] = {
+_BLOCKS: dict[str, tuple[tuple[tuple[str, ...], int], ...]] = {
     "rna": tuple((tuple(CERTAIN["rna"]), k) for k in (1, 2, 3, 4)),
     "protein": (*((_CLASSES, k) for k in (1, 2, 3)), *((tuple(CERTAIN["protein"]), k) for k in (1, 2))),
 }
@@ -62,10 +63,7 @@ def words(sequence: str, modality: str) -> np.ndarray:
     codes = np.frombuffer(sequence.encode("ascii"), np.uint8)
     blocks = []
     for classes, k in _BLOCKS[modality]:
-        table = np.full(256, -1)
-        for number, members in enumerate(classes):
-            table[[ord(letter) for letter in members]] = number
-        letters = np.concatenate([table[codes], np.full(k - 1, -1)])
+        letters = np.concatenate([_class_table(classes)[codes], np.full(k - 1, -1)])
         word, whole = np.zeros(len(codes), np.int64), np.ones(len(codes), bool)
         for offset in range(k):
             letter = letters[offset : offset + len(codes)]
@@ -74,3 +72,12 @@ def words(sequence: str, modality: str) -> np.ndarray:
         block[np.flatnonzero(whole), word[whole]] = 1
         blocks.append(block)
     return np.concatenate(blocks, axis=1)
+
+
+@cache
+def _class_table(classes: tuple[str, ...]) -> np.ndarray:
+    """(256,) number of the class of each letter, by its code; −1 of those that are in none."""
+    table = np.full(256, -1)
+    for number, members in enumerate(classes):
+        table[[ord(letter) for letter in members]] = number
+    return table

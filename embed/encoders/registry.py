@@ -176,7 +176,7 @@ def meant_by(name: str) -> list[tuple[str, str]]:
 
     last = re.sub(r"(_pretrained)?(\.(pt|pth|safetensors))?$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
     asked = plain(re.sub(r"_t\d+_|_UR50[DS]", "_", last, flags=re.IGNORECASE))
-    known = {plain(n): (m, n) for m, n in ENCODERS if n not in ("profile", "kmer", "morgan")}
+    known = {plain(n): (m, n) for (m, n), info in ENCODERS.items() if info.source}
     if asked in known:
         return [known[asked]]
     if family := [found for key, found in known.items() if len(asked) >= 4 and key.startswith(asked)]:

@@ -144,12 +144,7 @@ def run(options: RunOptions) -> RunSummary:
         for part in outcome.parts:
             if part.failures:
                 list_failures(_failed_list(options, part), records, part.failures)
-    for part in outcome.parts:
-        if not part.failures and _failed_list(options, part).exists():
-            with _nothing_lost(options, plan, "the list of an earlier run's failures stays"):
-                discard(_failed_list(options, part))  # an earlier run's, now made good; a run cut off leaves it
-        with _nothing_lost(options, plan, "it is taken as it is"):
-            sync_what_others_wrote(options.cache_dir, part.target.recipe)
+    _tidy(options, plan, outcome)
     return RunSummary(
         cache=shown(options.cache_dir),
         recipes=tuple(_summary(options, plan, *each) for each in zip(outcome.parts, taken, strict=True)),
@@ -181,6 +176,16 @@ def _nothing_lost(options: RunOptions, plan: Plan, what: str) -> Iterator[None]:
         if plan.wanted or error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         note(f"note: {options.cache_dir}: cannot be written, {what}")
+
+
+def _tidy(options: RunOptions, plan: Plan, outcome: Outcome) -> None:
+    """Remove lists of failures that are made good, and have on disk what other writers put beside what is done."""
+    for part in outcome.parts:
+        if not part.failures and _failed_list(options, part).exists():
+            with _nothing_lost(options, plan, "the list of an earlier run's failures stays"):
+                discard(_failed_list(options, part))  # a run that was cut off leaves it
+        with _nothing_lost(options, plan, "it is taken as it is"):
+            sync_what_others_wrote(options.cache_dir, part.target.recipe)
 
 
 def _summary(options: RunOptions, plan: Plan, part: Part, copied: int) -> RecipeSummary:

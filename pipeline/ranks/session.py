@@ -47,10 +47,11 @@ def together(found: Launched, device: str) -> Iterator[Ranks]:
         if found.rank > 0:
             stack.enter_context(redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
         meeting = _Meeting(found)
+        stack.callback(meeting.stop_watch)
         try:
-            watch = meeting.join(device)
+            meeting.join(device)
             yield Ranks(found.rank, found.processes)
-            watch.stop()
+            meeting.stop_watch()
             dist.destroy_process_group()
         except (KeyboardInterrupt, Terminated) as signal:
             if found.rank > 0:
@@ -72,8 +73,9 @@ class _Meeting:
     def __init__(self, found: Launched) -> None:
         self._found = found
         self._store: Any = None
+        self._watch: Watch | None = None
 
-    def join(self, device: str) -> Watch:
+    def join(self, device: str) -> None:
         """Meet the others."""
         found = self._found
         try:
@@ -81,7 +83,7 @@ class _Meeting:
             self._store = PrefixStore(named, self._opened(found.rank == 0, timedelta(seconds=COMING)))
             # A connection of its own: the group may wait on the other.
             own = PrefixStore(named, self._opened(False, _ANSWER))
-            watch = Watch(own, found.rank, found.processes, self.may_speak)
+            self._watch = Watch(own, found.rank, found.processes, self.may_speak)
             self._wait_for_all()
             self._take_device(device)
             dist.init_process_group(
@@ -91,7 +93,11 @@ class _Meeting:
         except (RuntimeError, OSError) as error:
             where = f"process {found.rank + 1} of {found.processes}, at {found.address}:{found.port}"
             raise InputError(f"{where}: {one_line(error, 200)}; look at MASTER_ADDR and MASTER_PORT") from None
-        return watch
+
+    def stop_watch(self) -> None:
+        """Nobody is watched from now on."""
+        if self._watch is not None:
+            self._watch.stop()
 
     def may_speak(self) -> bool:
         """Whether nobody has said yet what went wrong."""

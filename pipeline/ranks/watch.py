@@ -18,6 +18,8 @@ TICK = 1.0
 TICKS = 15
 """Looks at which a number has not changed until its process is given up: counted, so that stopping all of them for an
 hour is one look."""
+ENDING = 12.0
+"""Seconds in which a look has come to its end, whatever the store does."""
 LOST = 4
 """Exit code: the system refused."""
 
@@ -46,8 +48,13 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more: what follows is this process's own."""
+        """Look no more, and end the thread.
+
+        Python's end would cut it off within torch's code, which aborts the process.
+        """
         self._stopped.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(ENDING)
 
     def _look(self) -> None:
         seen = dict.fromkeys(set(range(self._count)) - {self._rank}, 0)

@@ -43,6 +43,23 @@ class Saved(NamedTuple):
     tensors: dict[str, Tensor]
 
 
+class Pace:
+    """When to save next: `every` seconds after the last save at least, and `times` times as long as that took."""
+
+    def __init__(self, every: float, times: float) -> None:
+        self._every, self._times = every, times
+        self._next = time.monotonic() + every
+
+    def due(self) -> bool:
+        """Whether it is time for another save."""
+        return time.monotonic() >= self._next
+
+    def saved(self, began: float) -> None:
+        """A save that began then is done."""
+        now = time.monotonic()
+        self._next = now + max(self._every, self._times * (now - began))
+
+
 class Keeper:
     """Keeps how far one fold has come.
 
@@ -58,11 +75,11 @@ class Keeper:
         self._good: int | None = None
         """The newest save that can be gone on with."""
         self._last = max(self._generations(), default=0)
-        self._next = time.monotonic() + EVERY
+        self._pace = Pace(EVERY, TIMES)
 
     def due(self) -> bool:
         """Whether it is time for another save."""
-        return time.monotonic() >= self._next
+        return self._pace.due()
 
     def save(self, saved: Saved) -> None:
         """Put it on disk, whole or not at all, and remove what is older than the one before.
@@ -78,8 +95,7 @@ class Keeper:
         fsio.replace(self._path(new, "json"), _text(body | {"sha256": _digest_of(body)}).encode())
         self._remove(keep={new, self._good})
         self._good = self._last = new
-        now = time.monotonic()
-        self._next = now + max(EVERY, TIMES * (now - began))
+        self._pace.saved(began)
 
     def load(self) -> Saved | None:
         """The newest save that is whole; None where there is none.  What is passed over is said in one line."""

@@ -235,8 +235,10 @@ class RunFolder:
 
 def share_of(value: Any) -> float | None:
     """A mixture's share as a checkpoint has it."""
-    if value is None or (type(value) in (int, float) and 0 <= value <= 1):
-        return None if value is None else float(value)
+    if value is None:
+        return None
+    if type(value) in (int, float) and 0 <= value <= 1:
+        return float(value)
     raise ValueError(f"the summaries' share {value} is not from 0 to 1")
 
 

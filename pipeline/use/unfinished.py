@@ -13,11 +13,8 @@ from crossllm.cache.console.messages import note
 from crossllm.cache.errors import one_line
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
+from crossllm.pipeline.training.keeping import EVERY, TIMES, Pace
 
-EVERY = 10.0
-"""Seconds between two saves, at least."""
-TIMES = 100
-"""And at least so many times what the last save took."""
 _NAME = "best.npz"
 _MOST = 1 << 40
 _DONE = "done"
@@ -32,18 +29,17 @@ class Unfinished:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME
-        self._next = time.monotonic() + EVERY
+        self._pace = Pace(EVERY, TIMES)
 
     def save_when_due(self, blocks: int, pairs: int, best: dict[str, np.ndarray]) -> None:
         """Put the best of so many blocks, of so many pairs, on disk, whole or not at all, if it is time to."""
-        began = time.monotonic()
-        if began < self._next:
+        if not self._pace.due():
             return
+        began = time.monotonic()
         data = io.BytesIO()
         np.savez(data, **{_DONE: np.array([blocks, pairs])}, **best)  # type: ignore[arg-type]
         fsio.replace(self._path, data.getvalue())
-        now = time.monotonic()
-        self._next = now + max(EVERY, TIMES * (now - began))
+        self._pace.saved(began)
 
     def load(self) -> tuple[int, int, dict[str, np.ndarray]] | None:
         """What was saved last; None where nothing was, or where it is damaged, which is said."""
