@@ -130,17 +130,19 @@ def test_killed_twice_stopped_once_and_resumed_is_the_same_cache(
     kept: set[bytes] = set()
     for turn, number in enumerate((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)):
         # SIGTERM after a commit: before that, Python may not have come to the program at all.
-        new = int(rng.integers(number == signal.SIGTERM, len(whole.segments) // 5 + 1))
+        least = int(number == signal.SIGTERM)
+        new = int(rng.integers(least, len(whole.segments) // 5 + 1))
         delay, output = float(rng.uniform(0, 0.05)), tmp_path / f"{turn}.json"
         before = tmp_path / f"before-{turn}"
         if cache.exists():
             shutil.copytree(cache, before)
-        for _ in range(ATTEMPTS):
-            code = stopped(started(programs, proteins, weights, cache, MANY, output), number, commits, new, delay)
+        for attempt in range(1, ATTEMPTS + 1):
+            child = started(programs, proteins, weights, cache, MANY, output)
+            code = stopped(child, number, commits, max(least, new // attempt), delay / attempt**2)
             now = held(cache)
             if now < set(whole):
                 break
-            # On a busy machine a run can end before the signal comes: once more from where this turn began.
+            # A run can end before the signal comes: once more from where this turn began, and sooner.
             shutil.rmtree(cache)
             if before.exists():
                 shutil.copytree(before, cache)
