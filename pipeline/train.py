@@ -163,7 +163,8 @@ def _run(
     scored = {"model": [_scored(dataset, part, result) for part, result in zip(parts, results, strict=True)]}
     scored |= run_baselines(folder, material, parts, digests, names)
     ran = dataclasses.replace(options.config, scan=scan)
-    return Run(folder.path, write_results(folder, inputs, ran, options.by, parts, results, scored, leaks))
+    metrics = write_results(folder, inputs, ran, options.by, parts, results, scored, leaks, quiet=options.quiet)
+    return Run(folder.path, metrics)
 
 
 def _material(options: TrainOptions, inputs: Inputs, similarities: tuple[Similarity, Similarity]) -> Material:

@@ -51,6 +51,18 @@ def test_a_short_or_a_quiet_run_says_nothing(
     assert capsys.readouterr().err == ""
 
 
+def test_replicates_are_told_only_where_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for wait in (0.1, 40.0):
+        with progress.replicate_progress(2000, "intervals", quiet=False) as update:
+            clock[0] += wait
+            update(500)
+    assert capsys.readouterr().err.splitlines() == ["intervals: 500 of 2,000 replicates, 12/s, 2 min left"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0, "0 s"), (98.6, "99 s"), (120, "2 min"), (5999, "100 min"), (11_100, "3 h 5 min")]
 )

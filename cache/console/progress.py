@@ -20,7 +20,7 @@ T = TypeVar("T")
 EVERY = 30.0
 """Seconds between two lines where standard error is no terminal."""
 LONG = 3.0
-"""Seconds after which `announced` says what is going on."""
+"""Seconds after which `announced` says what is going on, and the bar of replicates appears."""
 
 
 def progress(items: Iterable[T], total: int, what: str, quiet: bool) -> Iterable[T]:
@@ -71,6 +71,13 @@ def residue_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[i
 def pair_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
     """Over `total` pairs, with pairs a second and the time left; called like that of `byte_progress`."""
     with _shown(total, what, quiet, "pairs", {"unit": "pair", "unit_scale": True}) as update:
+        yield update
+
+
+@contextmanager
+def replicate_progress(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """Over `total` bootstrap replicates; the bar comes after `LONG` seconds.  Called like that of `byte_progress`."""
+    with _shown(total, what, quiet, "replicates", {"unit": "rep", "delay": LONG}) as update:
         yield update
 
 

@@ -29,18 +29,27 @@ def compute(label: np.ndarray, score: np.ndarray, predicted: np.ndarray, weights
         weights @ cell.astype(float)
         for cell in (label & predicted, ~label & predicted, label & ~predicted, ~label & ~predicted)
     )
+    areas = _areas(label, score, weights)
+    return from_counts(tp, fp, fn, tn, *areas, _gaps(label, score, weights))
+
+
+def from_counts(
+    tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray, auroc: np.ndarray, auprc: np.ndarray,
+    gaps: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Every metric of `METRICS`, from the counts of the four cells, both areas and the sum of the bins' gaps: (R,)."""
     positives, negatives = tp + fn, tn + fp
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {
+        return {
             "mcc": np.where((positives > 0) & (negatives > 0), _mcc(tp, fp, fn, tn), np.nan),
             "accuracy": (tp + tn) / (positives + negatives),
             "f1": np.where(positives > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
             "precision": np.where(positives > 0, np.where(tp > 0, tp / (tp + fp), 0.0), np.nan),
             "recall": tp / positives,
+            "auroc": auroc,
+            "auprc": auprc,
+            "calibration_error": gaps / (positives + negatives),
         }
-        found["auroc"], found["auprc"] = _areas(label, score, weights)
-        found["calibration_error"] = calibration_error(label, score, weights)
-    return found
 
 
 def best_threshold(label: np.ndarray, score: np.ndarray) -> float:
@@ -79,16 +88,29 @@ def _areas(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tuple[n
     before_p = np.concatenate([np.zeros((len(weights), 1)), positive[:, :-1]], axis=1)
     before_n = np.concatenate([np.zeros((len(weights), 1)), negative[:, :-1]], axis=1)
     all_p, all_n = positive[:, -1], negative[:, -1]
-    auroc = ((negative - before_n) * (positive + before_p) / 2).sum(axis=1) / (all_p * all_n)
+    area = ((negative - before_n) * (positive + before_p) / 2).sum(axis=1)
     drawn = positive + negative
     precision = np.divide(positive, drawn, out=np.zeros_like(drawn), where=drawn > 0)
-    auprc = ((positive - before_p) * precision).sum(axis=1) / all_p
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auroc, auprc = area / (all_p * all_n), ((positive - before_p) * precision).sum(axis=1) / all_p
     return np.where(all_p * all_n > 0, auroc, np.nan), np.where(all_p > 0, auprc, np.nan)
 
 
 def calibration_error(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error over equal bins of the score (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
-    bins = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gap = np.stack([weights @ np.where(bins == b, label - score, 0.0) for b in range(CALIBRATION_BINS)])
-    error: np.ndarray = np.abs(gap).sum(axis=0) / weights.sum(axis=1)
+    error: np.ndarray = _gaps(label, score, weights) / weights.sum(axis=1)
     return error
+
+
+def bin_of(score: np.ndarray) -> np.ndarray:
+    """(P,) bin of each score, from 0."""
+    found: np.ndarray = np.minimum((score * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    return found
+
+
+def _gaps(label: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(R,) over the bins, the sum of |Σ weight · (label − score)|."""
+    bins = bin_of(score)
+    gap = np.stack([weights @ np.where(bins == b, label - score, 0.0) for b in range(CALIBRATION_BINS)])
+    found: np.ndarray = np.abs(gap).sum(axis=0)
+    return found

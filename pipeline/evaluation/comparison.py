@@ -18,7 +18,8 @@ from crossllm.pipeline.evaluation.metrics import (
     Scored,
     block_sizes,
     compute,
-    drawn_weights,
+    compute_drawn,
+    draw,
 )
 
 
@@ -80,21 +81,20 @@ def paired_bootstrap(
     scored = [fold for side in sides for fold in side.scored]
     partners = [found for side in sides for found in side.partners]
     of_side = np.repeat(np.arange(len(sides)), [len(side.scored) for side in sides])
-    point = _means(task, scored, [np.ones((1, len(fold.label))) for fold in scored], of_side)
-    drawn: list[dict[str, np.ndarray]] = [
-        _means(task, scored, drawn_weights(rng, scored, partners, count), of_side) for count in block_sizes(replicates)
-    ]
+    point = _means(task, [compute(task, fold, np.ones((1, len(fold.label)))) for fold in scored], of_side)
+    drawn: list[dict[str, np.ndarray]] = []
+    for count in block_sizes(replicates):
+        draws = draw(rng, scored, partners, count)
+        found = [compute_drawn(task, fold, own) for fold, own in zip(scored, draws, strict=True)]
+        drawn.append(_means(task, found, of_side))
     return {
         name: _difference(point[name][:, 0], np.concatenate([block[name] for block in drawn], axis=1))
         for name in METRICS[task]
     }
 
 
-def _means(
-    task: Task, scored: Sequence[Scored], weights: Sequence[np.ndarray], of_side: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Metric → (2, R): mean over seeds of the mean over folds, of the first and of the second model."""
-    folds = [compute(task, fold, own) for fold, own in zip(scored, weights, strict=True)]
+def _means(task: Task, folds: Sequence[dict[str, np.ndarray]], of_side: np.ndarray) -> dict[str, np.ndarray]:
+    """Metric → (2, R): mean over seeds of the mean over `folds`, of the first and of the second model."""
     found = {}
     for name in METRICS[task]:
         values = np.stack([fold[name] for fold in folds])

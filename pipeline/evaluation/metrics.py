@@ -7,13 +7,14 @@ Shapes: R replicates, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from crossllm.pipeline.data.labels import Task
 from crossllm.pipeline.evaluation import classification, regression
+from crossllm.pipeline.evaluation.draws import Draws
 
 REPLICATES = 1000
 BLOCK = 50
@@ -65,12 +66,24 @@ def compute(task: Task, fold: Scored, weights: np.ndarray) -> dict[str, np.ndarr
     return regression.compute(fold.label, fold.score, weights)
 
 
+def compute_drawn(task: Task, fold: Scored, draws: Draws) -> dict[str, np.ndarray]:
+    """`compute` of the weights that `draws` stand for, by compiled kernels: name → (R,); equal but for rounding."""
+    if task == "classification":
+        from crossllm.pipeline.evaluation import drawn_classification  # numba is not needed elsewhere
+
+        return drawn_classification.compute_drawn(fold.label, fold.score, fold.predicted, draws)
+    from crossllm.pipeline.evaluation import drawn_regression
+
+    return drawn_regression.compute_drawn(fold.label, fold.score, draws)
+
+
 def summarise(
     task: Task,
     folds: Sequence[Scored],
     seed: int,
     partners: Sequence[Partners] | None = None,
     replicates: int = REPLICATES,
+    update: Callable[[int], object] = lambda _count: None,
 ) -> dict[str, Summary]:
     """Every metric of the task over the folds.
 
@@ -86,13 +99,15 @@ def summarise(
             Ann Appl Stat 2007;1:386): pairs that share a sequence are no independent draws.  None: every pair has two
             sequences of its own, so that pairs are drawn.
         replicates: R.
+        update: called with the number of replicates done since the last call.
     """
     rng = np.random.default_rng(seed)
     points = [compute(task, fold, np.ones((1, len(fold.label)))) for fold in folds]
     draws: list[list[dict[str, np.ndarray]]] = [[] for _ in folds]
     for count in block_sizes(replicates):
-        for fold, weights, drawn in zip(folds, drawn_weights(rng, folds, partners, count), draws, strict=True):
-            drawn.append(compute(task, fold, weights))
+        for fold, own, drawn in zip(folds, draw(rng, folds, partners, count), draws, strict=True):
+            drawn.append(compute_drawn(task, fold, own))
+        update(count)
     found = {}
     for name in METRICS[task]:
         values = np.array([point[name][0] for point in points])
@@ -148,18 +163,20 @@ def _interval(replicates: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def drawn_weights(
+def draw(
     rng: np.random.Generator, folds: Sequence[Scored], partners: Sequence[Partners] | None, replicates: int
-) -> list[np.ndarray]:
-    """(R, P) for each fold: how often each pair counts in each replicate; a sequence counts the same in all of them."""
+) -> list[Draws]:
+    """Of each fold, R replicates; a sequence counts the same in all of them."""
     if partners is None:
-        return [_drawn(rng, len(fold.label), replicates) for fold in folds]
+        once = np.ones((replicates, 1), np.int32)
+        sizes = [len(fold.label) for fold in folds]
+        return [Draws(_drawn(rng, n, replicates), once, np.arange(n), np.zeros(n, int)) for n in sizes]
     drawn_a = _drawn(rng, 1 + max(int(found.a.max()) for found in partners), replicates)
     drawn_b = _drawn(rng, 1 + max(int(found.b.max()) for found in partners), replicates)
     if partners[0].one_numbering:
         count = max(drawn_a.shape[1], drawn_b.shape[1])
         drawn_a = drawn_b = _drawn(rng, count, replicates)
-    return [drawn_a[:, found.a] * drawn_b[:, found.b] for found in partners]
+    return [Draws(drawn_a, drawn_b, found.a, found.b) for found in partners]
 
 
 def pooled(folds: Sequence[Scored]) -> Scored:
@@ -174,4 +191,4 @@ def block_sizes(replicates: int) -> list[int]:
 
 def _drawn(rng: np.random.Generator, count: int, replicates: int) -> np.ndarray:
     """(R, count): how often each of `count` things is drawn in each replicate, `count` draws with replacement."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=replicates).astype(float)
+    return rng.multinomial(count, np.full(count, 1 / count), size=replicates).astype(np.int32)

@@ -51,9 +51,15 @@ def _centred(x: np.ndarray, weights: np.ndarray, total: np.ndarray) -> tuple[np.
     A constant leaves rounding errors for a variance, and they correlate with anything.  Relative, because affinities
     may be in molar: 9e-12 is no rounding error then.
     """
-    largest = np.abs(x).max()
-    x = x / largest if largest > 0 else x
+    x = in_units_of_the_largest(x)
     return x - (weights * x).sum(axis=1, keepdims=True) / total, 1e-24 * total[:, 0]
+
+
+def in_units_of_the_largest(x: np.ndarray) -> np.ndarray:
+    """Divided by the largest absolute value, where one is not 0."""
+    largest = np.abs(x).max()
+    found: np.ndarray = x / largest if largest > 0 else x
+    return found
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from crossllm.cache.console.progress import announced
+from crossllm.cache.console.progress import replicate_progress
 from crossllm.model.tokens import tokens_name
 from crossllm.pipeline.data.dataset import Dataset
 from crossllm.pipeline.evaluation.metrics import (
@@ -44,6 +44,8 @@ def write_results(
     results: Sequence[FoldResult],
     scored: dict[str, list[Scored]],
     leaks: dict[str, Any],
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Write all of it, `metrics.json` last; its contents.
 
@@ -56,6 +58,7 @@ def write_results(
         results: of each fold.
         scored: `model` and each baseline → the test predictions of each fold.
         leaks: as in `leaks.json`.
+        quiet: no bar while the intervals are computed.
     """
     dataset = inputs.dataset
     for name, found in scored.items():
@@ -70,12 +73,12 @@ def write_results(
     order = np.concatenate([part.test for part in parts])
     groups = None if by is None else np.array([value or EMPTY for value in dataset.extra[by]])[order]
     partners = [_partners(dataset, part) for part in parts]
-    what = f"note: drawing {REPLICATES} bootstrap replicates of {len(order):,} pairs for the intervals"
-    with announced(what, quiet=False):
-        metrics = _metrics(inputs, config, partners, scored) | certainty(config, results, scored["model"])
-    metrics["leaks"] = {name: value for name, value in leaks.items() if name != "folds"}
-    if by is not None and groups is not None:
-        metrics["by"] = _by_group(inputs, config, by, groups, partners, scored)
+    tables = 1 if groups is None else 1 + len(set(groups.tolist()))
+    with replicate_progress(tables * len(scored) * REPLICATES, "intervals", quiet) as update:
+        metrics = _metrics(inputs, config, partners, scored, update) | certainty(config, results, scored["model"])
+        metrics["leaks"] = {name: value for name, value in leaks.items() if name != "folds"}
+        if by is not None and groups is not None:
+            metrics["by"] = _by_group(inputs, config, by, groups, partners, scored, update)
     if probability := calibrated(results):
         draw_calibration(folder, pooled(scored["model"]), np.concatenate(probability), metrics)
     draw_result(folder, dataset.task, scored, metrics, None if by is None or groups is None else (by, groups))
@@ -89,11 +92,17 @@ def _partners(dataset: Dataset, part: Parts) -> Partners:
 
 
 def _metrics(
-    inputs: Inputs, config: TrainConfig, partners: Sequence[Partners], scored: dict[str, list[Scored]]
+    inputs: Inputs,
+    config: TrainConfig,
+    partners: Sequence[Partners],
+    scored: dict[str, list[Scored]],
+    update: Callable[[int], object],
 ) -> dict[str, Any]:
     """The contents of `metrics.json` but for its groups."""
     task, names = inputs.dataset.task, inputs.folds.names
-    found = {name: as_json(summarise(task, folds, config.seed, partners)) for name, folds in scored.items()}
+    found = {
+        name: as_json(summarise(task, folds, config.seed, partners, update=update)) for name, folds in scored.items()
+    }
     reasons = ((name, why_undefined(task, fold)) for name, fold in zip(names, scored["model"], strict=True))
     return {
         "task": task,
@@ -138,15 +147,16 @@ def _by_group(
     groups: np.ndarray,
     partners: Sequence[Partners],
     scored: dict[str, list[Scored]],
+    update: Callable[[int], object],
 ) -> dict[str, Any]:
     """Each value's metrics over the test predictions of all folds together: a fold holds too few of a group."""
-    found = {}
+    found, task, seed = {}, inputs.dataset.task, config.seed
     a, b = (np.concatenate(side) for side in ([p.a for p in partners], [p.b for p in partners]))
     for value in sorted(set(groups.tolist())):
         chosen = groups == value
         drawn = [Partners(a[chosen], b[chosen], inputs.dataset.one_modality)]
         own = {
-            name: as_json(summarise(inputs.dataset.task, [_of_group(pooled(folds), chosen)], config.seed, drawn))
+            name: as_json(summarise(task, [_of_group(pooled(folds), chosen)], seed, drawn, update=update))
             for name, folds in scored.items()
         }
         found[value] = {"pairs": int(chosen.sum()), "model": own.pop("model"), "baselines": own}

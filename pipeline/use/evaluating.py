@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from crossllm.cache.console.messages import note, say_notes
-from crossllm.cache.console.progress import announced, pair_progress
+from crossllm.cache.console.progress import pair_progress, replicate_progress
 from crossllm.cache.errors import InputError, printable
 from crossllm.cache.files import fsio
 from crossllm.cache.records.modality import OnBad
@@ -183,9 +183,9 @@ def _metrics(
     alone = [Scored(label, score, call) for score, call in zip(raw, calls, strict=True)]
     together = Scored(label, found.score, found.predicted)
     partners = Partners(*dataset.numbers(), dataset.one_modality)
-    with announced(f"note: drawing {REPLICATES} bootstrap replicates of {len(label):,} pairs", options.quiet):
-        own = as_json(summarise(run.task, [together], options.seed, [partners]))
-        each = as_json(summarise(run.task, alone, options.seed, [partners] * len(alone)))
+    with replicate_progress(2 * REPLICATES, "intervals", options.quiet) as update:
+        own = as_json(summarise(run.task, [together], options.seed, [partners], update=update))
+        each = as_json(summarise(run.task, alone, options.seed, [partners] * len(alone), update=update))
     metrics: dict[str, Any] = {
         "task": run.task,
         "run": str(run.folder),
