@@ -1,6 +1,6 @@
 """`embed run` by one process, and by one and two workers of a Dask cluster: throughput, and what the scheduler costs.
 
-    python benchmarks/bench_scale.py [--json FILE] [--sequences 20000] [--batches 300] [--repeats 3]
+    python benchmarks/bench_scale.py [--json FILE] [--sequences 40000] [--batches 300] [--repeats 3]
 
 The encoder is `profile`, random proteins of 50 to 600 residues, each run into a cache of its own.  Workers have a core
 each; what a cluster takes to come up and to be left is measured beside it, and taken off.  The overhead is that of
@@ -75,7 +75,7 @@ def overhead(workers: int, batches: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sequences", type=int, default=20_000)
+    parser.add_argument("--sequences", type=int, default=40_000)
     parser.add_argument("--batches", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()

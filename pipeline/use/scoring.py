@@ -28,7 +28,7 @@ TILE_VALUES = 1 << 21
 """Tokens × width of the model of one side's sequences that are encoded or fused at once."""
 FUSED_PAIRS = 1 << 15
 """Most pairs of one call."""
-GRID_SIDE = 512
+GRID_SIDE = 256
 """Most sequences of a side that are fused with as many of the other at once, all with all."""
 
 
