@@ -22,6 +22,7 @@ import numpy as np
 from crossllm.cache.cluster.address import parse_cluster
 from crossllm.cache.cluster.opening import LocalWorkers, opened
 from crossllm.cache.cluster.sending import Sender
+from crossllm.cache.cluster.task_plugin import TaskPlugin
 from crossllm.embed.run.run import RunOptions, run
 
 
@@ -34,9 +35,12 @@ def write_proteins(path: Path, count: int, rng: np.random.Generator) -> int:
     return residues
 
 
-def nothing(_run: str, number: int) -> int:
-    """A task that does nothing, as a batch is one that encodes."""
-    return number
+class Nothing(TaskPlugin):
+    """Does nothing, where that of `embed run --dask` encodes."""
+
+    def work(self, number: int) -> int:
+        """The number."""
+        return number
 
 
 def embed(fasta: Path, dask: str | None) -> float:
@@ -56,15 +60,13 @@ def start(workers: int) -> float:
 
 def overhead(workers: int, batches: int) -> float:
     """Milliseconds that a batch of nothing takes, sent and answered as `embed run --dask` does it."""
-    from distributed import WorkerPlugin
-
     with opened(parse_cluster(f"local:{workers}"), LocalWorkers(workers, 1)) as cluster:
         sender = Sender[int](cluster, "bench")
-        with sender.registered(WorkerPlugin()):
+        with sender.registered(Nothing()):
             done, sent, begun = 0, 0, 0.0
             while done < batches + 20:  # the first twenty only warm up
                 while sent < batches + 20 and len(sender) < 2 * workers + 16:
-                    sender.send(sent, nothing, sent)
+                    sender.send(sent, sent)
                     sent += 1
                 if sender.answer() is not None:
                     done += 1

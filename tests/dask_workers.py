@@ -1,10 +1,16 @@
-"""The worker processes of a cluster that a test has started."""
+"""Clusters that a test starts, and their worker processes."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import psutil
+
+PRELOAD = Path(__file__).with_name("dask_preload.py")
 
 
 def workers_of(parent: int) -> list[psutil.Process]:
@@ -15,3 +21,42 @@ def workers_of(parent: int) -> list[psutil.Process]:
             if "--multiprocessing-fork" in child.cmdline():
                 found.append(child)
     return found
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[Any]:
+    """A cluster as its owner has started it; its scheduler's address is all that a run is told."""
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        "distributed.worker.preload": [str(PRELOAD)],
+        "distributed.nanny.pre-spawn-environ": {},  # it would stay here (findings/distributed_nanny_environ.sh)
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as found,
+    ):
+        yield found
+
+
+@contextmanager
+def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`work` in a thread, told when the block is over; what it raises is raised."""
+    over, raised = threading.Event(), list[BaseException]()
+
+    def attempt() -> None:
+        try:
+            work(over)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    for error in raised:
+        raise error

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from dask_workers import workers_of
+from dask_workers import PRELOAD, workers_of
 from fault_operations import contents, damage
 from zygote import ENTRY
 
@@ -28,7 +28,6 @@ from crossllm.embed.run.run import RunOptions, RunSummary, run
 LETTERS = np.array(list("ACGU"))
 POISON = "GGGGGGGGGG"
 SEGMENTS = "spread/embeddings/rna/*/segments/[0-9a-f]*"
-PRELOAD = Path(__file__).with_name("dask_preload.py")
 
 
 def write_fasta(path: Path, rng: np.random.Generator, count: int, poison: tuple[int, ...] = ()) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dask_workers import workers_of
+from dask_workers import cluster, meanwhile, workers_of
 
 from crossllm.cache.cluster.address import parse_cluster
 from crossllm.cache.errors import InputError
@@ -62,6 +62,34 @@ def test_rows_on_workers_of_which_one_is_killed(
     assert "a worker ended, loss=" in capsys.readouterr().err
     assert numbers(tmp_path / "spread") == numbers(tmp_path / "plain")
     assert not workers_of(os.getpid())
+
+
+def test_a_row_goes_on_where_its_worker_is_retired(
+    small: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its process saves, another worker goes on, and no worker counts against the row."""
+    asked = AblationOptions(small.cache_dir, ("loss=bce",), sets=(*SETS, "epochs=40", "patience=40"))
+    ablate(dataclasses.replace(asked, out=tmp_path / "plain"))
+    retired = []
+
+    with cluster(1) as found:
+
+        def retire(over: threading.Event) -> None:
+            from distributed import Client
+
+            with Client(found.scheduler_address, set_as_default=False) as client:
+                while len(retired) < 4 and not over.wait(0.05):
+                    if busy := [address for address, keys in client.processing().items() if keys]:
+                        over.wait(3)
+                        client.retire_workers(busy, close_workers=True)
+                        retired.extend(busy)
+                        found.scale(1 + len(retired))
+
+        with meanwhile(retire):
+            spread = dataclasses.replace(asked, out=tmp_path / "spread", dask=parse_cluster(found.scheduler_address))
+            assert ablate(spread).failed == 0, capsys.readouterr().err
+    assert len(retired) == 4
+    assert numbers(tmp_path / "spread") == numbers(tmp_path / "plain")
 
 
 def test_one_gpu_of_several_is_no_device_of_workers(small: TrainOptions) -> None:

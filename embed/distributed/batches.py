@@ -22,7 +22,6 @@ SHARES, FEWEST = 16, 4
 class Task(NamedTuple):
     """Sequences that are handed out together, by their places in the plan."""
 
-    number: int
     places: np.ndarray
     """(k,) among the distinct sequences."""
     deaths: int = 0
@@ -32,7 +31,6 @@ class Task(NamedTuple):
 class Batch(NamedTuple):
     """The same as a worker gets it."""
 
-    number: int
     records: tuple[Record, ...]
     lacks: np.ndarray
     """(t, k) bool: which recipe lacks which record."""
@@ -47,21 +45,15 @@ class PartDone(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What became of a batch; what is said to be stored is committed."""
+    """What became of a whole batch; what is said to be stored is committed."""
 
-    whole: bool
-    """False: the work was cut off, or never begun; what of it is committed the cache itself says."""
-    parts: tuple[PartDone, ...] = ()
-    stored: int = 0
+    parts: tuple[PartDone, ...]
+    stored: int
     """Sequences stored in every recipe that lacked them."""
-    residues: int = 0
+    residues: int
     """Their rows in one recipe."""
-    notes: tuple[tuple[str, int], ...] = ()
+    notes: tuple[tuple[str, int], ...]
     """What the encoder's input lost on the way in, and of how many records."""
-    died: bool = False
-    """The batch was begun before, and its worker has ended since; nothing was done now."""
-    error: Exception | None = None
-    """What ends the run.  As an answer: Dask's own way loses what it cannot take apart, and the run would wait."""
 
 
 def cut(lengths: np.ndarray, workers: int, least: int, most: int) -> Iterator[np.ndarray]:

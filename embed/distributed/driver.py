@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from crossllm.cache.cluster.opening import Cluster
-from crossllm.cache.cluster.sending import Answer, Sender
+from crossllm.cache.cluster.sending import Answer, Fate, Sender
 from crossllm.cache.console.messages import note
 from crossllm.cache.errors import InputError
 from crossllm.cache.store.reader import CacheReader
@@ -60,13 +60,12 @@ class Driver:
         self._cluster, self._options, self._plan, self._outcome = cluster, options, plan, outcome
         self._seen, self._acknowledger = seen, acknowledger
         self._sender = Sender[Task](cluster, "embed")
-        self._job = job_of(self._sender.run, options, info.name, plan)
+        self._job = job_of(options, info.name, plan)
         self._least = options.batch_tokens if info.source else CHEAP
         self._parts = [part for part in outcome.parts if len(part.target.places)]
         for part in self._parts:
             part.lacks[part.target.places] = True
         self._waiting: deque[Task] = deque()
-        self._number = 0
         self._in_vain = 0
         """Workers that have ended since a batch was last done."""
         self.notes: Counter[str] = Counter()
@@ -97,38 +96,18 @@ class Driver:
 
     def _wait(self, places: np.ndarray, deaths: int = 0, *, first: bool = False) -> None:
         """These sequences are to be handed out: as the next ones, or after all others."""
-        self._number += 1
-        (self._waiting.appendleft if first else self._waiting.append)(Task(self._number, places, deaths))
+        (self._waiting.appendleft if first else self._waiting.append)(Task(places, deaths))
 
     def _submit(self, task: Task) -> None:
-        from crossllm.embed.distributed.worker import encode_batch
-
         records = tuple(self._plan.distinct.records.take(task.places))
         lacks = np.array([part.lacks[task.places] for part in self._parts])
-        batch = Batch(task.number, records, lacks)
-        self._sender.send(task, encode_batch, batch)
+        self._sender.send(task, Batch(records, lacks))
 
     def _settle(self, answer: Answer[Task]) -> None:
-        task = answer.task
-        if answer.lost:
-            self._again(task, died=self._was_begun(task))
-            return
-        done: Done = answer.result
-        if done.error is not None:
-            raise done.error
-        if done.whole:
-            self._count(task, done)
+        if answer.fate == "done":
+            self._count(answer.task, answer.result)
         else:
-            self._again(task, died=done.died)
-
-    def _was_begun(self, task: Task) -> bool:
-        """Whether a worker had begun a batch that it did not end; others waited with it, and are not to blame."""
-        from distributed import Event
-
-        begun = Event(self._job.begun(task.number), client=self._cluster.client)
-        if found := bool(begun.is_set()):
-            begun.clear()
-        return found
+            self._again(answer.task, answer.fate)
 
     def _count(self, task: Task, done: Done) -> None:
         self._in_vain = 0
@@ -151,11 +130,11 @@ class Driver:
             keys = (digest.tobytes() for digest in self._plan.distinct.digests[places])
             self._acknowledger([key for key in keys if key not in failed])
 
-    def _again(self, task: Task, *, died: bool) -> None:
-        """What a batch has not committed is handed out once more; `died`: its worker ended while it was at it."""
+    def _again(self, task: Task, fate: Fate) -> None:
+        """What a batch has not committed is handed out once more."""
         missing = self._missing(task)
-        deaths = task.deaths + died
-        self._in_vain += 1
+        deaths = task.deaths + (fate == "died")
+        self._in_vain += fate != "left"
         if self._in_vain > max(20, 2 * MOST_DEATHS * self._sender.workers()):
             raise InputError(
                 f"--dask {self._cluster.name.text}: {self._in_vain} times one after the other a worker ended and no "
@@ -163,7 +142,7 @@ class Driver:
             )
         if not len(missing):
             return
-        if not died:
+        if fate != "died":
             self._wait(missing, deaths, first=True)
             return
         some = f"{len(missing)} sequences are" if len(missing) > 1 else "1 sequence is"

@@ -1,24 +1,15 @@
-"""In a worker: the encoder, loaded once, and batches that it encodes and stores with the cache's own writer.
-
-distributed gives a task whose worker has died to the next one.  A batch must not do that: it may be what killed the
-worker.  So its beginning is noted with the scheduler, and a batch that was begun before is answered, not tried.
-"""
+"""In a worker: the encoder, loaded once, and batches that it encodes and stores with the cache's own writer."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from importlib.metadata import version
 from socket import gethostname
-from threading import Event, Lock
-from traceback import format_exc
 from typing import Any, NamedTuple
 
 import numpy as np
-from distributed import Event as SharedEvent
-from distributed import WorkerPlugin, get_worker
-from distributed.utils import sync
 
+from crossllm.cache.cluster.task_plugin import TaskPlugin
 from crossllm.cache.errors import InputError
 from crossllm.cache.records.record_list import Distinct, RecordList
 from crossllm.cache.store.recipe import Recipe
@@ -44,8 +35,6 @@ def own_code() -> Code:
 class Job(NamedTuple):
     """All that a worker is told of a run."""
 
-    run: str
-    """Its name with the scheduler."""
     options: RunOptions
     """Paths in it are absolute: workers see the same folders."""
     encoder: str
@@ -54,59 +43,31 @@ class Job(NamedTuple):
     layouts: tuple[Layout, ...]
     code: Code
 
-    def begun(self, number: int) -> str:
-        """Name of the event that says that a batch was begun."""
-        return f"{self.run}-{number}"
 
-
-class _Line:
-    """A worker's own line to the scheduler, in place of a whole client in each worker."""
-
-    def __init__(self, worker: Any) -> None:
-        self.scheduler, self._loop = worker.scheduler, worker.loop
-
-    def sync(self, call: Callable[..., Any], **named: Any) -> Any:
-        """What a call of the event loop gives."""
-        return sync(self._loop, call, **named)
-
-
-class EncoderPlugin(WorkerPlugin):
+class EncoderPlugin(TaskPlugin):
     """Holds the encoder of a run in a worker, from its first batch until the run is over."""
 
     def __init__(self, job: Job) -> None:
-        self.name = job.run
         self._job = job
-
-    def setup(self, worker: Any) -> None:
-        """Called in each worker, those that come later too."""
-        self._busy, self._stopping = Lock(), Event()
-        self._line = _Line(worker)
         self._encoder: Encoder | None = None
 
-    def teardown(self, worker: Any) -> None:
+    async def teardown(self, worker: Any) -> None:
         """Called when the run or the worker ends: the batch at hand stops between two records and is committed."""
-        self._stopping.set()
+        await super().teardown(worker)
         self._encoder = None
 
-    def encode(self, batch: Batch) -> Done:
-        """Encode and store a batch; one at a time, however many threads the worker has.
+    def prepare(self) -> None:
+        """Load the encoder.
 
         Raises:
-            InputError: the encoder cannot be loaded here, or the cache is not to be seen.
+            InputError: it cannot be loaded here, or the cache is not to be seen.
         """
-        with self._busy:
-            if self._stopping.is_set():
-                return Done(False)
-            encoder = self._loaded()
-            begun = SharedEvent(self._job.begun(batch.number), client=self._line)
-            if begun.is_set():
-                begun.clear()
-                return Done(False, died=True)
-            begun.set()
-            try:
-                return self._store(encoder, batch)
-            finally:
-                begun.clear()
+        self._loaded()
+
+    def work(self, batch: Batch) -> Done | None:
+        """Encode and store a batch."""
+        done = self._store(self._loaded(), batch)
+        return None if self.stopping.is_set() else done
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:
@@ -141,27 +102,14 @@ class EncoderPlugin(WorkerPlugin):
         outcome = Outcome(plan)
         for part, lacks in zip(outcome.parts, batch.lacks, strict=True):
             part.lacks[:] = lacks
-        store(self._job.options, encoder, plan, outcome, None, self._stopping.is_set)
+        store(self._job.options, encoder, plan, outcome, None, self.stopping.is_set)
         notes = tuple(encoder.notes.items())
         encoder.notes.clear()
         parts = tuple(PartDone(part.stored, part.failures) for part in outcome.parts)
-        return Done(not self._stopping.is_set(), parts, outcome.stored, outcome.residues, notes)
+        return Done(parts, outcome.stored, outcome.residues, notes)
 
 
-def encode_batch(run: str, batch: Batch) -> Done:
-    """A task of a run: see `EncoderPlugin.encode`."""
-    plugin = get_worker().plugins.get(run)
-    if not isinstance(plugin, EncoderPlugin):
-        return Done(False)
-    try:
-        return plugin.encode(batch)
-    except Exception as error:
-        error.add_note(f"in the worker on {gethostname()}:\n{format_exc(limit=-8)}")
-        error.__traceback__ = error.__context__ = error.__cause__ = None  # frames need not survive the journey
-        return Done(False, error=error)
-
-
-def job_of(run: str, options: RunOptions, encoder: str, plan: Plan) -> Job:
+def job_of(options: RunOptions, encoder: str, plan: Plan) -> Job:
     """What the workers of a run are told."""
     told = dataclasses.replace(
         options,
@@ -175,4 +123,4 @@ def job_of(run: str, options: RunOptions, encoder: str, plan: Plan) -> Job:
     )
     wanted = plan.wanted
     recipes, layouts = tuple(t.recipe for t in wanted), tuple(t.layout for t in wanted)
-    return Job(run, told, encoder, recipes, layouts, own_code())
+    return Job(told, encoder, recipes, layouts, own_code())

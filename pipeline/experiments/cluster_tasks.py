@@ -29,23 +29,23 @@ def run_on_cluster(tasks: Sequence[Task], name: ClusterName, device: str) -> Gen
     Raises:
         InputError: no cluster, or its workers cannot do it.
     """
-    from crossllm.pipeline.experiments.cluster_worker import StopPlugin, train_task
+    from crossllm.pipeline.experiments.cluster_worker import TrainPlugin
 
     waiting, deaths = deque(tasks), dict.fromkeys((task.number for task in tasks), 0)
     with opened(name, _local(name, device, len(tasks))) as cluster:
         sender = Sender[tuple[Task, float]](cluster, "train")
-        with sender.registered(StopPlugin()):
+        with sender.registered(TrainPlugin()):
             while waiting or len(sender):
                 # No more than there are workers: one that ends takes a task with it, and none that waits there.
                 while waiting and len(sender) < max(1, sender.workers()):
-                    sender.send((waiting[0], time.monotonic()), train_task, waiting.popleft())
+                    sender.send((waiting[0], time.monotonic()), waiting.popleft())
                 if (answer := sender.answer()) is None:
                     continue
                 task, began = answer.task
-                if answer.result is not None:
+                if answer.fate == "done":
                     yield answer.result
                     continue
-                deaths[task.number] += 1
+                deaths[task.number] += answer.fate != "left"
                 if deaths[task.number] < MOST_DEATHS:
                     note(f"note: --dask: a worker ended, {task.log.stem} goes on in another")
                     waiting.append(task)
