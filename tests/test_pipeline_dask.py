@@ -20,8 +20,10 @@ from crossllm.cache.cluster.address import parse_cluster
 from crossllm.cache.errors import InputError
 from crossllm.pipeline.experiments.ablation import AblationOptions, ablate
 from crossllm.pipeline.experiments.fold_processes import fit_in_processes
+from crossllm.pipeline.experiments.seeds import train_seeds
+from crossllm.pipeline.splits.split_file import split_text
 from crossllm.pipeline.train import train
-from crossllm.pipeline.training.inputs import TrainOptions
+from crossllm.pipeline.training.inputs import TrainOptions, open_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -108,3 +110,39 @@ def test_folds_on_workers(small: TrainOptions, tmp_path: Path, monkeypatch: pyte
     assert run.metrics == alone.metrics
     for name in ("predictions.tsv", "history.csv", "metrics.json"):
         assert Path("spread", name).read_bytes() == Path("one", name).read_bytes()
+
+
+@pytest.fixture
+def cut(small: TrainOptions, tmp_path: Path) -> Path:
+    """A file of another split than the settings make."""
+    inputs = open_inputs(dataclasses.replace(small, config=dataclasses.replace(small.config, seed=7)))
+    path = tmp_path / "cut.tsv"
+    path.write_text(split_text(inputs.dataset, inputs.folds))
+    return path
+
+
+def test_a_split_file_and_seeds_on_workers(
+    small: TrainOptions, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(small.config, split="file")
+    here = dataclasses.replace(small, config=config, split_file=Path("cut.tsv"), threads=1)
+    train_seeds(dataclasses.replace(here, out=Path("one")), 2)
+    spread = partial(fit_in_processes, jobs=1, dask=parse_cluster("local:2"))
+    train_seeds(dataclasses.replace(here, out=Path("spread")), 2, spread)
+    for name in ("metrics.json", "seed-0/predictions.tsv", "seed-1/predictions.tsv", "seed-1/splits.tsv"):
+        assert Path("spread", name).read_bytes() == Path("one", name).read_bytes()
+
+
+def test_an_ablation_with_a_split_file_on_workers(
+    small: TrainOptions, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = AblationOptions(
+        small.cache_dir, ("loss=bce,focal",), sets=SETS[1:], split_file=Path("cut.tsv"), seeds=2, out=Path("one")
+    )
+    ablate(asked)
+    ablate(dataclasses.replace(asked, out=Path("spread"), dask=parse_cluster("local:2")))
+    assert numbers(tmp_path / "spread") == numbers(tmp_path / "one")
+    for row in tmp_path.glob("one/rows/*/seed-0/splits.tsv"):
+        assert row.read_bytes() == cut.read_bytes()
