@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from crossllm.cache.cli_flags import cache_folder, json_option, quiet_option
+from crossllm.cache.cli_flags import json_option, quiet_option
+from crossllm.cache.cli_remote import any_cache_folder, object_stores
 from crossllm.cache.console.messages import say, size_in_words
 from crossllm.cache.console.once import Command
 
@@ -21,7 +22,8 @@ from crossllm.cache.console.once import Command
         "crossllm cache index -c cache/mine --json",
     ),
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir")
 @quiet_option
 @json_option
 def index_command(cache_dir: Path, quiet: bool, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from crossllm.cache.maintenance.compact import compact
 from crossllm.cache.maintenance.garbage_collection import collect_garbage
 from crossllm.cache.maintenance.indexing import index
 from crossllm.cache.maintenance.inspection import info, verify
+from crossllm.cache.maintenance.merge import merge
 from crossllm.cache.maintenance.repair import repair
 
 
@@ -125,13 +126,17 @@ def test_numbers_beyond_four_bytes(tmp_path: Path, recipe: Recipe, rng: np.rando
     assert lengths.tolist() == long.tolist()
 
 
-def test_an_index_of_what_was_replaced_is_not_used(tmp_path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+def test_an_index_of_what_was_replaced_is_not_used(
+    tmp_path: Path, recipe: Recipe, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = [key(rng) for _ in range(30)]
     fill(tmp_path, recipe, keys, rng)
     index(tmp_path)
     opened = CacheReader(tmp_path, recipe)
     before = {one: CacheReader(tmp_path, recipe, use_index=False)[one].tobytes() for one in keys}
-    compact(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("crossllm.cache.maintenance.compact.renew_index", lambda *_, **__: None)  # killed before it
+        compact(tmp_path)
     after = CacheReader(tmp_path, recipe)
     assert after._file is None, "a later commit replaces what the index tells"
     assert {one: after[one].tobytes() for one in keys} == before
@@ -223,7 +228,9 @@ def test_a_damaged_segment_hides_no_other(tmp_path: Path, recipe: Recipe, rng: n
         else:
             assert len(reader[one])
     repair(tmp_path)
-    assert CacheReader(tmp_path, recipe)._file is None
+    reader = CacheReader(tmp_path, recipe)
+    assert reader._file is not None, "made again"
+    assert rows_of(reader) == rows_of(CacheReader(tmp_path, recipe, use_index=False))
 
 
 def test_the_command_and_what_other_commands_say(
@@ -260,3 +267,59 @@ def test_only_touched_segments_are_opened(tmp_path: Path, recipe: Recipe, rng: n
     assert not reader.segments._kept  # type: ignore[attr-defined]
     reader[keys[0]]
     assert len(reader.segments._kept) == 1  # type: ignore[attr-defined]
+
+
+def rows_of(reader: CacheReader) -> dict[bytes, bytes]:
+    return {one: reader[one].tobytes() for one in reader}
+
+
+def test_compact_makes_it_again_and_merge_says_what_it_lacks(
+    tmp_path: Path, recipe: Recipe, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, more = [key(rng) for _ in range(30)], [key(rng) for _ in range(9)]
+    fill(tmp_path / "a", recipe, keys, rng)
+    fill(tmp_path / "b", recipe, more, rng)
+    index(tmp_path / "a")
+    compact(tmp_path / "a", dry_run=True)
+    merge(tmp_path / "a", [tmp_path / "b"])
+    assert "its key index lacks 1 of 6 segments" in capsys.readouterr().err
+    agree(tmp_path / "a", recipe, [key(rng)])
+    expected = rows_of(CacheReader(tmp_path / "a", recipe, use_index=False))
+    merge(tmp_path / "a", [tmp_path / "b"])
+    assert not capsys.readouterr().err, "nothing came"
+    compact(tmp_path / "a")
+    assert "its key index was made again" in capsys.readouterr().err
+    (path,) = index_paths(recipe.folder(tmp_path / "a"))
+    agree(tmp_path / "a", recipe, [key(rng)])
+    collect_garbage(tmp_path / "a")
+    agree(tmp_path / "a", recipe, [key(rng)])
+    assert rows_of(CacheReader(tmp_path / "a", recipe)) == expected
+    compact(tmp_path / "b")
+    assert not index_paths(recipe.folder(tmp_path / "b")), "none where none was"
+    assert not capsys.readouterr().err
+    assert index_paths(recipe.folder(tmp_path / "a")) == [path]
+
+
+def test_an_index_that_compact_cannot_make_again_is_not_taken(
+    tmp_path: Path,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk is full, say: one line, and the right rows."""
+    fill(tmp_path, recipe, [key(rng) for _ in range(30)], rng)
+    index(tmp_path)
+    expected = rows_of(CacheReader(tmp_path, recipe))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr("crossllm.cache.maintenance.indexing.write_index", full)
+    compact(tmp_path)
+    assert "its key index is out of date" in capsys.readouterr().err
+    assert rows_of(CacheReader(tmp_path, recipe)) == expected
+    collect_garbage(tmp_path)
+    reader = CacheReader(tmp_path, recipe)
+    assert reader._file is None
+    assert rows_of(reader) == expected

@@ -16,9 +16,10 @@ from stores import STORES
 from crossllm.cache import CacheCorrupt, CacheReader, CacheWriter, InputError, Recipe, choose_recipe, key_of, read_table
 from crossllm.cache.errors import CrossLLMError
 from crossllm.cache.files.paths import shown_url
+from crossllm.cache.maintenance.indexing import index
 from crossllm.cache.records.id_table import publish_table
 from crossllm.cache.records.record import record_of
-from crossllm.cache.remote import budget, by_path, held_file, mirror
+from crossllm.cache.remote import budget, by_path, held_file, mirror, objects
 from crossllm.cache.remote.address import Address, parse_address
 from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.remote.opening import open_cache
@@ -343,3 +344,35 @@ def test_refusals_of_a_store_are_the_users_to_mend(
     with pytest.raises((CrossLLMError, OSError)) as failed:
         open_cache(bucket.url(), tmp_path)
     assert SECRET not in str(failed.value)
+
+
+def test_a_key_index_in_the_store_spares_the_small_files_of_segments(
+    bucket: Bucket, recipe: Recipe, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer is that of a reader without it, also with segments that came later; an older index goes."""
+    monkeypatch.setattr(objects, "_PIECE", 500)
+    rows = large_rows(rng, recipe, 40, 3)
+    parts = [dict(list(rows.items())[n : n + 5]) for n in range(0, 40, 5)]
+    for part in parts[:7]:
+        stored(bucket, recipe, part, tmp_path / "writer")
+    index(open_cache(bucket.url(), tmp_path / "writer"))
+    stored(bucket, recipe, parts[7], tmp_path / "writer")
+    (first,) = [name for name in bucket.names() if name.endswith(".idx")]
+
+    bucket.proxy.clear()
+    reader = CacheReader(open_cache(bucket.url(), tmp_path / "reader"), recipe)
+    assert reader._file is not None
+    assert not reader.absent(list(rows)).any()
+    assert len({r.path.split("/")[7] for r in bucket.proxy.requests if "/digest/" in r.path}) == 1, "the later one"
+    assert reader[next(iter(rows))].tobytes() == next(iter(rows.values())).tobytes()
+    assert_same(reader, rows)
+    assert_same(CacheReader(open_cache(bucket.url(), tmp_path / "reader"), recipe, use_index=False), rows)
+
+    index(open_cache(bucket.url(), tmp_path / "other"))
+    (second,) = [name for name in bucket.names() if name.endswith(".idx")]
+    assert second != first
+    assert_same(CacheReader(open_cache(bucket.url(), tmp_path / "reader"), recipe), rows)
+    bucket.put(second, bucket.get(second)[:-20])
+    reader = CacheReader(open_cache(bucket.url(), tmp_path / "fresh"), recipe)
+    assert reader._file is None, "a damaged one is as none"
+    assert_same(reader, rows)

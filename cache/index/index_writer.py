@@ -17,6 +17,7 @@ from crossllm.cache.files import fsio
 from crossllm.cache.index.index_file import ENDING
 from crossllm.cache.index.layout import BLOCK_KEYS, INDEX_FORMAT, LAYOUTS, TAIL, Block, SegmentTable
 from crossllm.cache.records.keys import prefixes
+from crossllm.cache.remote.by_path import publish_large
 
 RUN_KEYS = 1 << 21
 """Keys that are sorted at once, some 100 MB."""
@@ -150,7 +151,7 @@ def write_index(recipe_dir: Path, recipe: str, segments: Iterable[Indexed]) -> W
         fsio.make_dirs(folder)
         path = folder / f"{fsio.new_name()}.idx"
         pieces = _Pieces(runs, table, recipe)
-        fsio.publish(path, pieces)
+        publish_large(path, pieces)
         return Written(path, len(names), runs.keys, pieces.distinct, pieces.at)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from crossllm.cache.console.progress import byte_progress
 from crossllm.cache.errors import CacheCorrupt
 from crossllm.cache.maintenance.damage import read_commits
+from crossllm.cache.maintenance.indexing import renew_index
 from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.maintenance.integrity import Seen, bad_records, copy_into, laid_down_like
 from crossllm.cache.records.keys import prefixes
@@ -81,6 +82,9 @@ def compact(
         return Compacted(sum(len(plan.sources) for plan in plans), 0, 0, 0, size, damage)
     with byte_progress(size, "compact", quiet) as seen:
         done = [_rewrite(cache_dir, plan, segment_bytes, damage, seen) for plan in plans if plan.sources]
+    for plan in plans:
+        if plan.sources:
+            renew_index(plan.folder, quiet=quiet)
     sums = [sum(counts) for counts in zip((0,) * 5, *done, strict=True)]
     return Compacted(sums[0], sums[1], sums[2], sums[3], sums[4], damage)
 

@@ -13,6 +13,7 @@ from crossllm.cache.console.runner import stop_between_records
 from crossllm.cache.errors import CacheCorrupt, Conflict, InputError, printable
 from crossllm.cache.maintenance.compact import require_space
 from crossllm.cache.maintenance.damage import read_commits
+from crossllm.cache.maintenance.indexing import note_later_segments
 from crossllm.cache.maintenance.inspection import require_cache
 from crossllm.cache.maintenance.integrity import Seen, copy_into, copy_record, laid_down_like
 from crossllm.cache.records.id_table import publish_table, read_table
@@ -118,6 +119,8 @@ def merge(
         for plan in plans:
             written, there, whole = _copy_recipe(into, plan, segment_bytes, link, damage, seen)
             copied, already, linked = copied + written, already + there, linked + whole
+            if written:
+                note_later_segments(plan.recipe.folder(into))
     left_out = [str(path) for s in sources for name in _NOT_MERGED if (path := s / name).exists()]
     return Merged(copied, already, sum(len(records) for records, _ in ids.values()), size, left_out, damage, linked)
 

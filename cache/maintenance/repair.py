@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from crossllm.cache.console.progress import byte_progress
 from crossllm.cache.errors import CacheCorrupt, InputError, RowsRefused
 from crossllm.cache.maintenance.damage import Damage, Listing, Names, names_in, read_commits, recipe_name
+from crossllm.cache.maintenance.indexing import renew_index
 from crossllm.cache.maintenance.inspection import require_cache, verify
 from crossllm.cache.maintenance.integrity import check_segment, copy_record
 from crossllm.cache.maintenance.salvage import Salvage
@@ -93,8 +94,10 @@ def repair(cache_dir: Path, *, dry_run: bool = False, quiet: bool = True) -> Rep
                 recipe = read_recipe(folder)
             except CacheCorrupt:
                 continue  # verify, below, says what to do
-            before = _lost(work)
+            before, replaced = _lost(work), len(work.segments)
             _repair_recipe(cache_dir, recipe, work, dry_run=dry_run, quiet=quiet)
+            if len(work.segments) > replaced and not dry_run:
+                renew_index(folder, quiet=quiet)
             if _lost(work) > before:
                 again.append(command_for(cache_dir, recipe))
     hopeless = verify(cache_dir, data=False).damage

@@ -37,6 +37,17 @@ def publish(path: Path, data: bytes | Iterable[bytes]) -> bool:
     return fsio.publish(path, data)
 
 
+def publish_large(path: Path, data: Iterable[bytes]) -> None:
+    """`fsio.publish`, and then into the object store, of a file too large for memory that readers can do without."""
+    fsio.publish(path, data)
+    if (mirror := mirror_of(path.parent)) is not None:
+        try:
+            mirror.put_file(path)
+        except BaseException:
+            fsio.remove_file(path)
+            raise
+
+
 def replace(path: Path, data: bytes) -> None:
     """`fsio.replace`, in the object store first where the folder stands for a cache there."""
     if (mirror := mirror_of(path.parent)) is not None:

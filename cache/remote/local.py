@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -36,13 +36,13 @@ def make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def keep(path: Path, data: bytes) -> None:
-    """Put a copy of an object at `path`, whole at every instant."""
+def keep(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Put a copy of an object, its bytes or pieces of them, at `path`, whole at every instant."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{fsio.new_name()}")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)

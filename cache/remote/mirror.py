@@ -50,7 +50,7 @@ class Mirror:
     # What is read.
 
     def refresh(self) -> None:
-        """Bring the files of the dataset, the tables of ids and the recipes up to what the store has now."""
+        """Bring the files of the dataset, the tables of ids, the recipes and key indexes to what the store has now."""
         with self._lock:
             self._listed.clear()  # commits too are listed anew, each recipe's when it is wanted
         objects, folders = self.objects.listed("")
@@ -63,7 +63,11 @@ class Mirror:
             for modality in self.objects.listed("embeddings")[1]:
                 recipes += [f"embeddings/{modality}/{name}" for name in self._recipes(modality)]
         for recipe in recipes:
-            wanted += [one for one in self.objects.listed(recipe)[0] if one.name.endswith("/failed.tsv")]
+            before = time.time()
+            found, inner_folders = self.objects.listed(recipe)
+            wanted += [one for one in found if one.name.endswith("/failed.tsv")]
+            if "index" in inner_folders or self._has(f"{recipe}/index"):
+                self._bring_indexes(f"{recipe}/index", before)
             for inner in ("commits", "segments"):
                 local.make_folder(self.folder / recipe / inner)
         self._in_threads([f"{recipe}/recipe.json" for recipe in recipes if not self._has(f"{recipe}/recipe.json")])
@@ -129,6 +133,10 @@ class Mirror:
         versions = _versions(self.folder / _VERSIONS) | {self._name(path): ""}
         local.keep(self.folder / _VERSIONS, json.dumps(versions).encode())
 
+    def put_file(self, path: Path) -> None:
+        """Make the object of a large file that is here already, under a name of random bits."""
+        self.objects.put_file(self._name(path), path)
+
     def discard(self, path: Path) -> None:
         """Remove the object of a file, if it is there."""
         self.objects.delete([self._name(path)])
@@ -181,14 +189,26 @@ class Mirror:
     def _bring_named(self, folder: str, found: Sequence[Found], ending: str, listed: float) -> None:
         """Files that never change under a name: those that are not here; what is gone in the store goes here too."""
         local.make_folder(self.folder / folder)
-        there = {one.name.rpartition("/")[2] for one in found if one.name.endswith(ending)}
-        here = {path.name: path for path in (self.folder / folder).glob(f"[!.]*{ending}")}
+        there = {one.name for one in found if one.name.endswith(ending)}
+        self._in_threads(sorted(there - self._kept(folder, there, ending, listed)))
+
+    def _bring_indexes(self, folder: str, listed: float) -> None:
+        """The same for key indexes, which are large; a reader does without one that is replaced just now."""
+        local.make_folder(self.folder / folder)
+        found = {one.name: one for one in self.objects.listed(folder)[0] if one.name.endswith(".idx")}
+        for name in found.keys() - self._kept(folder, set(found), ".idx", listed):
+            with suppress(FileNotFoundError):
+                local.keep(self.folder / name, self.objects.pieces(found[name]))
+
+    def _kept(self, folder: str, there: set[str], ending: str, listed: float) -> set[str]:
+        """The files of a folder that are here, without those that are gone in the store."""
+        here = {self._name(path): path for path in (self.folder / folder).glob(f"[!.]*{ending}")}
         for name in here.keys() - there:
             # One that is younger than the listing was put there by another process of this machine.
             with suppress(FileNotFoundError):
                 if here[name].stat().st_mtime < listed - _YOUNG_SECONDS:
                     local.remove(here[name])
-        self._in_threads([f"{folder}/{name}" for name in sorted(there - here.keys())])
+        return set(here)
 
     def _in_threads(
         self, names: Sequence[str], sums: Mapping[str, _Sum] | None = None, *, strict: bool = False

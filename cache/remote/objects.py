@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
@@ -31,6 +31,8 @@ TRIES = 10
 """How often what obstore gives up is asked for here."""
 _CHUNK = 8 << 20
 """Bytes of a part of a large upload."""
+_PIECE = 8 << 20
+"""Bytes of a large object that are read at once."""
 _STATUS = re.compile(r"status code: ([0-9]{3})(?: ([A-Za-z ]+))?")
 _RETRIED = re.compile(r"after [0-9]+ retries")
 _CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
@@ -98,6 +100,16 @@ class Objects:
         if any(len(piece) != stop - start for piece, (start, stop) in zip(found, ranges, strict=True)):
             raise EOFError(self.url(name))
         return found
+
+    def pieces(self, found: Found) -> Iterator[bytes]:
+        """The bytes of a large object, one piece after the other.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            EOFError: it ends before its size.
+        """
+        for at in range(0, found.size, _PIECE):
+            yield from map(bytes, self.get_ranges(found.name, [(at, min(at + _PIECE, found.size))]))
 
     def put_file(self, name: str, path: Path) -> None:
         """Upload a file under a name that nobody else uses; a large one in parts."""
