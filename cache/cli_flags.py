@@ -13,7 +13,7 @@ import click
 
 from crossllm.cache.cluster.address import ClusterName, parse_cluster
 from crossllm.cache.errors import printable
-from crossllm.cache.files.paths import code_problem, url_problem
+from crossllm.cache.files.paths import STORES, code_problem, is_url, store_problem, url_problem
 from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.store.layout import Compressor, Store
 
@@ -56,6 +56,8 @@ class CachePath(PathName):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path, or a usage error."""
+        if is_url(str(value)) and str(value).partition("://")[0] in STORES:
+            self.fail(store_problem(str(value)), param, ctx)
         path = super().convert(value, param, ctx)
         if (problem := code_problem(path)) is not None:
             self.fail(f"{problem}; name another folder, e.g. cache/NAME.", param, ctx)
@@ -103,9 +105,6 @@ def _store_options(
         help="For zarr: none or zstd." + more.format("none"),
     )
     return layout(codec(command))
-
-
-cache_option = click.option("--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Folder of the cache.")
 
 
 def out_option(text: str, *, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -105,7 +105,7 @@ def embed() -> None:
     help=f"Cache to write: a folder{OR_ADDRESS}. Default: the input's folder if it holds dataset.toml, else "
     "cache/<stem of input>.",
 )
-@object_stores("cache_dir")
+@object_stores("cache_dir", "from_cache")
 @click.option("--encoder", default=None, help="Name of the encoder. Default: the modality's language model.")
 @click.option(
     "--weights",

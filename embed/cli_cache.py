@@ -11,7 +11,6 @@ import click
 from crossllm.cache.cli import cache as store_commands
 from crossllm.cache.cli_flags import (
     PathName,
-    cache_folder,
     json_option,
     on_bad_option,
     quiet_option,
@@ -19,6 +18,7 @@ from crossllm.cache.cli_flags import (
     store_options,
 )
 from crossllm.cache.cli_index import index_command
+from crossllm.cache.cli_remote import any_cache_folder, object_stores
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command, Group
 from crossllm.cache.errors import printable
@@ -70,7 +70,8 @@ class Strip(click.ParamType[tuple[int, int]]):
     required=True,
     help="The sequences, by the same ids: FASTA, or SMILES, CSV or SDF for molecules.",
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir")
 @click.option("--source", default=None, help="Name of the recipe. Default: from the name of the input.")
 @click.option(
     "--dtype",
@@ -120,7 +121,8 @@ def _imported(done: ImportSummary) -> str:
         "crossllm cache export cache/mine --modality rna --format csv --pool max -o rna.csv",
     ),
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir")
 @_modality_option
 @click.option("--recipe", default=None, help="Encoder, folder name or digest, where there are several recipes.")
 @click.option("--format", "layout", type=click.Choice(FORMATS), required=True, help="csv and npz hold pooled vectors.")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName, cache_folder_of, json_option, on_bad_option, read_options
+from crossllm.cache.cli_flags import PathName, cache_folder_of, json_option, on_bad_option, read_options
+from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
 from crossllm.cache.records.modality import KINDS, MODALITIES, UNITS
@@ -60,7 +61,7 @@ def shard_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 from_cache_option = click.option(
     "--from-cache",
-    type=CachePath(),
+    type=AnyCachePath(),
     default=None,
     help="Take the rows that this other cache has by the same recipe, and embed the rest; linked where that can be.",
 )
@@ -77,7 +78,8 @@ from_cache_option = click.option(
 )
 @click.option("--input", "-i", type=PathName(), required=True, help="The file that `embed run` was given.")
 @click.option("--num-shards", type=_count, required=True, help="Shards that it is cut into.")
-@cache_folder_of(CachePath(), ". Default: as `embed run` takes it", needed=False)
+@cache_folder_of(AnyCachePath(), f"{OR_ADDRESS}. Default: as `embed run` takes it", needed=False)
+@object_stores("cache_dir")
 @click.option(
     "--modality",
     type=click.Choice(MODALITIES),

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from crossllm.cache.cli_flags import PathName, cache_folder, dask_option, on_bad_option, out_option
+from crossllm.cache.cli_flags import PathName, dask_option, on_bad_option, out_option
+from crossllm.cache.cli_remote import any_cache_folder, object_stores
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -29,7 +30,8 @@ from crossllm.pipeline.ranks.launch import refuse_several
         "crossllm ablate cache/mine --grid d_model=32,64 --grid lr=0.002,0.001 --one-at-a-time",
     ),
 )
-@cache_folder
+@any_cache_folder
+@object_stores("cache_dir", needs_out=True)
 @click.option(
     "--grid",
     "grids",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName, cache_option, on_bad_option, out_option, read_options
-from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
+from crossllm.cache.cli_flags import CachePath, PathName, on_bad_option, out_option, read_options
+from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, any_cache_option, object_stores
 from crossllm.cache.console.messages import note, say, say_notes
 from crossllm.cache.console.once import Group
 from crossllm.cache.errors import InputError, printable
@@ -164,7 +164,8 @@ def _check_all_positive(task: Task | None, labels: tuple[tuple[str, ...], ...], 
         "crossllm data split -c cache/mine --split cluster --identity-b 0.4 -o splits.tsv",
     ),
 )
-@cache_option
+@any_cache_option
+@object_stores("cache_dir")
 @setting_flags(SPLIT_SETTINGS | SEED)
 @split_file_option
 @out_option("File to write, e.g. splits.tsv.", required=True)
@@ -195,7 +196,8 @@ def split_command(cache_dir: Path, out: Path, on_bad: OnBad, quiet: bool, **flag
         "crossllm data leaks -c cache/mine --split-file splits.tsv --json",
     ),
 )
-@cache_option
+@any_cache_option
+@object_stores("cache_dir")
 @setting_flags(SPLIT_SETTINGS | SEED)
 @split_file_option
 @on_bad_option("Bad pairs: stop, or leave them out, counted.")

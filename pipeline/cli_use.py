@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from crossllm.cache.cli_flags import (
-    CachePath,
     PathName,
     dry_run_option,
     json_option,
@@ -20,6 +19,7 @@ from crossllm.cache.cli_flags import (
     quiet_option,
     read_options,
 )
+from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
 from crossllm.cache.console.machine import prepare_machine
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Command
@@ -186,10 +186,16 @@ def screen(
 )
 @click.argument("run", type=PathName(), metavar="RUN")
 @click.option(
-    "--cache", "-c", "cache_dir", type=CachePath(), required=True, help="Dataset to predict, embedded as the run's own."
+    "--cache",
+    "-c",
+    "cache_dir",
+    type=AnyCachePath(),
+    required=True,
+    help=f"Dataset to predict, embedded as the run's own: a folder{OR_ADDRESS}.",
 )
 @out_option("Folder for metrics.json and predictions.tsv.")
 @data_option
+@object_stores("cache_dir", "data")
 @device_option
 @_model_option
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the bootstrap.")

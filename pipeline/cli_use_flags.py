@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from crossllm.cache.cli_flags import CachePath, PathName
+from crossllm.cache.cli_flags import PathName
+from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
 
 data_option = click.option(
     "--data",
-    type=CachePath(),
+    type=AnyCachePath(),
     default=None,
-    help="Dataset that the run was trained on.  [default: the folder that the run lies in]",
+    help=f"Dataset that the run was trained on: a folder{OR_ADDRESS}.  [default: the folder that the run lies in]",
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 
@@ -28,9 +29,9 @@ def partner_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--cache",
             "-c",
             "cache_dir",
-            type=CachePath(),
+            type=AnyCachePath(),
             default=None,
-            help="Cache for new rows, read beside the run's own.  [default: the run's own]",
+            help=f"Cache for new rows, read beside the run's own: a folder{OR_ADDRESS}.  [default: the run's own]",
         ),
         data_option,
         click.option(
@@ -39,6 +40,7 @@ def partner_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--weights-b", type=PathName(), default=None, help="Weights of side b's encoder."),
         device_option,
     )
+    command = object_stores("cache_dir", "data")(command)
     for flag in reversed(flags):
         command = flag(command)
     return command

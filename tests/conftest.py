@@ -171,6 +171,22 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
 
 
 @pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the pages of the documentation name."""
+    import functools
+
+    from made_inputs import write_inputs
+
+    from crossllm.pipeline.training import config
+
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
+    monkeypatch.setattr(config, "TrainConfig", functools.partial(config.TrainConfig, folds=2, epochs=2))
+    return tmp_path
+
+
+@pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are empty files: half of what a small run in this process takes, for tests of something else."""
     monkeypatch.setattr("crossllm.pipeline.reporting.plots.figure_bytes", lambda *_: b"")

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
+from crossllm.cache.cli_flags import CachePath
+from crossllm.cache.cli_remote import AnyCachePath
 from crossllm.cache.console import runner
 from crossllm.pipeline.cli import crossllm
 
@@ -21,10 +23,10 @@ REQUIRED = {
 """Command → what it needs besides the path that is tried."""
 
 
-def path_parameters() -> Iterator[tuple[str, str]]:
+def path_parameters() -> Iterator[tuple[str, str, click.Path]]:
     """Every command with each of its parameters that is a path, found in the commands themselves."""
 
-    def walk(command: click.Command, name: str) -> Iterator[tuple[str, str]]:
+    def walk(command: click.Command, name: str) -> Iterator[tuple[str, str, click.Path]]:
         if isinstance(command, click.Group):
             context = click.Context(command)
             for sub in command.list_commands(context):
@@ -33,12 +35,12 @@ def path_parameters() -> Iterator[tuple[str, str]]:
                 yield from walk(found, f"{name} {sub}".strip())
         for parameter in command.params:
             if isinstance(parameter.type, click.Path):
-                yield name, max(parameter.opts, key=len)
+                yield name, max(parameter.opts, key=len), parameter.type
 
     yield from walk(crossllm, "")
 
 
-PATHS = sorted(set(path_parameters()))
+PATHS = sorted({(name, option) for name, option, _ in path_parameters()})
 
 
 @pytest.fixture
@@ -70,12 +72,29 @@ def test_every_command_with_files_was_found() -> None:
     assert {name for name, _ in PATHS} >= {*REQUIRED, "train", "cache verify", "embed pull"}
 
 
-TAKES_ADDRESSES = {
-    ("embed run", "--cache"), ("train", "--cache"), ("train", "folder"), ("cache info", "--cache"),
-    ("cache info", "folder"), ("cache verify", "--cache"), ("cache verify", "folder"), ("cache merge", "--cache"),
-    ("cache merge", "sources"), ("data demo", "--cache"), ("data import", "--cache"),
-}  # fmt: skip
-"""Of caches in object stores: tests/test_cache_remote*.py."""
+TAKES_ADDRESSES = {(name, option) for name, option, kind in path_parameters() if isinstance(kind, AnyCachePath)}
+"""Of caches in object stores: tests/test_cli_remote*.py."""
+
+
+def test_which_commands_take_a_cache_on_this_machine_alone() -> None:
+    """What a new command does with an address is to be decided, and said in docs/cluster.md."""
+    folders = {(name, option) for name, option, kind in path_parameters() if isinstance(kind, CachePath)}
+    assert {f"{name} {option}" for name, option in folders - TAKES_ADDRESSES} == {
+        *(f"cache {name} {option}" for name in ("compact", "gc", "repair") for option in ("--cache", "folder")),
+        "data negatives --cache",
+        "data negatives --out",
+        "doctor --cache",
+    }
+
+
+def test_an_address_in_their_place_gets_the_command_that_makes_it_a_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["cache", "gc"], ["cache", "repair"], ["cache", "compact"], ["doctor", "-c"],
+                    ["data", "negatives", "-c", "x", "-o"], ["data", "negatives", "-o", "x", "-c"]):  # fmt: skip
+        assert runner._run(crossllm, [*command, "s3://bucket/some/name"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "`crossllm cache merge -c cache/name s3://bucket/some/name` copies rows and ids here" in line
 
 
 @pytest.mark.parametrize(("name", "option"), PATHS)

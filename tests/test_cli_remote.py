@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -13,37 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import DATA, ROOT
-from docs_pages import blocks_of, click_command, commands_of
-from made_inputs import write_inputs
+from docs_pages import blocks_of, commands_of
+from remote_commands import run
 from s3_proxy import SECRET, Bucket, Rule
 from zygote import ENTRY
 
 from crossllm.cache import CacheReader, choose_recipe, open_cache
-from crossllm.cache.console import runner
 from crossllm.cache.remote import connection, held_file
-from crossllm.pipeline.training import config
 
 FAULTS = ("lost_reply", "500", "slow", "409", "412", "503", "lost_request")
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[str, str]:
-    """A command in this process: standard output and error."""
-    name, *arguments = map(str, words)
-    capsys.readouterr()
-    found = runner._run(click_command(name), arguments)
-    out, err = capsys.readouterr()
-    assert found == code, f"{' '.join(map(str, words))}\n{out}\n{err}"
-    return out, err
-
-
-@pytest.fixture
-def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the files that the pages of the documentation name."""
-    write_inputs(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
-    monkeypatch.setattr(config, "TrainConfig", functools.partial(config.TrainConfig, folds=2, epochs=2))
-    return tmp_path
 
 
 def files_with(folder: Path, text: str) -> list[Path]:

@@ -41,10 +41,20 @@ def url_problem(given: str) -> str | None:
     scheme = given.partition("://")[0]
     fix = f"{printable(scheme)} is not supported, copy the files here or mount them"
     if scheme in STORES:
-        fix = "embed run, train, data import and cache info, verify and merge take caches there; copy the files here"
+        fix = "only caches are taken from there, copy the files here"
     elif scheme == "file":
         fix = "write the path alone"
     return f"'{shown_url(given)}' is an address, a path on this machine is expected; {fix}"
+
+
+def store_problem(given: str) -> str:
+    """What is wrong with the address of a cache in an object store where a command needs its folder."""
+    address = shown_url(given)
+    folder = f"cache/{address.rstrip('/').rpartition('/')[2]}"
+    return (
+        f"'{address}' is an address, a path on this machine is expected; `crossllm cache merge -c {folder} {address}` "
+        "copies rows and ids here, `aws s3 sync` the cache as it is"
+    )
 
 
 def as_text(given: str) -> str:

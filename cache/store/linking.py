@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crossllm.cache.files import fsio
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store import writer_marker
 from crossllm.cache.store.commit import publish_commit
 from crossllm.cache.store.recipe import Recipe, write_recipe
@@ -16,6 +17,8 @@ def link_segment(into: Path, recipe: Recipe, segment: Segment) -> bool:
 
     A segment is immutable, so sharing its bytes is safe.  The caller has checked its records.
     """
+    if mirror_of(into) is not None or mirror_of(segment.path.parent) is not None:
+        return False  # copies of objects are written again and thrown away
     folder = write_recipe(into, recipe)
     name = fsio.new_name()
     path = folder / "segments" / name

@@ -26,6 +26,7 @@ from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import Record
 from crossllm.cache.records.record_list import Records
+from crossllm.cache.remote.opening import shown
 from crossllm.cache.store.layout import Compressor, StorageType, Store
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import IMPORTED, POOLED, Recipe, refuse_other, similar_recipes
@@ -137,7 +138,7 @@ def _import(options: ImportOptions, records: Records, found: Found, source: Sour
     stored = _store(options, recipe, source, pending)
     sync_what_others_wrote(options.cache_dir, recipe)
     return ImportSummary(
-        str(options.cache_dir),
+        shown(options.cache_dir),
         recipe.folder_name,
         found.layout,
         len(records.records),

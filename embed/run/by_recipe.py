@@ -16,6 +16,7 @@ from crossllm.cache.errors import Conflict, InputError, printable
 from crossllm.cache.maintenance.compact import require_space
 from crossllm.cache.records.modality import KINDS, UNITS
 from crossllm.cache.records.record_list import Records
+from crossllm.cache.remote.opening import shown
 from crossllm.cache.store.recipe import IMPORTED, Recipe
 from crossllm.cache.store.recipe_command import command_for
 from crossllm.cache.store.store_folder import store_folder
@@ -83,7 +84,8 @@ def embed_by_recipe(
         prepare_machine()
     require_space(existing_folder(store_folder(cache_dir)), plan.bytes(options.segment_bytes, 0))
     count = len(plan.places)
-    note(f"note: embedding {count:,} {KINDS[recipe.modality]} by {recipe.folder_name} → {store_folder(cache_dir)}")
+    where = shown(store_folder(cache_dir))
+    note(f"note: embedding {count:,} {KINDS[recipe.modality]} by {recipe.folder_name} → {where}")
     encoder = info.load(Loading((recipe,), options.weights, device, options.batch_tokens))
     outcome = Outcome(plan)
     store(options, encoder, plan, outcome, None)

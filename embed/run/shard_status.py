@@ -17,6 +17,7 @@ from crossllm.cache.records.modality import MODALITIES, OnBad
 from crossllm.cache.records.options import ReadOptions
 from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.shards import numbers
+from crossllm.cache.remote.opening import shown
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.recipe import Recipe, choose_recipe, list_recipes
 from crossllm.embed.run.plan import default_cache
@@ -111,7 +112,7 @@ def shard_status(options: StatusOptions) -> ShardStatus:
     ]
     shards = tuple(ShardState(number, *counts) for number, counts in enumerate(zip(*columns, strict=True)))
     folder = None if recipe is None else recipe.folder_name
-    return ShardStatus(str(cache_dir), modality, folder, shards, tuple(telling))
+    return ShardStatus(shown(cache_dir), modality, folder, shards, tuple(telling))
 
 
 def _only_modality(cache_dir: Path) -> str:
