@@ -316,5 +316,5 @@ def test_a_closed_pipe_is_success() -> None:
 
 
 def test_a_message_ends_before_the_next_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert runner._run(crossllm, ["cache", "status", "-i", "x", "-c", "s3://b/x", "--num-shards", "2"]) == 2
+    assert runner._run(crossllm, ["cache", "status", "-i", "s3://b/x", "-c", "x", "--num-shards", "2"]) == 2
     assert "copy the files here. See `crossllm cache status --help`." in capsys.readouterr().err
