@@ -371,7 +371,7 @@ def test_what_is_missing_is_said_before_a_row_begins(options: AblationOptions, t
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_a_child_that_says_nothing_is_named_by_its_exit_code(tmp_path: Path) -> None:
-    asked = {"cache": str(tmp_path), "config": None, "sets": [], "out": str(tmp_path / "out"), "seeds": 1}
+    asked = {"cache": [str(tmp_path)], "config": None, "sets": [], "out": str(tmp_path / "out"), "seeds": 1}
     (ended,) = run_tasks([Task(7, asked | {"options": {"unknown": 1}}, tmp_path / "log.txt")], 1)
     assert ended.number == 7
     assert ended.problem == f"exit code 1; its output is in {tmp_path / 'log.txt'}"

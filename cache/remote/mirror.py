@@ -51,8 +51,7 @@ class Mirror:
 
     def refresh(self) -> None:
         """Bring the files of the dataset, the tables of ids, the recipes and key indexes to what the store has now."""
-        with self._lock:
-            self._listed.clear()  # commits too are listed anew, each recipe's when it is wanted
+        self.list_anew()
         objects, folders = self.objects.listed("")
         wanted = [one for one in objects if one.name.endswith(_DATASET) and "/" not in one.name]
         if "records" in folders:
@@ -72,6 +71,11 @@ class Mirror:
                 local.make_folder(self.folder / recipe / inner)
         self._in_threads([f"{recipe}/recipe.json" for recipe in recipes if not self._has(f"{recipe}/recipe.json")])
         self._bring_changed(wanted)
+
+    def list_anew(self) -> None:
+        """Commits are listed again when they are next wanted: others have written."""
+        with self._lock:
+            self._listed.clear()
 
     def refresh_commits(self, recipe_dir: Path) -> None:
         """Bring the commit records of a recipe that are new in the store, unless that was done a moment ago."""

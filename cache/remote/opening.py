@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from crossllm.cache.errors import InputError
+from crossllm.cache.files.paths import is_url
 from crossllm.cache.remote import local
 from crossllm.cache.remote.address import Address, parse_address
 from crossllm.cache.remote.by_path import MARKER, marked_folder, mirror_of
@@ -72,6 +74,38 @@ def default_local() -> Path:
     if (base := temporary()) is None:
         raise InputError("--cache-local: no cache folder of this user can be written; name a folder for the copies")
     return base / "caches"
+
+
+class CacheName(NamedTuple):
+    """A cache as another process is told of it, perhaps on another machine; JSON holds it as a list."""
+
+    where: str
+    """Absolute path, or address."""
+    local_dir: str | None = None
+    """Of an address: where copies are kept; None: where that machine keeps them by itself."""
+    held_bytes: int = HELD_BYTES
+
+
+def name_of(folder: Path) -> CacheName:
+    """What another process is told of a cache that is open here."""
+    if (mirror := mirror_of(folder)) is None:
+        return CacheName(str(folder.absolute()))
+    root = mirror.folder.parent
+    with suppress(InputError):
+        if root == default_local().absolute():
+            return CacheName(str(mirror.address), None, mirror.bound)
+    return CacheName(str(mirror.address), str(root), mirror.bound)
+
+
+def open_named(name: CacheName) -> Path:
+    """The folder of a cache that another process has named.
+
+    Raises:
+        InputError, OSError: as `open_cache`.
+    """
+    if is_url(name.where):
+        return open_cache(name.where, None if name.local_dir is None else Path(name.local_dir), name.held_bytes)
+    return Path(name.where)
 
 
 def shown(folder: Path) -> str:

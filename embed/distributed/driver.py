@@ -15,6 +15,7 @@ from crossllm.cache.cluster.opening import Cluster
 from crossllm.cache.cluster.sending import Answer, Fate, Sender
 from crossllm.cache.console.messages import note
 from crossllm.cache.errors import InputError
+from crossllm.cache.remote.by_path import mirror_of
 from crossllm.cache.store.reader import CacheReader
 from crossllm.cache.store.writer import sync_what_others_wrote
 from crossllm.embed.distributed.batches import Batch, Done, Task, cut, split
@@ -156,6 +157,7 @@ class Driver:
     def _missing(self, task: Task) -> np.ndarray:
         """Places of a batch's sequences that some recipe still lacks; what is committed counts as done."""
         places, distinct = task.places, self._plan.distinct
+        self._list_anew()
         for part in self._parts:
             absent = CacheReader(self._options.cache_dir, part.target.recipe).absent(distinct.digests[places])
             part.stored += int((part.lacks[places] & ~absent).sum())
@@ -167,6 +169,10 @@ class Driver:
                 sync_what_others_wrote(self._options.cache_dir, part.target.recipe)
         self._done(held, len(held), self._rows(held), set())
         return places[missing]
+
+    def _list_anew(self) -> None:
+        if (mirror := mirror_of(self._options.cache_dir)) is not None:
+            mirror.list_anew()
 
     def _quarantine(self, place: int) -> None:
         record = self._plan.distinct.records[place]
@@ -182,6 +188,7 @@ class Driver:
 
     def _check_seen(self) -> None:
         """Raise `InputError` where what workers have stored is not in the cache as this machine sees it."""
+        self._list_anew()
         for part in self._parts:
             asked = part.target.places
             done = asked[~part.lacks[asked]]

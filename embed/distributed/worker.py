@@ -12,6 +12,7 @@ import numpy as np
 from crossllm.cache.cluster.task_plugin import TaskPlugin
 from crossllm.cache.errors import InputError
 from crossllm.cache.records.record_list import Distinct, RecordList
+from crossllm.cache.remote.opening import CacheName, name_of, open_named
 from crossllm.cache.store.recipe import Recipe
 from crossllm.embed.distributed.batches import Batch, Done, PartDone
 from crossllm.embed.encoder import Encoder, Loading
@@ -37,6 +38,8 @@ class Job(NamedTuple):
 
     options: RunOptions
     """Paths in it are absolute: workers see the same folders."""
+    cache: CacheName
+    """Of an address each machine has copies of its own."""
     encoder: str
     recipes: tuple[Recipe, ...]
     """Those that are computed, in the order of the encoder's outputs."""
@@ -49,6 +52,7 @@ class EncoderPlugin(TaskPlugin):
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._options = job.options
         self._encoder: Encoder | None = None
 
     async def teardown(self, worker: Any) -> None:
@@ -71,14 +75,16 @@ class EncoderPlugin(TaskPlugin):
 
     def _loaded(self) -> Encoder:
         if self._encoder is None:
-            self._check()
-            options, recipes = self._job.options, self._job.recipes
+            self._check_code()
+            self._options = dataclasses.replace(self._job.options, cache_dir=open_named(self._job.cache))
+            self._check_cache()
+            options, recipes = self._options, self._job.recipes
             info = ENCODERS[options.modality, self._job.encoder]
             self._encoder = info.load(Loading(recipes, options.weights, options.device, options.batch_tokens))
         return self._encoder
 
-    def _check(self) -> None:
-        """Raise `InputError` where rows would be other ones, or go elsewhere."""
+    def _check_code(self) -> None:
+        """Raise `InputError` where rows would be other ones."""
         if (found := own_code()) != self._job.code:
             differ = ", ".join(
                 f"{name} {theirs} (the command has {ours})"
@@ -86,8 +92,11 @@ class EncoderPlugin(TaskPlugin):
                 if theirs != ours
             )
             raise InputError(f"--dask: the worker on {gethostname()} has {differ}; install the same there")
+
+    def _check_cache(self) -> None:
+        """Raise `InputError` where rows would go elsewhere."""
         for recipe in self._job.recipes:
-            folder = recipe.folder(self._job.options.cache_dir)
+            folder = recipe.folder(self._options.cache_dir)
             if not folder.is_dir():
                 raise InputError(
                     f"--dask: the worker on {gethostname()} does not see {folder}; the cache must lie where all "
@@ -102,7 +111,7 @@ class EncoderPlugin(TaskPlugin):
         outcome = Outcome(plan)
         for part, lacks in zip(outcome.parts, batch.lacks, strict=True):
             part.lacks[:] = lacks
-        store(self._job.options, encoder, plan, outcome, None, self.stopping.is_set)
+        store(self._options, encoder, plan, outcome, None, self.stopping.is_set)
         notes = tuple(encoder.notes.items())
         encoder.notes.clear()
         parts = tuple(PartDone(part.stored, part.failures) for part in outcome.parts)
@@ -123,4 +132,4 @@ def job_of(options: RunOptions, encoder: str, plan: Plan) -> Job:
     )
     wanted = plan.wanted
     recipes, layouts = tuple(t.recipe for t in wanted), tuple(t.layout for t in wanted)
-    return Job(told, encoder, recipes, layouts, own_code())
+    return Job(told, name_of(options.cache_dir), encoder, recipes, layouts, own_code())

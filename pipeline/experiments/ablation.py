@@ -29,6 +29,7 @@ from crossllm.cache.errors import Conflict, InputError
 from crossllm.cache.files import fsio
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.modality import OnBad
+from crossllm.cache.remote.opening import name_of
 from crossllm.cache.store.joined_reader import open_rows
 from crossllm.cache.store.row_source import IO
 from crossllm.pipeline.baselines.registry import chosen
@@ -173,7 +174,7 @@ def _ending(tasks: Sequence[Task], options: AblationOptions) -> Generator[Ended]
 
 def _task(options: AblationOptions, folder: Path, number: int, row: Row, baselines: str) -> Task:
     asked: dict[str, Any] = {  # absolute paths: a worker of a cluster is at work in another folder
-        "cache": os.fspath(options.cache_dir.absolute()),
+        "cache": name_of(options.cache_dir),
         "out": os.fspath((folder / "rows" / row.name).absolute()),
         "config": None if options.config_file is None else os.fspath(options.config_file.absolute()),
         "sets": [*options.sets, *row.sets, *(["split=file"] if options.split_file else [])],

@@ -16,6 +16,7 @@ from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import duration
 from crossllm.cache.errors import CacheCorrupt, Conflict, CrossLLMError, InputError
 from crossllm.cache.files import fsio
+from crossllm.cache.remote.opening import name_of
 from crossllm.pipeline.experiments.cluster_tasks import run_on_cluster
 from crossllm.pipeline.experiments.row_processes import Ended, Task, run_tasks, threads_each
 from crossllm.pipeline.train import FoldsToFit
@@ -61,7 +62,7 @@ def _task(work: FoldsToFit, number: int) -> Task:
     assert config is not None
     recipes = held_recipes(config)
     asked: dict[str, Any] = {
-        "cache": os.fspath(options.cache_dir.absolute()),
+        "cache": name_of(options.cache_dir),
         "config": os.fspath(config.absolute()),
         "number": number,
         "digest": work.digests[number],

@@ -20,6 +20,7 @@ def fold(asked: str) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     prepare_machine()
     from crossllm.cache.console.machine import keep_freed_memory
+    from crossllm.cache.remote.opening import CacheName, open_named
     from crossllm.pipeline.train import fit_one_fold
     from crossllm.pipeline.training.config import resolve
     from crossllm.pipeline.training.inputs import TrainOptions
@@ -28,7 +29,12 @@ def fold(asked: str) -> None:
     found = json.loads(asked)
     out = Path(found["options"].pop("out"))
     options = TrainOptions(
-        Path(found["cache"]), resolve(Path(found["config"])), out=out, resume=True, quiet=True, **found["options"]
+        open_named(CacheName(*found["cache"])),
+        resolve(Path(found["config"])),
+        out=out,
+        resume=True,
+        quiet=True,
+        **found["options"],
     )
     fit_one_fold(options, found["number"], found["digest"], found["baselines"])
 

@@ -24,6 +24,7 @@ def row(asked: str) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     prepare_machine()
     from crossllm.cache.console.machine import keep_freed_memory
+    from crossllm.cache.remote.opening import CacheName, open_named
     from crossllm.pipeline.experiments.seeds import train_seeds
     from crossllm.pipeline.train import train
     from crossllm.pipeline.training.config import resolve
@@ -34,7 +35,9 @@ def row(asked: str) -> None:
     config = resolve(found["config"] and Path(found["config"]), found["sets"])
     if (split := found["options"].pop("split_file", None)) is not None:
         found["options"]["split_file"] = Path(split)
-    options = TrainOptions(Path(found["cache"]), config, out=Path(found["out"]), resume=True, **found["options"])
+    options = TrainOptions(
+        open_named(CacheName(*found["cache"])), config, out=Path(found["out"]), resume=True, **found["options"]
+    )
     if found["seeds"] > 1:
         train_seeds(options, found["seeds"])
     else:
