@@ -49,6 +49,20 @@ def tasks_of(block: Block) -> range:
     return range(int(found[1]), int(found[2]) + 1)
 
 
+SBATCH = r"""
+echo "$@" >> sbatch.txt
+for file in "$@"; do :; done
+set -- $(sed -n 's/^#SBATCH --array=\([0-9]*\)-\([0-9]*\)$/\1 \2/p' "$file")
+for number in $(seq "${1:-0}" "${2:-0}"); do
+    [ "$1" ] && export SLURM_ARRAY_TASK_ID=$number SLURM_ARRAY_TASK_COUNT=$(($2 - $1 + 1)) SLURM_ARRAY_TASK_MIN=$1 \
+        SLURM_ARRAY_TASK_MAX=$2 SLURM_ARRAY_TASK_STEP=1
+    bash "$file" > /dev/null || exit 1
+done
+echo 77
+"""
+"""Runs a script at once, all tasks of its array one after the other, and says a job's number."""
+
+
 class Cluster:
     """A folder in which the page's programs are found, and scripts run as tasks of an array."""
 
@@ -56,6 +70,7 @@ class Cluster:
         self.folder, programs = folder, folder / "bin"
         programs.mkdir()
         lines = {"srun": 'exec "$@"', "scontrol": f'echo "$@" >> {shlex.quote(str(folder / "scontrol.txt"))}'}
+        lines |= {"sbatch": SBATCH, "dask": f'exec {shlex.quote(sys.executable)} -m dask "$@"'}
         for name in ("embed", "crossllm"):
             lines[name] = f'exec {shlex.quote(sys.executable)} -c "{ENTRY[name]}" "$@"'
         for name, line in lines.items():
@@ -132,10 +147,11 @@ def test_slurms_signal_has_the_task_queued_again(cluster: Cluster) -> None:
 
 
 def test_a_cache_for_each_task_merged(cluster: Cluster) -> None:
-    script = job("parts/$SLURM_ARRAY_TASK_ID")
-    for number in tasks_of(script):
-        cluster.run(script, slurm(number, tasks_of(script)))
-    cluster.run(job("cache merge"), {})
+    for name, script in (("parts", job("parts/$SLURM_ARRAY_TASK_ID")), ("merge", job("cache merge"))):
+        (cluster.folder / f"{name}.sbatch").write_text(script.text)
+    cluster.run(line_with("sbatch --dependency"), {})
+    submitted = (cluster.folder / "sbatch.txt").read_text().splitlines()
+    assert submitted == ["--parsable parts.sbatch", "--dependency=afterok:77 merge.sbatch"]
     assert cluster.rows("cache/merged") == cluster.rows("whole")
 
 
@@ -153,5 +169,11 @@ def test_pbss_array(cluster: Cluster) -> None:
     assert cluster.rows("cache/rna") == cluster.rows("whole")
 
 
+def test_a_dask_cluster_in_one_job(cluster: Cluster) -> None:
+    cluster.run(job("dask scheduler"), {"SLURM_JOB_ID": 77, "SLURM_CPUS_PER_TASK": 1})
+    assert not (cluster.folder / "scheduler-77.json").exists(), "the scheduler has ended, and taken it away"
+    assert cluster.rows("cache/rna") == cluster.rows("whole")
+
+
 def test_every_script_is_run_here() -> None:
-    assert len(JOBS) == 5
+    assert len(JOBS) == 6
