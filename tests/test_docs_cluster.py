@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import ROOT
-from docs_pages import Block, blocks_of
+from docs_pages import Block, blocks_of, commands_of, parse
 from zygote import ENTRY
 
 from crossllm.cache import CacheReader, choose_recipe
@@ -173,6 +173,16 @@ def test_a_dask_cluster_in_one_job(cluster: Cluster) -> None:
     cluster.run(job("dask scheduler"), {"SLURM_JOB_ID": 77, "SLURM_CPUS_PER_TASK": 1})
     assert not (cluster.folder / "scheduler-77.json").exists(), "the scheduler has ended, and taken it away"
     assert cluster.rows("cache/rna") == cluster.rows("whole")
+
+
+def test_every_command_of_the_page_can_be_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the blocks that need weights, GPUs or several machines, and are not run, too."""
+    monkeypatch.chdir(tmp_path)
+    Path("scheduler.json").write_text('{"address": "tcp://10.0.0.1:8786"}')
+    found = [c for block in blocks_of(PAGE) if block.info in ("bash", "sh") for c in commands_of(block) if c.in_process]
+    assert len(found) >= 7
+    for command in found:
+        parse(command.words).close()
 
 
 def test_every_script_is_run_here() -> None:

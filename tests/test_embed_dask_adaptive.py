@@ -105,3 +105,27 @@ def test_a_sequence_whose_workers_are_taken_away_is_not_blamed(
             done = embedded(fasta, tmp_path / "spread", found.scheduler_address)
     assert len(taken) == 4
     assert (done.embedded, done.failed) == (1, 0), capfd.readouterr().err
+
+
+def test_a_run_whose_workers_have_all_left_says_so_and_waits(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where nothing is left to hand out."""
+    monkeypatch.setenv("SLOW", "1.5")
+    fasta = write_fasta(tmp_path / "rna.fasta", rng, 2)
+    said: list[str] = []
+
+    with cluster(1) as found:
+
+        def leave(over: threading.Event) -> None:
+            while not list(tmp_path.glob("spread/embeddings/rna/*/segments/*")) and not over.wait(0.05):
+                pass
+            found.scale(0)
+            while "waiting for one" not in "".join(said) and not over.wait(0.2):
+                said.append(capfd.readouterr().err)
+            found.scale(1)
+
+        with meanwhile(leave):
+            done = embedded(fasta, tmp_path / "spread", found.scheduler_address)
+    assert "no worker is there now; waiting for one" in "".join(said)
+    assert (done.embedded, done.failed) == (2, 0)

@@ -117,11 +117,12 @@ class Sender(Generic[T]):
 
         Raises:
             Exception: what a task raised.
-            OSError: the scheduler has gone.
+            InputError, OSError: as `workers`.
         """
         try:
             key = self._answered.get(timeout=_LOOK)
         except Empty:
+            self.workers()  # nothing comes where there are none
             return self._left()
         from distributed import KilledWorker
 
