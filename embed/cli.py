@@ -22,8 +22,9 @@ from crossllm.cache.cli_remote import OR_ADDRESS, AnyCachePath, object_stores
 from crossllm.cache.console.messages import say
 from crossllm.cache.console.once import Group
 from crossllm.cache.console.runner import run as run_program
-from crossllm.cache.errors import InputError, PartlyDone, printable
+from crossllm.cache.errors import InputError, PartlyDone
 from crossllm.cache.records.modality import KINDS, MODALITIES, UNITS
+from crossllm.embed.cli_options import encoder_switches
 from crossllm.embed.cli_shards import from_cache_option, shard_options
 from crossllm.embed.cli_weights import models_command, pull_command
 from crossllm.embed.encoder import BATCH_TOKENS
@@ -32,19 +33,6 @@ if TYPE_CHECKING:
     from crossllm.embed.run.dry_run import DryRun
     from crossllm.embed.run.plan import RunOptions
     from crossllm.embed.run.run import RecipeSummary, RunSummary
-
-
-class KeyValue(click.ParamType[tuple[str, str]]):
-    """KEY=VALUE."""
-
-    name = "key=value"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Key and value, or a usage error."""
-        key, equals, text = str(value).partition("=")
-        if not key or not equals:
-            self.fail(f"'{printable(str(value))}' is not KEY=VALUE.", param, ctx)
-        return key, text
 
 
 class Layers(click.ParamType[tuple[int, ...]]):
@@ -137,13 +125,7 @@ def embed() -> None:
     help="Type of the matrix products. Default: as the cache has it, float32 for a new recipe. auto: as the cache has "
     "it; for a new recipe bfloat16 where a short measurement finds the device faster in it.",
 )
-@click.option(
-    "--option",
-    "options",
-    type=KeyValue(),
-    multiple=True,
-    help="Switch of an encoder, e.g. attention=padded-440 for rnabert. Can be repeated.",
-)
+@encoder_switches
 @click.option(
     "--batch-tokens",
     type=click.IntRange(1, 1 << 30),
@@ -191,17 +173,12 @@ def embed() -> None:
 )
 @click.option("--quiet", is_flag=True, help="No plan and no progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run_command(
-    as_json: bool, dry_run: bool, cache_dir: Path | None, options: tuple[tuple[str, str], ...], **asked: Any
-) -> None:
+def run_command(as_json: bool, dry_run: bool, cache_dir: Path | None, **asked: Any) -> None:
     """Embed every distinct sequence or molecule of a file that the cache does not hold yet."""
     from crossllm.embed.run.plan import RunOptions, default_cache
     from crossllm.embed.run.run import run
 
-    switches = dict(options)
-    if len(switches) < len(set(options)):
-        raise InputError("--option: one switch is given two values; give it once")
-    asked_for = RunOptions(cache_dir=cache_dir or default_cache(asked["input"]), options=switches, **asked)
+    asked_for = RunOptions(cache_dir=cache_dir or default_cache(asked["input"]), **asked)
     if dry_run:
         _plan_only(asked_for, as_json)
         return

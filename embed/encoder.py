@@ -21,6 +21,8 @@ BATCH_TOKENS = 16384
 
 RDKIT = "rdkit"
 BFLOAT16 = "bfloat16"
+PRODUCTS, FREE, FIXED = "products", "free", "fixed-256"
+"""Switch of the language models, as their attention's: calls as they come, or of one shape (`--deterministic`)."""
 AUTO = "auto"
 """Value of `--compute`; a recipe never holds it."""
 
@@ -189,7 +191,9 @@ class EncoderInfo:
         known = ", ".join(f"{key}={'|'.join(values)}" for key, values in self.options.items()) or "none"
         for key, value in asked.items():
             if value not in self.options.get(key, ()):
-                raise InputError(f"--option: {self.name} has no '{printable(f'{key}={value}')}'; it has: {known}")
+                flag = " (--deterministic)" if (key, value) == (PRODUCTS, FIXED) else ""
+                said = printable(f"{key}={value}")
+                raise InputError(f"--option: {self.name} has no '{said}'{flag}; it has: {known}")
         chosen = {key: asked.get(key, held.get(key, values[0])) for key, values in self.options.items()}
         return {key: value for key, value in chosen.items() if value != self.options[key][0]}
 

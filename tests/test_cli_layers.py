@@ -20,7 +20,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "console", "files", "errors",
     ),
     "embed": (
-        "cli cli_cache cli_shards cli_weights", "run foreign distributed", "encoders", "weights", "encoder", "engine",
+        "cli cli_cache cli_options cli_shards cli_weights", "run foreign distributed",
+        "encoders", "weights", "encoder", "engine",
     ),
     "model": (
         "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan",

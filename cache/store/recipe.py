@@ -1,11 +1,13 @@
 """A recipe: everything that one chooses and that changes a number in an embedding; another digest, another folder.
 
 On a CPU, rows of one digest are the same to the bit where `compute` is float32, whatever the threads and the batches,
-with AVX-512 or AMX (with AVX2 alone: 1.6e-6 of the largest value).  In bfloat16 they are the same within its rounding
+with AVX-512 or AMX (with AVX2 alone: 1.6e-6 of the largest value), but for a batch of a single token and for UniRep's
+steps, whose rounding moves with what runs together.  In bfloat16 they are the same within its rounding
 only: a product's row may then depend on how many rows are in the call, so on `--batch-tokens`, on the threads and on
 which sequences run together.  Measured on a processor with AMX, 640 wide, 24 layers: 94 % of the stored float16 values
-change, the largest by 7e-3 of the largest value, below bfloat16's own error.  What joins caches keeps one record of
-each key and compares no rows.
+change, the largest by 7e-3 of the largest value, below bfloat16's own error.  The option `products` = `fixed-256`
+(`embed run --deterministic`) does away with that on processors of one kind; docs/design/0011.  What joins caches keeps
+one record of each key and compares no rows.
 """
 
 from __future__ import annotations

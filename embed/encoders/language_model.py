@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crossllm.cache.errors import InputError
 from crossllm.cache.records.modality import UNITS
 from crossllm.cache.records.record import Record
-from crossllm.embed.encoder import Loading, NotEncoded, Outputs
+from crossllm.embed.encoder import FIXED, PRODUCTS, Loading, NotEncoded, Outputs
 from crossllm.embed.encoders.batches import Batches, Landing, Piece
 from crossllm.embed.encoders.windows import Window, by_budget, windows
 from crossllm.embed.engine.device import device_of, fetch, to_device
@@ -98,6 +99,9 @@ class LanguageModel:
         self.notes: Counter[str] = Counter()
         self._policy, self._batch_tokens, self._padded_to = recipe.long, loading.batch_tokens, padded_to
         self._device = device_of(loading.device)
+        fixed_shape = recipe.options.get(PRODUCTS) == FIXED
+        if fixed_shape and self._device.type != "cpu":
+            raise InputError(f"--device {loading.device}: {PRODUCTS}={FIXED} is for the CPU; use --device cpu")
         found = read_verified(loading)
         marked = (form for form in published.forms if any(re.match(form.mark, name) for name in found))
         form = next(marked, published.forms[0])
@@ -112,7 +116,8 @@ class LanguageModel:
         self._compute = recipe.compute
         self._stored = [getattr(torch, output.dtype) for output in loading.recipes]
         self._layers = [design.layers if output.layer is None else int(output.layer) for output in loading.recipes]
-        self._model = Transformer(tensors, design, getattr(torch, recipe.compute), self._device)
+        compute = getattr(torch, recipe.compute)
+        self._model = Transformer(tensors, design, compute, self._device, fixed_shape=fixed_shape)
         self._batches = Batches(self._launch, loading.batch_tokens, self._device)
 
     def encode(self, records: Iterable[Record]) -> Iterator[tuple[bytes, Outputs | NotEncoded]]:

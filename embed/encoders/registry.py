@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from crossllm.cache.errors import InputError, printable
-from crossllm.embed.encoder import RDKIT, Encoder, EncoderInfo, Loading
+from crossllm.embed.encoder import FIXED, FREE, PRODUCTS, RDKIT, Encoder, EncoderInfo, Loading
 from crossllm.embed.encoders.kmer import VERSION as KMER_VERSION
 from crossllm.embed.encoders.morgan import VERSION as MORGAN_VERSION
 from crossllm.embed.encoders.profile import VERSION as PROFILE_VERSION
@@ -92,6 +92,7 @@ def _esm2_source(name: str, layers: int) -> str:
 
 
 _COMPUTES = ("float32", "bfloat16")
+_PRODUCTS = {PRODUCTS: (FREE, FIXED)}
 ENCODERS: dict[tuple[str, str], EncoderInfo] = {
     (info.modality, info.name): info
     for info in (
@@ -103,17 +104,18 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
         EncoderInfo("morgan", "molecule", 1024, NO_WEIGHTS, _load_morgan, MORGAN_VERSION, RDKIT),
         EncoderInfo(
             "rnabert", "rna", 120, LICENCES["rnabert"], _language_model("rnabert"), limit=440, overlap=220,
-            options={"attention": ("masked", "padded-440")}, source=_RNABERT_SOURCE, layers=6, computes=_COMPUTES,
-            version=2,
+            options={"attention": ("masked", "padded-440")} | _PRODUCTS, source=_RNABERT_SOURCE, layers=6,
+            computes=_COMPUTES, version=2,
         ),
         EncoderInfo(
             "rnafm", "rna", 640, LICENCES["rnafm"], _language_model("rnafm"), limit=1022, overlap=511,
-            source=_RNAFM_SOURCE, layers=12, computes=_COMPUTES,
+            source=_RNAFM_SOURCE, layers=12, computes=_COMPUTES, options=_PRODUCTS,
         ),
         *(
             EncoderInfo(
                 name, "rna", size.width, LICENCES["rinalmo"], _language_model("rinalmo"), limit=1022, overlap=511,
                 source=_RINALMO_SOURCE, layers=size.layers, computes=_COMPUTES, rotary=True,
+                options=_PRODUCTS,
             )
             for name, size in RINALMO_SIZES.items()
         ),
@@ -121,6 +123,7 @@ ENCODERS: dict[tuple[str, str], EncoderInfo] = {
             EncoderInfo(
                 name, "protein", size.width, LICENCES["esm2"], _language_model("esm2"), limit=1022, overlap=511,
                 source=_esm2_source(name, size.layers), layers=size.layers, computes=_COMPUTES, rotary=True,
+                options=_PRODUCTS,
             )
             for name, size in ESM2_SIZES.items()
         ),

@@ -15,7 +15,7 @@ Shazeer 2020, SwiGLU (arXiv 2002.05202).  Shapes: T packed tokens, D width, H he
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,8 +24,10 @@ from torch import Tensor
 from crossllm.embed.engine import fused_cpu
 from crossllm.embed.engine.attention import Attention, Packing, choose
 from crossllm.embed.engine.elementwise import Norm, elementwise_of
+from crossllm.embed.engine.fixed import BY_SEQUENCE, FixedProduct, fixed
 from crossllm.embed.engine.linear import Linear, Packed, packed
 
+Product = Linear | Packed | FixedProduct
 Order = Literal["pre", "post", "normed"]
 
 
@@ -96,12 +98,12 @@ class Layer(NamedTuple):
     """One layer's tensors, the three of q, k, v and the two of a gate joined into one matrix each."""
 
     attention_norm: Norm
-    qkv: Linear | Packed
-    out: Linear | Packed
+    qkv: Product
+    out: Product
     inner_norm: Norm
-    up: Linear | Packed
+    up: Product
     """Of a gate: u, then g."""
-    down: Linear | Packed
+    down: Product
     beta: float | None
     """None without a gate."""
 
@@ -116,6 +118,8 @@ class Transformer:
         compute: type of the matrix products, float32 or bfloat16.
         device: where it runs.
         attention: None: the fastest there.
+        fixed_shape: whether rows are not to depend on what is computed with them, nor on the number of threads; only
+            on the CPU.
     """
 
     def __init__(
@@ -125,18 +129,21 @@ class Transformer:
         compute: torch.dtype,
         device: torch.device,
         attention: Attention | None = None,
+        fixed_shape: bool = False,
     ) -> None:
         self.design, self._compute = design, compute
         width = design.width // design.heads
-        self.attention = attention or choose(device, compute, design.heads, width)
+        fastest = BY_SEQUENCE if fixed_shape else choose(device, compute, design.heads, width)
+        self.attention = attention or fastest
+        form: Callable[[Linear], Product] = fixed if fixed_shape else packed
         self._rotary = width if design.positions is None else None
         self._elementwise = elementwise_of(device)
 
         def taken(name: str, kind: torch.dtype) -> Tensor:
             return tensors.pop(name).to(device, kind, copy=True)
 
-        def joined(*names: str) -> Linear | Packed:
-            return packed(Linear(stacked([f"{name}.weight" for name in names]), bias_of(names)))
+        def joined(*names: str) -> Product:
+            return form(Linear(stacked([f"{name}.weight" for name in names]), bias_of(names)))
 
         def bias_of(names: Sequence[str]) -> Tensor | None:
             return stacked([f"{name}.bias" for name in names]) if f"{names[0]}.bias" in tensors else None
