@@ -119,6 +119,17 @@ def test_a_store_that_is_the_dataset_or_a_whole_path_or_not_there_yet(tmp_path: 
     assert store_folder(tmp_path / "nothing") == tmp_path / "nothing"
 
 
+def test_a_dataset_whose_store_is_not_there_says_so(tmp_path: Path) -> None:
+    """As when `data negatives` made it and one of the two was moved."""
+    write_demo(tmp_path / "own", entities=16, pairs=60)
+    pointed(tmp_path / "own", "../moved")
+    with pytest.raises(InputError, match=r"takes its embeddings from .*moved, which is not there; was one of the two"):
+        choose_recipe(tmp_path / "own", "rna")
+    (tmp_path / "moved").mkdir()
+    with pytest.raises(InputError, match="holds no rna embeddings"):
+        choose_recipe(tmp_path / "own", "rna")
+
+
 def test_merge_of_rows_alone_keeps_tables_of_ids_apart(tmp_path: Path, program: Program) -> None:
     one, two = two_datasets(tmp_path)
     embed(one)

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import click
+import llvmlite.binding
 import pytest
 
+from crossllm import folders
 from crossllm.cache.console import environment, runner
 from crossllm.cache.console.environment import drop_empty, environment_problem
 
@@ -80,3 +82,31 @@ def test_train_says_one_line(name: str, value: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert line.startswith("error: ")
     assert f"{name}='{value}'" in line
+
+
+@pytest.mark.slow
+def test_a_processor_that_llvm_does_not_know_is_named() -> None:
+    problem = environment_problem({"NUMBA_CPU_NAME": "bogus"})
+    assert problem is not None
+    assert problem.startswith("NUMBA_CPU_NAME='bogus': a processor that LLVM knows, e.g. generic is expected; ")
+    assert environment_problem({"NUMBA_CPU_NAME": llvmlite.binding.get_host_cpu_name()}) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="matplotlib's folder of settings is elsewhere")
+@pytest.mark.parametrize("case", ["named", "settings", "fine"])
+def test_matplotlib_gets_a_folder_it_can_write(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it writes two lines among those of the program."""
+    home = tmp_path / "home"
+    (home / ".cache").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for name in (*folders.LIBRARIES, "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if case == "named":
+        monkeypatch.setenv("MPLCONFIGDIR", "/proc/crossllm")
+    if case == "settings":
+        monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/crossllm")
+        monkeypatch.setattr(folders.os, "access", lambda path, _mode: not str(path).startswith("/proc"))
+    folders.settle()
+    named = os.environ.get("MPLCONFIGDIR")
+    assert named is None if case == "fine" else Path(str(named)).parent == folders.temporary()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ

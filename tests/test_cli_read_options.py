@@ -59,3 +59,23 @@ def test_nucleotides_are_asked_about_in_every_command(
     assert "p.fa: 2 of 2 sequences hold only A, C, G, T/U or N" in line
     assert not (folder / "c").exists()
     assert runner._run(crossllm, [*NUCLEOTIDES[name].split(), "--allow-nucleotides"]) == 0, capsys.readouterr().err
+
+
+SDF = "mol\n\n\n  1  0  0  0  0  0  0  0  0  0999 V2000\n    0.0 0.0 0.0 C   0  0\nM  END\n$$$$\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("text", "flags", "said"),
+    [
+        (SDF, "--id-column ref", "--id-column: m.csv is an SD file; leave it out, or --id-field"),
+        (SDF, "--smiles-column x", "--smiles-column: m.csv is an SD file; leave it out"),
+        (SDF, "--smiles-first", "--smiles-first: m.csv is an SD file; leave it out"),
+    ],
+)
+def test_what_the_file_has_no_use_for_is_refused(
+    name: str, text: str, flags: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "m.csv").write_text(text)
+    assert runner._run(crossllm, [*COMMANDS[name].split(), *flags.split()]) == 2
+    assert said in capsys.readouterr().err

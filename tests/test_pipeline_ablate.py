@@ -327,7 +327,7 @@ def test_with_seeds_every_row_is_a_folder_of_seeds(seeded: tuple[Ablation, Ablat
 @pytest.mark.slow
 @pytest.mark.usefixtures("forked")
 def test_more_values_are_more_rows_beside_the_finished_ones(
-    whole: Ablation, options: AblationOptions, tmp_path: Path
+    whole: Ablation, options: AblationOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(whole.folder, tmp_path / "out")
     grids = ("fusion=cross_mamba,concat,gated", GRIDS[1])
@@ -339,6 +339,10 @@ def test_more_values_are_more_rows_beside_the_finished_ones(
     ]  # fmt: skip
     assert rows[:3] == table(whole.folder)[:3]
     assert more.failed == 2
+    assert "of other values" not in capsys.readouterr().err
+    ablate(dataclasses.replace(options, grids=(grids[0].replace(",gated", ""), GRIDS[1]), out=tmp_path / "out"))
+    assert "1 finished rows of other values are not in the table: " in capsys.readouterr().err
+    assert len(table(tmp_path / "out")) == 4
 
 
 @pytest.mark.slow

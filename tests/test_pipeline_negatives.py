@@ -266,6 +266,8 @@ def test_a_new_dataset_names_its_parent_and_is_trained_on(tmp_path: Path, progra
     demo = embedded_demo(tmp_path / "demo", entities=40, pairs=240)
     made = program("crossllm", "data", "negatives", "--cache", "demo", "--out", "sets/new", "--folds", "3")
     assert made.returncode == 0, made.stderr
+    blank = program("crossllm", "data", "negatives", "--cache", "demo", "--out", "a new set", "--folds", "3")
+    assert "so keep them: train --cache 'a new set' --split given" in blank.stdout
     old = [row for row in table(demo) if row["label"] == "1"]
     new = table(tmp_path / "sets" / "new")
     positives = [(row["a_id"], row["b_id"]) for row in new if row["label"] == "1"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -352,3 +354,21 @@ def test_a_run_by_cluster_and_again_from_its_file(tmp_path: Path, rng: np.random
     third = train(dataclasses.replace(options, split_file=None, resume=True))
     assert third.metrics["model"] == second.metrics["model"] == first.metrics["model"]
     assert first.metrics["tested"] < first.metrics["pairs"]
+
+
+def test_a_split_of_another_dataset_with_the_same_ids_is_said(
+    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "splits.tsv"
+    write_split(path, *choose_folds(dataset, asked("random"), tmp_path, quiet=True))
+    read_split(path, dataset)
+    assert "cuts the dataset" not in capsys.readouterr().err
+    read_split(path, dataset._replace(digest="0" * 64, name="other"))
+    assert f"cuts the dataset '{dataset.name}', not 'other' as it is" in capsys.readouterr().err
+    read_split(path, dataset._replace(digest="0" * 64))
+    assert f"cuts the dataset '{dataset.name}' as it was then" in capsys.readouterr().err
+    if (program := shutil.which("sha256sum")) is not None:
+        done = subprocess.run(
+            [program, "-c", "--strict", "splits.tsv.sha256"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (0, "splits.tsv: OK\n")

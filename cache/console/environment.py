@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -79,9 +81,27 @@ def _problems(environment: Mapping[str, str]) -> Iterator[str]:
             form = _WHOLE
         if form is not None and re.fullmatch(form.pattern, text.strip(), re.IGNORECASE) is None:
             yield _said(name, text, form.expected)
+    if (name := environment.get("NUMBA_CPU_NAME", "")) not in ("", "generic", "host") and not _is_processor(name):
+        yield _said("NUMBA_CPU_NAME", name, "a processor that LLVM knows, e.g. generic")
     for name in _FOLDERS:
         if (place := environment.get(name)) and not can_be_written(Path(place)):
             yield _said(name, place, "a folder that can be written")
+
+
+def _is_processor(name: str) -> bool:
+    """Whether LLVM knows a processor; of any other it writes a line for each kernel and goes on without.
+
+    In a process of its own, since it writes to the descriptor; only where the variable is set.
+    """
+    ask = (
+        "import sys, llvmlite.binding as llvm; llvm.initialize_native_target(); llvm.initialize_native_asmprinter(); "
+        "llvm.Target.from_default_triple().create_target_machine(cpu=sys.argv[1])"
+    )
+    try:
+        found = subprocess.run([sys.executable, "-c", ask, name], capture_output=True, timeout=60)
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return True
+    return b"is not a recognized processor" not in found.stderr
 
 
 def _said(name: str, text: str, expected: str) -> str:

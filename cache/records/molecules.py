@@ -146,8 +146,10 @@ def _raw_records(path: Path, problems: list[Problem], notes: Counter[str], asked
         if sdf or len(head) == _LOOK_AHEAD:
             break
     if sdf:
-        if asked.smiles_first:
-            raise InputError(f"--smiles-first: {path} is an SD file; leave it out")
+        for name in ("smiles_first", "id_column", "smiles_column"):
+            if getattr(asked, name):
+                more = ", or --id-field" if name == "id_column" else ""
+                raise InputError(f"--{name.replace('_', '-')}: {path} is an SD file; leave it out{more}")
         yield from sd_records(path, chain(head, lines), problems, notes, asked)
         return
     if asked.id_field is not None:

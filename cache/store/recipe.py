@@ -28,7 +28,7 @@ from crossllm.cache.records.modality import INPUT_NAMES, check_modality
 from crossllm.cache.records.record import NORMALISER
 from crossllm.cache.remote.by_path import mirror_of, publish
 from crossllm.cache.store.layout import StorageType
-from crossllm.cache.store.store_folder import embeddings_folder, store_folder
+from crossllm.cache.store.store_folder import embeddings_folder, refuse_absent_store, store_folder
 
 FORMAT = 1
 """Version of everything under `embeddings/` and `records/`; docs/format.md is its specification."""
@@ -247,6 +247,7 @@ def choose_recipe(cache_dir: Path, modality: str, named: str | None = None) -> R
         return found[0]
     names = ", ".join(r.folder_name for r in held) or "none"
     if not held:
+        refuse_absent_store(cache_dir)
         raise InputError(
             f"{cache_dir}: holds no {modality} embeddings; run `embed run --modality {modality} "
             f"--input {cache_dir / INPUT_NAMES[modality]}` first, with `--encoder profile` where no weights are at hand"

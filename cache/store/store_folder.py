@@ -43,6 +43,16 @@ def store_folder(cache_dir: Path) -> Path:
     return found
 
 
+def refuse_absent_store(cache_dir: Path) -> None:
+    """Raise `InputError` where a dataset.toml names a folder that is not there, as when one of the two was moved."""
+    found = store_folder(cache_dir)
+    if found is not cache_dir and not found.exists():
+        raise InputError(
+            f"{cache_dir / 'dataset.toml'}: takes its embeddings from {found}, which is not there; was one of the two "
+            "moved? correct the line that begins with 'embeddings'"
+        )
+
+
 def embeddings_folder(cache_dir: Path) -> Path:
     """`embeddings/` of a cache, or of the one whose embeddings it takes."""
     return store_folder(cache_dir) / "embeddings"

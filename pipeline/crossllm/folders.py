@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
+_MATPLOTLIB = "MPLCONFIGDIR"
 LIBRARIES = {
-    "MPLCONFIGDIR": "matplotlib",
+    _MATPLOTLIB: "matplotlib",
     "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
     "TRITON_CACHE_DIR": "triton",
 }
@@ -64,8 +66,20 @@ def can_be_written(folder: Path) -> bool:
 
 def settle() -> None:
     """Name places to the libraries that keep files in a home, where the user has no cache folder; before they load."""
-    if all(name in os.environ for name in LIBRARIES) or user_cache() is not None:
-        return
-    if (folder := temporary()) is not None:
-        for name, below in LIBRARIES.items():
-            os.environ.setdefault(name, str(folder / below))
+    homeless = not all(name in os.environ for name in LIBRARIES) and user_cache() is None
+    wanted = {name for name in LIBRARIES if homeless and name not in os.environ}
+    # Of a folder that it cannot write, also one that is named to it, matplotlib says two lines and takes a temporary
+    # one; beside a cache folder it wants one for settings.
+    if (_MATPLOTLIB in os.environ and not can_be_written(Path(os.environ[_MATPLOTLIB]))) or not _settings_fit():
+        wanted.add(_MATPLOTLIB)
+    if wanted and (folder := temporary()) is not None:
+        for name in wanted:
+            os.environ[name] = str(folder / LIBRARIES[name])
+
+
+def _settings_fit() -> bool:
+    """Whether matplotlib can make its folder of settings, or has been told where."""
+    if _MATPLOTLIB in os.environ or not sys.platform.startswith("linux"):
+        return True
+    place = Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "matplotlib")  # noqa: PTH111
+    return os.access(next((p for p in (place, *place.parents) if p.exists()), place), os.W_OK | os.X_OK)

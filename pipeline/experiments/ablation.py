@@ -25,8 +25,9 @@ from crossllm.cache.cluster.sizing import check_device
 from crossllm.cache.console.machine import cores
 from crossllm.cache.console.messages import note
 from crossllm.cache.console.progress import duration
-from crossllm.cache.errors import Conflict, InputError
+from crossllm.cache.errors import Conflict, InputError, printable
 from crossllm.cache.files import fsio
+from crossllm.cache.files.permissions import list_folder
 from crossllm.cache.files.plain_file import read_bytes
 from crossllm.cache.records.modality import OnBad
 from crossllm.cache.remote.opening import name_of
@@ -114,12 +115,24 @@ def ablate(options: AblationOptions) -> Ablation:
     with closing(_opened(folder, _shared(options, base, rows))):
         problems = _train_rows(options, folder, rows, wanted)
         results = [_result(folder, row, problems.get(row.name)) for row in rows]
+        _say_others(folder, rows, wanted)
         if all(found.problem is not None for found in results):
             raise InputError(f"every row failed; the first ({rows[0].label}): {results[0].problem}")
         return Ablation(
             folder,
             write_report(folder, results, quiet=options.quiet),
             sum(found.problem is not None for found in results),
+        )
+
+
+def _say_others(folder: Path, rows: Sequence[Row], wanted: Sequence[str]) -> None:
+    """Finished rows of values that were asked for before and are not now: they stay, and the table is without them."""
+    own = {row.name for row in rows}
+    if others := [p.name for p in list_folder(folder / "rows") if p.name not in own and has_result(p, wanted)]:
+        names = ", ".join(map(printable, others[:4])) + (", …" if len(others) > 4 else "")
+        note(
+            f"note: {folder}: {len(others)} finished rows of other values are not in the table: {names}; name their "
+            "values in --grid too, which trains nothing again"
         )
 
 

@@ -165,7 +165,8 @@ def _too_few(
     again = draw(positives, farther, options.per_positive, options.match, options.seed)
     if len(again.a_of) >= LEAST_SHARE * wanted:
         return text + "--near 1 would do"
-    return text + "take fewer --folds or more positives"
+    folds = "fewer --folds or " if options.fold_column is None and options.folds > 2 else ""
+    return text + f"take {folds}more positives"
 
 
 def _pairs(known: _Known, drawn: Drawn) -> list[Pair]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import numpy as np
 
 from crossllm.cache.console.messages import note
@@ -66,11 +68,9 @@ def report(
         note(f"note: counts tell positives from negatives here, as the degrees could not be kept; take {fewer}")
     if options.match == "none":
         return lines
-    named = "" if options.column() == "fold" else f" --fold-column {printable(options.column())}"
-    return [
-        *lines,
-        f"degrees are matched within these parts, so keep them: train --cache {options.out} --split given{named}",
-    ]
+    named = "" if options.column() == "fold" else f" --fold-column {printable(quote(options.column()))}"
+    train = f"train --cache {printable(quote(str(options.out)), 4096)} --split given{named}"
+    return [*lines, f"degrees are matched within these parts, so keep them: {train}"]
 
 
 def _hard(positives: Positives, drawn: Drawn, candidates: Candidates) -> str:

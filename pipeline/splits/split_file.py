@@ -1,7 +1,8 @@
 """`splits.tsv`: a split as a file, written by `crossllm data split` and by every run, read by `train --split-file`.
 
 Columns `a_id b_id fold`, and of a split by the partners `a_part b_part a_group b_group`; `-` stands for none.  A file
-`splits.tsv.sha256` beside it, of the form that `sha256sum -c` reads, is checked where there is one.
+`splits.tsv.sha256` beside it, of the form that `sha256sum -c` reads, is checked where there is one; its second line, a
+comment to that program, names the dataset that was cut.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from crossllm.pipeline.splits.given import folds_of_values, is_no_fold
 BASIC = ("a_id", "b_id", "fold")
 OF_CUT = ("a_part", "b_part", "a_group", "b_group")
 _MOST = 10**9
+_OF = "# dataset "
+"""In the file of the SHA-256, before the dataset's name and digest."""
 
 
 def write_split(path: Path, dataset: Dataset, folds: Folds) -> str:
@@ -37,7 +40,9 @@ def write_split(path: Path, dataset: Dataset, folds: Folds) -> str:
     digest = hashlib.sha256(text.encode()).hexdigest()
     fsio.make_dirs(path.parent)
     fsio.replace(path, text.encode())
-    fsio.replace(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode())
+    fsio.replace(
+        path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n{_OF}{dataset.name} {dataset.digest}\n".encode()
+    )
     return folds.digest(dataset)
 
 
@@ -71,6 +76,7 @@ def read_split(path: Path, dataset: Dataset) -> tuple[Dataset, Folds]:
         CacheCorrupt: it is not what its SHA-256 beside it says.
     """
     rows = _rows(path)
+    _say_other_dataset(path, dataset)
     place = {pair: n for n, pair in enumerate(zip(dataset.a_ids, dataset.b_ids, strict=True))}
     found: dict[int, tuple[int, list[str]]] = {}
     problems = []
@@ -124,6 +130,21 @@ def _check_digest(path: Path) -> None:
     if expected != [got]:
         raise CacheCorrupt(f"{path}: has SHA-256 {got[:16]}…, {beside.name} says otherwise; remove that file if the "
                            "split was changed on purpose")  # fmt: skip
+
+
+def _say_other_dataset(path: Path, dataset: Dataset) -> None:
+    """A note where the split says that it cut another dataset: ids alone would not show it."""
+    try:
+        lines = path.with_name(path.name + ".sha256").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    of = next((line.removeprefix(_OF).split() for line in lines if line.startswith(_OF)), [])
+    if len(of) == 2 and of[1] != dataset.digest:
+        name = f"'{printable(of[0])}'" + (" as it was then" if of[0] == dataset.name else "")
+        note(
+            f"note: {path}: cuts the dataset {name}, not '{printable(dataset.name)}' as it is; pairs are found by "
+            "their ids, whose sequences or labels may be others"
+        )
 
 
 def _without_none(path: Path, dataset: Dataset, values: list[str]) -> tuple[Dataset, Folds]:
