@@ -197,7 +197,8 @@ def test_a_disk_that_is_really_full(tmp_path: Path, mode: str) -> None:
         if report["code"]:
             lines = str(report["errors"]).splitlines()
             assert (report["code"], len(lines)) == (4, 1), report
-            assert re.match(rf"error: {re.escape(str(tmp_path))}/disk/\S+: .*; free some space", lines[0]), report
+            cure = "raise `ulimit -f`" if mode == "limit" else "free some space"
+            assert re.match(rf"error: {re.escape(str(tmp_path))}/disk/\S+: .*; {cure}", lines[0]), report
     codes = Counter(report["code"] for report in reports)
     print(f"{mode}: {len(reports)} sizes, exit codes {dict(codes)}, {[report['acked'] for report in reports]} acked")
     assert codes.keys() == {0, 4}, "some sizes too small and some large enough"

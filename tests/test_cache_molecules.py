@@ -15,6 +15,7 @@ from crossllm.cache import InputError, canonical_smiles, key_of
 from crossllm.cache.records.molecules import MAX_ATOMS, read_molecules
 from crossllm.cache.records.raw_molecule import MAX_SMILES
 from crossllm.cache.records.rdkit_child import RdkitChild, canonical
+from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import length_of
 from crossllm.cache.records.record_list import Records
 
@@ -107,7 +108,7 @@ BAD: dict[str, tuple[str | bytes, int, str]] = {
     "cxsmiles": ("a\tCCO |$_R1;;$|\n", 1, "more than a SMILES: '|$_R1;;$|' (record a); give the SMILES alone"),
     "cxsmiles without a space": ("a\tCCO|$_R1;;$|\n", 1, "CXSMILES? give the part before '|' alone"),
     "two joined": ("a\tCCO;CCN\n", 1, "two SMILES joined by ';'? give each a record of its own"),
-    "reaction": ("a\tCCO>>CC=O\n", 1, "RDKit: syntax error"),
+    "reaction": ("a\tCCO>>CC=O\n", 1, "a reaction, no molecule"),
     "not ascii": ("a\tCé\n", 1, "a SMILES with 'é' (record a)"),
     "not utf-8": (b"a\tC\xe9\n", 1, "byte 0xe9 at column 4 is not UTF-8"),
     "nul": ("a\tC\0C\n", 1, "control character 0x00"),
@@ -246,3 +247,31 @@ def test_every_molecule_of_rsim_is_read_or_listed(real_data: Path) -> None:
 def test_canonical_smiles_refuses_what_a_file_is_refused_for(smiles: str) -> None:
     with pytest.raises(ValueError, match=r"SMILES|RDKit|digits|atoms"):
         canonical_smiles(smiles)
+
+
+@pytest.mark.parametrize(
+    ("structure", "said"),
+    [
+        ("InChI=1S/CH4/h1H4", r"an InChI, no SMILES .*; give SMILES"),
+        ("CC>>CO", r"a reaction, no molecule .*; give each of its molecules a record"),
+        ("CC>O>CO", "a reaction, no molecule"),
+    ],
+)
+def test_what_stands_for_a_smiles_is_named(structure: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"id,smiles\na,{structure}\n")
+    with pytest.raises(InputError, match=said):
+        read_molecules(tmp_path / "m.csv")
+
+
+def test_bonds_of_any_kind_are_said_and_dative_bonds_are_molecules(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("id,smiles\na,[#6]~[#8]\nb,[NH3]->[Cu]\nc,[Cu]<-[NH3]\n")
+    found = read_molecules(tmp_path / "m.csv")
+    assert found.notes["with bonds of any kind ('~', as SMARTS have), kept as unknown"] == 1
+    (tmp_path / "again.csv").write_text("id,smiles\n" + "".join(f"{r.id},{r.sequence}\n" for r in found.records))
+    assert [r.key for r in read_molecules(tmp_path / "again.csv").records] == [r.key for r in found.records]
+
+
+def test_a_file_of_reactions_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.rxn").write_text("$RXN\n\n\n\n  1  1\n")
+    with pytest.raises(InputError, match="is a file of reactions; give their molecules as SDF or SMILES"):
+        read_records(tmp_path / "r.rxn", "molecule")

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import multiprocessing
 import re
+import subprocess
 import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ from crossllm.cache.records.id_list import IdList
 from crossllm.cache.records.id_table import new_rows, publish_table, read_table
 from crossllm.cache.records.keys import Keys
 from crossllm.cache.records.modality import AMBIGUOUS, CERTAIN, OnBad
+from crossllm.cache.records.reading import read_records
 from crossllm.cache.records.record import normalise
 from crossllm.cache.records.record_list import RecordList
 from crossllm.cache.records.validation import validated_records
@@ -304,3 +306,13 @@ def test_many_tables_are_read_with_one_look_for_repeats(tmp_path: Path, monkeypa
     table = read_table(tmp_path, "rna")
     assert len(looks) == 1
     assert sorted(table.values()) == sorted(entry for _, entry in table.items())
+
+
+@pytest.mark.parametrize("odd", ["\xad", "\u200b", "\u2060"])
+def test_a_character_that_nobody_sees_in_a_sequence_is_removed_by_what_is_said(odd: str, tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_text(f">a\nAC{odd}GU\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"is a character that nobody sees \(record a\); remove it") as caught:
+        read_records(tmp_path / "FILE", "rna")
+    cure = str(caught.value).split("`")[1]
+    subprocess.run(cure, shell=True, cwd=tmp_path, check=True)
+    assert [r.sequence for r in read_records(tmp_path / "NEW", "rna").records] == ["ACGU"]

@@ -221,6 +221,9 @@ def _os_error(error: OSError, again: str) -> int:
         return 0
     where = f"{error.filename}: " if error.filename else ""
     reason = error.strerror or str(error)
+    if error.errno == errno.EFBIG:
+        show_errors([f"{where}{reason}; raise `ulimit -f`, or take a disk that holds such files, and {again}"])
+        return 4
     if error.errno in fsio.NO_SPACE:
         show_errors([f"{where}{reason}; free some space and {again}"])
         return 4

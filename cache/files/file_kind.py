@@ -133,6 +133,8 @@ def wrong_sequences(head: bytes, molecules: bool = False) -> FileKind | None:
     if (kind := _structure_or_intervals(lines, molecules)) is not None:
         return kind
     if molecules:
+        if first.startswith(("$RXN", "$RDFILE")):
+            return FileKind("a file of reactions", "give their molecules as SDF or SMILES")
         if first.startswith("HEADER  "):
             return FileKind("a PDB file", "convert its molecules to SDF or SMILES")
         return None

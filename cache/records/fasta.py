@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,8 @@ def _letter_problem(modality: str, sequence: str, position: int) -> str:
         return f"{what} is a stop inside the sequence; cut or split the sequence there"
     if letter.isspace() or letter.isdigit():
         return f"{what} is no letter; remove spaces and numbering"
+    if unicodedata.category(sequence[position]) == "Cf":
+        return f"{what} is a character that nobody sees; remove it: `LC_ALL=C tr -cd '\\11\\12\\40-\\176' < FILE > NEW`"
     if modality == "rna" and len(set(sequence.upper()) & _NO_NUCLEOTIDES) > 1:
         return f"{what} is no nucleotide; is this a protein? (--modality protein)"
     if modality == "rna" and letter in "Ii":

@@ -116,6 +116,10 @@ def _problem_before(structure: str) -> str | None:
         return f"a SMILES with '{printable(next(c for c in structure if not c.isascii()))}'; SMILES are ASCII"
     if found := _OVERFLOW.search(structure):
         return f"an isotope or a charge with too many digits: '{printable(found.group(), 20)}'; RDKit would misread it"
+    if structure.startswith("InChI="):
+        return "an InChI, no SMILES; give SMILES, e.g. by `obabel -iinchi FILE -osmi`"
+    if ">" in structure.replace("->", ""):  # a dative bond has one
+        return "a reaction, no molecule; give each of its molecules a record"
     if " " in structure or "\t" in structure:
         return f"more than a SMILES: '{printable(' '.join(structure.split()[1:]), 30)}'; give the SMILES alone"
     return None

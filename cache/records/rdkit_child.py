@@ -179,6 +179,8 @@ def _notes(smiles: str) -> tuple[str, ...]:
         found.append("several fragments (a salt or a mixture), kept whole")
     if "*" in smiles:
         found.append("with wildcard atoms, kept as unknown")
+    if "~" in smiles:
+        found.append("with bonds of any kind ('~', as SMARTS have), kept as unknown")
     return tuple(found)
 
 
