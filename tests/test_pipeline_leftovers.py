@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,11 @@ def test_where_embeddings_lie_is_no_part_of_the_digest(line: str, tmp_path: Path
         assert load_dataset(tmp_path / "c")[0].digest == before
     (tmp_path / "c" / "dataset.toml").write_text(head.replace("task", "note = 1\ntask", 1))
     assert load_dataset(tmp_path / "c")[0].digest != before
+
+
+def test_comments_above_the_header_are_left_out_by_what_is_said(tmp_path: Path) -> None:
+    (tmp_path / "FILE").write_text("# made by hand\n# on a Monday\na_id\tb_id\tlabel\nr0\tp0\t1\n")
+    with pytest.raises(InputError, match="a comment above the header") as caught:
+        read_pairs(tmp_path / "FILE")
+    subprocess.run(str(caught.value).split("`")[1], shell=True, cwd=tmp_path, check=True)
+    assert len(read_pairs(tmp_path / "NEW").pairs) == 1

@@ -22,6 +22,7 @@ RESERVED = ("a_id", "b_id", "label")
 """Columns of every stored table."""
 
 _HEADER_ABOVE = r"(printf 'a_id\tb_id\tlabel\n'; cat FILE) > NEW"
+_NO_COMMENTS = "grep -v '^#' FILE > NEW"
 
 
 class Columns(NamedTuple):
@@ -221,6 +222,8 @@ def _no_column(header: list[str], missing: list[str]) -> str:
         return f"{no}; no header line? write one above, e.g. `{_HEADER_ABOVE}`"
     if header and header[0].lstrip("# ") in missing:
         return f"{no}; remove the '#' before it"
+    if header and header[0].startswith("#"):
+        return f"{no}; a comment above the header? leave such lines out: `{_NO_COMMENTS}`"
     alike = {name.casefold(): name for name in header}
     if close := [alike[name.casefold()] for name in missing if name.casefold() in alike]:
         return f"{no}; '{printable(close[0])}' differs in case: name it by --a-column, --b-column, --label-column"

@@ -118,6 +118,6 @@ def _refuse_too_few(dataset: Dataset, pairs: np.ndarray, where: str) -> None:
     if len(groups) < MIN_GROUPS or counts.min() < 2 or (dataset.task == "classification" and len(counts) < 2):
         raise InputError(
             f"{where}: {len(groups)} distinct sequence pairs of {len(set(classes))} classes "
-            f"are left to train on; at least {MIN_GROUPS}, and two of each class, are needed: more --folds leave more, "
-            "or take another --split"
+            f"are left to train on; at least {MIN_GROUPS}, and two of each class, are needed: add pairs, take more "
+            "--folds where folds are drawn, or take another --split"
         )
