@@ -26,6 +26,13 @@ from crossllm.model.scan.selective_scan import selective_scan
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 """Range that Δ starts in, from the Mamba paper's section 3.6 and its code."""
 
+_WEIGHTS = (
+    ("in_proj", "weight"), ("conv1d", "weight"), ("conv1d", "bias"), ("x_proj", "weight"), ("dt_proj", "weight"),
+    ("dt_proj", "bias"), ("", "A_log"), ("", "D"), ("out_proj", "weight"),
+)  # fmt: skip
+FUSED_WIDTH = 16
+"""Widths that are a multiple of it are computed by the kernels of `crossllm.model.fused`."""
+
 
 class Mamba(nn.Module):
     """One direction: (T, M) → (T, M), every sequence on its own."""
@@ -76,6 +83,13 @@ class Mamba(nn.Module):
         return delta.to(full), B.to(full).contiguous(), C.to(full).contiguous()
 
     @property
+    def weights(self) -> list[Tensor]:
+        """In the order of `crossllm.model.fused.block.Weights`; looked up where torch keeps them: ten times as fast."""
+        own: dict[str, nn.Module | None] = {**self._modules, "": self}
+        found = [None if (of := own[module]) is None else of._parameters[name] for module, name in _WEIGHTS]
+        return [weight for weight in found if weight is not None]
+
+    @property
     def A(self) -> Tensor:  # noqa: N802 - the paper's name
         """(C, N), negative."""
         return -torch.exp(self.A_log)
@@ -107,11 +121,21 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
         """(T, M) → (T, M)."""
+        if self._is_fused(x):
+            from crossllm.model.fused.block import block  # compiles, so only where it is used
+
+            weights = self.fwd.weights + ([] if self.bwd is None else self.bwd.weights)
+            return block(x, self.norm.weight, self.norm.bias, self.norm.eps, weights, offsets)
         normed = self.norm(x)
         y: Tensor = x + self.fwd(normed, offsets)
         if self.bwd is not None:
             y = y + self.bwd(normed, offsets, reverse=True)
         return y
+
+    def _is_fused(self, x: Tensor) -> bool:
+        """Whether the kernels of `crossllm.model.fused` compute all of it."""
+        fits = x.dtype == self.norm.weight.dtype == torch.float32 and x.shape[1] % FUSED_WIDTH == 0
+        return fits and not torch.is_autocast_enabled(x.device.type) and choose_backend(x, self.fwd.backend) == "numba"
 
     def takes_states(self, x: Tensor) -> bool:
         """Whether the backend of a tensor like `x` can start a scan from given states."""

@@ -24,7 +24,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "encoders", "weights", "encoder", "engine",
     ),
     "model": (
-        "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "scan",
+        "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "fused", "scan", "threads",
         "batch device draws losses standardise summary tokens",
         "settings",
     ),

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossllm.model.scan.backends import choose_backend
-from crossllm.model.scan.validation import check_beside, check_matrices, check_offsets
+from crossllm.model.scan.layout import layout_of
+from crossllm.model.scan.validation import check_beside, check_matrices
 
 
 def causal_conv_reference(x: Tensor, weight: Tensor, bias: Tensor, offsets: Tensor, reverse: bool = False) -> Tensor:
@@ -50,8 +51,8 @@ def causal_conv(
     check_matrices(x=x, weight=weight)
     channels = x.shape[1]
     check_beside("x", x, {"weight": (weight, (channels, weight.shape[1])), "bias": (bias, (channels,))})
-    check_offsets(offsets, len(x))
-    before, after = _neighbours(offsets)
+    layout = layout_of(offsets, len(x))
+    before, after = layout.before, layout.after
     chosen = choose_backend(x, backend)
     if chosen == "numba":
         from crossllm.model.scan.numba_conv import conv  # compiles, so only where it is used
@@ -62,14 +63,6 @@ def causal_conv(
 
         return conv_on_gpu(x, weight, bias, *((after, before) if reverse else (before, after)), reverse)
     return _shifted_products(x, weight, bias, (after if reverse else before).to(x.device), reverse)
-
-
-def _neighbours(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """(T,) int64 each: how many tokens of its own sequence each token has before and after itself."""
-    lengths = offsets.diff()
-    position = torch.arange(int(offsets[-1]))
-    before = position - torch.repeat_interleave(offsets[:-1], lengths)
-    return before, torch.repeat_interleave(offsets[1:], lengths) - 1 - position
 
 
 def _shifted_products(x: Tensor, weight: Tensor, bias: Tensor, before: Tensor, reverse: bool) -> Tensor:

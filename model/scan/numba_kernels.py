@@ -16,14 +16,13 @@ import numpy as np
 from numba import njit, prange
 
 from crossllm.kernels import kernel
+from crossllm.model.scan.layout import EVERY
 from crossllm.model.scan.simd import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
 
-INLINED = {"simd": "7a0c566d"}
+INLINED = {"layout": "e14696fa", "simd": "7a0c566d"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""
 BLOCK = 128
 """Channels of a task: wider ones are 2 to 3 % faster (benchmarks/RESULTS.md), and too few for many cores."""
-EVERY = 32
-"""Steps of a chunk: what backward keeps of one state, 2 · 32 registers, stays in the first-level cache."""
 TILE = EVERY * WIDTH
 """Floats of a tile's rows of one chunk."""
 
@@ -47,7 +46,7 @@ def _run_states(at, column, channels, states, span, dt, du, b, c, h, out, u, del
     first, step, steps = span
     share = -(-EVERY // states)
     for n in range(states):
-        for k in range(n * share, min((n + 1) * share, EVERY)):
+        for k in range(n * share, min((n + 1) * share, steps)):
             row = coming + k * step * channels
             prefetch(u, row)
             prefetch(delta, row)
@@ -80,43 +79,49 @@ def put(held, s, left, tiles, channels, states, rows):
                 store(rows, (s * states + n) * channels + left + i * WIDTH, load(held, (i * states + n) * WIDTH))
 
 
+@njit(error_model="numpy")
+def run(u, delta, at, b, c, d, offsets, sequences, left, kept_offsets, reverse, initial, y, kept, final):
+    """A task: the channels from `left` on, of the sequences from the first of two numbers up to the second."""
+    channels, states = len(d), len(at) // len(d)
+    tiles = min(BLOCK, channels - left) // WIDTH
+    dt, du, out = aligned(TILE), aligned(TILE), aligned(TILE)
+    held = aligned(BLOCK * states)
+    for s in range(sequences[0], sequences[1]):
+        take(initial, s, left, tiles, channels, states, held)
+        length = offsets[s + 1] - offsets[s]
+        for start in range(0, length, EVERY):
+            span = first, step, steps = stretch(offsets, s, start, reverse)
+            if len(kept):
+                at_chunk = ((kept_offsets[s] + start // EVERY) * channels + left) * states
+                kept[at_chunk : at_chunk + tiles * WIDTH * states] = held[: tiles * WIDTH * states]
+            for i in range(tiles):
+                column, h = left + i * WIDTH, held[i * WIDTH * states :]
+                skip = load(d, column)
+                for k in range(steps):
+                    t = (first + k * step) * channels + column
+                    x, size = load(u, t), load(delta, t)
+                    store(dt, k * WIDTH, size)
+                    store(du, k * WIDTH, size * x)
+                    store(out, k * WIDTH, skip * x)
+                coming = (first + EVERY * step) * channels + left
+                if i < tiles - 1:
+                    coming = first * channels + column + WIDTH
+                _run_states(at, column, channels, states, span, dt, du, b, c, h, out, u, delta, y, coming)
+                for k in range(steps):
+                    store(y, (first + k * step) * channels + column, load(out, k * WIDTH))
+        put(held, s, left, tiles, channels, states, final)
+
+
 @kernel(parallel=True, error_model="numpy")
 def forward(u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, initial, y, kept, final):
     """Y (T, C); at is (N, C).  Each of the others may be empty: `initial` and `final` (S, N, C), the states before and
     after the sequences, and `kept` (chunks, C/16, N, 16), those before each chunk.
     """
-    channels, states = len(d), len(at) // len(d)
-    blocks = -(-channels // BLOCK)
+    blocks = -(-len(d) // BLOCK)
     for task in prange(blocks * (len(groups) - 1)):
-        block, group = task % blocks, task // blocks
-        left = block * BLOCK
-        tiles = min(BLOCK, channels - left) // WIDTH
-        dt, du, out = aligned(TILE), aligned(TILE), aligned(TILE)
-        held = aligned(BLOCK * states)
-        for s in range(groups[group], groups[group + 1]):
-            take(initial, s, left, tiles, channels, states, held)
-            length = offsets[s + 1] - offsets[s]
-            for start in range(0, length, EVERY):
-                span = first, step, steps = stretch(offsets, s, start, reverse)
-                if len(kept):
-                    at_chunk = ((kept_offsets[s] + start // EVERY) * channels + left) * states
-                    kept[at_chunk : at_chunk + tiles * WIDTH * states] = held[: tiles * WIDTH * states]
-                for i in range(tiles):
-                    column, h = left + i * WIDTH, held[i * WIDTH * states :]
-                    skip = load(d, column)
-                    for k in range(steps):
-                        t = (first + k * step) * channels + column
-                        x, size = load(u, t), load(delta, t)
-                        store(dt, k * WIDTH, size)
-                        store(du, k * WIDTH, size * x)
-                        store(out, k * WIDTH, skip * x)
-                    coming = (first + EVERY * step) * channels + left
-                    if i < tiles - 1:
-                        coming = first * channels + column + WIDTH
-                    _run_states(at, column, channels, states, span, dt, du, b, c, h, out, u, delta, y, coming)
-                    for k in range(steps):
-                        store(y, (first + k * step) * channels + column, load(out, k * WIDTH))
-            put(held, s, left, tiles, channels, states, final)
+        left, group = task % blocks * BLOCK, task // blocks
+        sequences = groups[group], groups[group + 1]
+        run(u, delta, at, b, c, d, offsets, sequences, left, kept_offsets, reverse, initial, y, kept, final)
 
 
 @njit(error_model="numpy")

@@ -6,10 +6,11 @@ import numpy as np
 from numba import njit, prange
 
 from crossllm.kernels import kernel
-from crossllm.model.scan.numba_kernels import BLOCK, EVERY, TILE, put, stretch, take
+from crossllm.model.scan.layout import EVERY
+from crossllm.model.scan.numba_kernels import BLOCK, TILE, put, stretch, take
 from crossllm.model.scan.simd import LN2, WIDTH, aligned, exp2, fma, load, prefetch, spread, store, total
 
-INLINED = {"numba_kernels": "aebc3696", "simd": "7a0c566d"}
+INLINED = {"layout": "e14696fa", "numba_kernels": "e8ab9d0a", "simd": "7a0c566d"}
 """As in `crossllm.model.scan.numba_kernels`."""
 
 
@@ -42,7 +43,7 @@ def _back_states(at, column, channels, states, span, scratch, b, c, kept, chunk,
     dy, u, delta, du, ddelta = rows
     share = -(-EVERY // states)
     for n in range(states):
-        for k in range(n * share, min((n + 1) * share, EVERY)):
+        for k in range(n * share, min((n + 1) * share, steps)):
             row = coming + k * step * channels
             prefetch(dy, row)
             prefetch(u, row)
@@ -96,62 +97,54 @@ def _add_lanes(sums, out, span, states):
             out[(first + k * step) * states + n] = total(load(sums, (n * EVERY + k) * WIDTH))
 
 
+@njit(error_model="numpy")
+def run_back(
+    dy, dfinal, u, delta, at, b, c, d, offsets, sequences, left, kept_offsets, reverse, kept,
+    du, ddelta, dfirst, da, db, dc, dd,
+):  # fmt: skip
+    """A task, as `crossllm.model.scan.numba_kernels.run` has it; da (C/16, N, 16) and dd (C,) are added to."""
+    channels, states = len(d), len(at) // len(d)
+    tiles = min(BLOCK, channels - left) // WIDTH
+    sums_b, sums_c = aligned(states * TILE), aligned(states * TILE)
+    copies = (aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE))
+    scratch = (*copies, aligned(TILE), aligned(TILE), sums_b, sums_c)
+    held = aligned(BLOCK * states)
+    for s in range(sequences[0], sequences[1]):
+        take(dfinal, s, left, tiles, channels, states, held)
+        length = offsets[s + 1] - offsets[s]
+        for chunk in range((length - 1) // EVERY, -1, -1):
+            span = first, step, steps = stretch(offsets, s, chunk * EVERY, reverse)
+            for n in range(states):
+                sums_b[n * TILE : n * TILE + steps * WIDTH] = np.float32(0.0)
+                sums_c[n * TILE : n * TILE + steps * WIDTH] = np.float32(0.0)
+            for i in range(tiles):
+                column, g = left + i * WIDTH, held[i * WIDTH * states :]
+                _load_back(dy, u, delta, dd, column, channels, span, scratch)
+                coming = (first - EVERY * step) * channels + left
+                if i < tiles - 1:
+                    coming = first * channels + column + WIDTH
+                rows, at_chunk = (dy, u, delta, du, ddelta), kept_offsets[s] + chunk
+                _back_states(at, column, channels, states, span, scratch, b, c, kept, at_chunk, g, da, rows, coming)
+                _store_back(u, d, du, ddelta, column, channels, span, scratch)
+            _add_lanes(sums_b, db, span, states)
+            _add_lanes(sums_c, dc, span, states)
+        put(held, s, left, tiles, channels, states, dfirst)
+
+
 @kernel(parallel=True, error_model="numpy")
 def backward(
-    dy,
-    dfinal,
-    u,
-    delta,
-    at,
-    b,
-    c,
-    d,
-    offsets,
-    groups,
-    kept_offsets,
-    reverse,
-    kept,
-    du,
-    ddelta,
-    dfirst,
-    da,
-    db,
-    dc,
-    dd,
-):
+    dy, dfinal, u, delta, at, b, c, d, offsets, groups, kept_offsets, reverse, kept,
+    du, ddelta, dfirst, da, db, dc, dd,
+):  # fmt: skip
     """Gradients; da (G, C/16, N, 16), dd (G, C), db and dc (blocks, T·N) are partial sums, added up by the caller.
 
     `dfinal`, the gradient of the states after the sequences, and `dfirst`, of those before, are (S, N, C) or empty.
     """
-    channels, states = len(d), len(at) // len(d)
-    blocks = -(-channels // BLOCK)
+    blocks = -(-len(d) // BLOCK)
     for task in prange(blocks * (len(groups) - 1)):
         block, group = task % blocks, task // blocks
-        left = block * BLOCK
-        tiles = min(BLOCK, channels - left) // WIDTH
-        sums_b, sums_c = aligned(states * TILE), aligned(states * TILE)
-        copies = (aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE), aligned(TILE))
-        scratch = (*copies, aligned(TILE), aligned(TILE), sums_b, sums_c)
-        held = aligned(BLOCK * states)
-        own_da, own_dd = da[group], dd[group]
-        for s in range(groups[group], groups[group + 1]):
-            take(dfinal, s, left, tiles, channels, states, held)
-            length = offsets[s + 1] - offsets[s]
-            for chunk in range((length - 1) // EVERY, -1, -1):
-                span = first, step, _ = stretch(offsets, s, chunk * EVERY, reverse)
-                sums_b[:] = np.float32(0.0)
-                sums_c[:] = np.float32(0.0)
-                for i in range(tiles):
-                    column, g = left + i * WIDTH, held[i * WIDTH * states :]
-                    _load_back(dy, u, delta, own_dd, column, channels, span, scratch)
-                    coming = (first - EVERY * step) * channels + left
-                    if i < tiles - 1:
-                        coming = first * channels + column + WIDTH
-                    rows, at_chunk = (dy, u, delta, du, ddelta), kept_offsets[s] + chunk
-                    _back_states(
-                        at, column, channels, states, span, scratch, b, c, kept, at_chunk, g, own_da, rows, coming
-                    )
-                    _store_back(u, d, du, ddelta, column, channels, span, scratch)
-                _add_lanes(sums_b, db[block], span, states)
-                _add_lanes(sums_c, dc[block], span, states)
-            put(held, s, left, tiles, channels, states, dfirst)
+        sequences = groups[group], groups[group + 1]
+        run_back(
+            dy, dfinal, u, delta, at, b, c, d, offsets, sequences, block * BLOCK, kept_offsets, reverse, kept,
+            du, ddelta, dfirst, da[group], db[block], dc[block], dd[group],
+        )  # fmt: skip

@@ -13,16 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crossllm.model.scan import numba_kernels, numba_kernels_backward
 from crossllm.model.scan.autograd import Inputs
-from crossllm.model.scan.numba_call import flat, fresh, use_threads
-from crossllm.model.scan.numba_kernels import BLOCK, EVERY
+from crossllm.model.scan.layout import layout_of
+from crossllm.model.scan.numba_call import flat, fresh, to_registers, use_threads
+from crossllm.model.scan.numba_kernels import BLOCK
 from crossllm.model.scan.simd import LOG2E, WIDTH
-
-GROUPS = 16
-"""Groups of sequences: the most tasks a channel block is split into; constant, so that sums never depend on threads."""
 
 
 class _Plan(NamedTuple):
@@ -36,29 +33,14 @@ class _Plan(NamedTuple):
     reverse: bool
 
 
-def _plan(offsets: Tensor, reverse: bool) -> _Plan:
-    ends = offsets.numpy()
-    chunks = -(-np.diff(ends) // EVERY)
-    return _Plan(ends, _group(ends), np.concatenate([[0], np.cumsum(chunks)]), reverse)
-
-
-def _group(offsets: np.ndarray) -> np.ndarray:
-    """Boundaries of at most `GROUPS` runs of sequences with about equal tokens; depends on the lengths alone."""
-    count = len(offsets) - 1
-    targets = offsets[-1] * np.arange(1, min(GROUPS, count)) // min(GROUPS, count)
-    cuts = np.unique(np.searchsorted(offsets, targets))
-    return np.unique(np.concatenate([[0], cuts, [count]])).astype(np.int64)
-
-
-def _whole(*tensors: Tensor) -> list[Tensor]:
-    """Channels, the last dimension, up to a whole register: they stay zero."""
-    spare = -tensors[0].shape[-1] % WIDTH
-    return [F.pad(x.detach(), (0, spare)) if spare else x.detach() for x in tensors]
+def _plan(offsets: Tensor, tokens: int, reverse: bool) -> _Plan:
+    layout = layout_of(offsets, tokens)
+    return _Plan(layout.ends, layout.groups, layout.chunks, reverse)
 
 
 def _slopes(A: Tensor) -> Tensor:
     """A·log₂e as (N, C), whole registers."""
-    return _whole(A.detach().t() * LOG2E)[0].contiguous()
+    return to_registers(A.detach().t() * LOG2E)[0].contiguous()
 
 
 def forward(
@@ -66,9 +48,9 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the states after the sequences, the states before each chunk."""
     channels = len(x.A)
-    u, delta, D = _whole(x.u, x.delta, x.D)
-    at, plan = _slopes(x.A), _plan(offsets, reverse)
-    before = fresh(0) if initial is None else _whole(initial)[0]
+    u, delta, D = to_registers(x.u, x.delta, x.D)
+    at, plan = _slopes(x.A), _plan(offsets, len(x.u), reverse)
+    before = fresh(0) if initial is None else to_registers(initial)[0]
     kept = fresh(int(plan.kept[-1]) * at.numel() if keep else 0)
     final = fresh(*((len(plan.ends) - 1, *at.shape) if ends else (0,)))
     y = fresh(*u.shape)
@@ -82,11 +64,11 @@ def backward(
 ) -> tuple[Inputs, Tensor | None]:
     """Gradients of the inputs and of the states before the sequences."""
     channels = len(x.A)
-    dy, u, delta, D = _whole(dy, x.u, x.delta, x.D)
-    at, plan = _slopes(x.A), _plan(offsets, reverse)
+    dy, u, delta, D = to_registers(dy, x.u, x.delta, x.D)
+    at, plan = _slopes(x.A), _plan(offsets, len(x.u), reverse)
     (tokens, padded), states = u.shape, len(at)
     groups, blocks = len(plan.groups) - 1, -(-padded // BLOCK)
-    after = fresh(0) if dfinal is None else _whole(dfinal)[0]
+    after = fresh(0) if dfinal is None else to_registers(dfinal)[0]
     before = fresh(*((len(plan.ends) - 1, *at.shape) if ends else (0,)))
     du, ddelta = fresh(*u.shape), fresh(*u.shape)
     da, dd = torch.zeros(groups, padded * states), torch.zeros(groups, padded)
@@ -104,8 +86,8 @@ def backward(
 
 def reach(gate: Tensor, x: Inputs, offsets: Tensor, reverse: bool) -> Tensor:
     """W."""
-    gate, delta = _whole(gate, x.delta)
-    at, plan = _slopes(x.A), _plan(offsets, reverse)
+    gate, delta = to_registers(gate, x.delta)
+    at, plan = _slopes(x.A), _plan(offsets, len(x.u), reverse)
     out = fresh(len(plan.ends) - 1, *at.shape)
     use_threads()
     numba_kernels.reach(*flat(gate, delta, at, x.C), plan.ends, plan.groups, at.shape[1], reverse, out.view(-1).numpy())

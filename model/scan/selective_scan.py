@@ -22,7 +22,8 @@ from crossllm.model.batch import Packed, segment_sum
 from crossllm.model.scan import autograd, reference
 from crossllm.model.scan.autograd import Inputs, Kernels
 from crossllm.model.scan.backends import choose_backend
-from crossllm.model.scan.validation import check_beside, check_matrices, check_offsets
+from crossllm.model.scan.layout import layout_of
+from crossllm.model.scan.validation import check_beside, check_matrices
 
 
 def selective_scan(
@@ -161,4 +162,4 @@ def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
         "D": (D, (channels,)),
     }
     check_beside("u", u, expected)
-    check_offsets(offsets, tokens)
+    layout_of(offsets, tokens)

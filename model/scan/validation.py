@@ -10,7 +10,8 @@ def check_offsets(offsets: Tensor, tokens: int) -> None:
     """Raise `ValueError` unless `offsets` cuts `tokens` packed tokens into sequences of at least one."""
     if offsets.dtype != torch.int64 or offsets.device.type != "cpu" or offsets.ndim != 1 or len(offsets) < 2:
         raise ValueError("offsets must be a one-dimensional int64 tensor on the CPU with at least two entries")
-    if offsets[0] != 0 or offsets[-1] != tokens or not bool((offsets.diff() > 0).all()):
+    values = offsets.numpy()
+    if values[0] != 0 or values[-1] != tokens or not (values[1:] > values[:-1]).all():
         raise ValueError(
             f"offsets must rise strictly from 0 to {tokens}, the packed tokens; empty sequences are refused"
         )

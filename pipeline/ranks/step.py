@@ -36,8 +36,10 @@ def whole_outputs(ranks: Ranks, outputs: Tensor, place: slice, pairs: int, *, co
 
 def sum_gradients(ranks: Ranks, model: nn.Module) -> None:
     """The gradient of the whole batch in every process, in place of its part."""
+    if ranks.count == 1:
+        return
     slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    if ranks.count == 1 or not slopes:
+    if not slopes:
         return
     flat = ranks.sum(torch.cat([slope.reshape(-1) for slope in slopes]))
     for slope, own in zip(slopes, torch.split(flat, [slope.numel() for slope in slopes]), strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.interaction import joins_pairs
+from crossllm.model.threads import few_threads
 from crossllm.pipeline.ranks.ranks import ALONE, Ranks
 from crossllm.pipeline.training.batches import PairBatches
 from crossllm.pipeline.training.config import TrainConfig
@@ -56,8 +57,9 @@ def predict_experts(
     with torch.inference_mode():
         stream = batches.stream([pairs[part] for part in places], config.model.summary_width > 0)
         for part, batch in zip(places, stream, strict=True):
-            with autocast(config, device):
-                output = model.outputs(batch.to(device)).mean(0)
+            batch = batch.to(device)
+            with few_threads(batch), autocast(config, device):
+                output = model.outputs(batch).mean(0)
             outputs[:, torch.from_numpy(part)] = output.float().cpu()
             if ranks.count == 1:  # of several each has its own number of batches, and could not stop with the others
                 pause()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crossllm.cache.errors import InputError
 from crossllm.model.batch import Batch
 from crossllm.model.ensemble import Ensemble
+from crossllm.model.threads import few_threads
 from crossllm.pipeline.ranks.ranks import Ranks
 from crossllm.pipeline.ranks.step import sum_gradients, whole_outputs
 from crossllm.pipeline.splits.parts import Parts
@@ -21,6 +22,9 @@ from crossllm.pipeline.training.predicting import autocast, bounds
 from crossllm.pipeline.training.progress import Progress
 from crossllm.pipeline.training.sampler import Share, shared_out
 from crossllm.pipeline.training.target import Target
+
+_CLIP_FLOOR = 1e-6
+"""As torch has it."""
 
 
 class Settled(NamedTuple):
@@ -58,20 +62,29 @@ def train_epoch(progress: Progress, work: Work, order: list[np.ndarray]) -> floa
     shares = [_own_share(pairs, work) for pairs in left]
     stream = work.batches.stream([share.pairs for share in shares], config.model.summary_width > 0)
     for pairs, share, batch in zip(left, shares, stream, strict=True):
-        outputs, label = _outputs(model, work, pairs, share, batch.to(work.device))
-        # The sum: each expert of each member has the gradient that it has alone.
-        loss = torch.stack([work.target.loss(output, label, config) for output in outputs]).sum()
-        if not torch.isfinite(loss):
-            raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        sum_gradients(ranks, model)
-        for learner in learners:
-            torch.nn.utils.clip_grad_norm_(learner, config.clip, foreach=True)
-        optimiser.step()
-        progress.end_step(loss.item() / len(outputs) * len(pairs))
+        batch = batch.to(work.device)
+        with few_threads(batch):
+            outputs, label = _outputs(model, work, pairs, share, batch)
+            # The sum: each expert of each member has the gradient that it has alone.
+            loss = torch.stack([work.target.loss(output, label, config) for output in outputs]).sum()
+            if not torch.isfinite(loss):
+                raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            sum_gradients(ranks, model)
+            for learner in learners:
+                _clip(learner, config.clip)
+            optimiser.step()
+            progress.end_step(loss.item() / len(outputs) * len(pairs))
         work.pause()
     return progress.total / sum(map(len, order))
+
+
+def _clip(learner: Sequence[nn.Parameter], most: float) -> None:
+    """What `torch.nn.utils.clip_grad_norm_` does, without its sorting by device and type: a third of its time here."""
+    slopes = [parameter.grad for parameter in learner if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(slopes)))
+    torch._foreach_mul_(slopes, (most / (norm + _CLIP_FLOOR)).clamp(max=1.0))
 
 
 def _own_share(pairs: np.ndarray, work: Work) -> Share:
