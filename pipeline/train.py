@@ -38,7 +38,7 @@ from crossllm.pipeline.training.inputs import Inputs, TrainOptions, open_inputs
 from crossllm.pipeline.training.provenance import record_provenance
 from crossllm.pipeline.training.run_folder import RunFolder
 
-VERSION = 8
+VERSION = 9
 """Raised whenever this code changes a number of a run: folds of two versions never meet in one result."""
 
 
