@@ -188,7 +188,8 @@ def test_a_threshold_is_chosen_on_validation_pairs_and_never_at_one_half(rng: np
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITHOUT_NETWORK)
-def test_no_test_label_reaches_a_baseline(rng: np.random.Generator, name: str) -> None:
+def test_no_test_label_reaches_a_baseline(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(trees, "TREES", 20)
     made = Planted(rng, 60)
     label = rng.integers(0, 2, PAIRS)
     part = cut_parts(made.material(label).dataset, random_folds(made.material(label).dataset, 3, 0), 0, 0.15, 0)
