@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from crossllm.pipeline.baselines.material import Material
 from crossllm.pipeline.baselines.registry import BASELINES
 from crossllm.pipeline.data.dataset import default_run
 from crossllm.pipeline.data.demo import write_demo
-from crossllm.pipeline.splits.choosing import choose_folds, similarities_of
+from crossllm.pipeline.splits.choosing import choose_folds
 from crossllm.pipeline.splits.options import SplitOptions
 from crossllm.pipeline.splits.parts import cut_parts
 from crossllm.pipeline.train import train
@@ -131,14 +132,10 @@ def test_train_through_the_program(program: Program, small: TrainOptions) -> Non
     assert program("train", *flags, "--split", "given").returncode == 2
 
 
+@pytest.mark.skipif(not CHAOS, reason="`make test` asks it of the model that test_pipeline_predict.py trains")
 def test_the_demo_is_learnt(tmp_path: Path) -> None:
-    """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on.
-
-    The first epochs, which are the same whatever their number, are enough: 0.87 after 6, 0.94 after all 12.
-    """
-    config = TrainConfig(
-        folds=3, epochs=12 if CHAOS else 7, lr=3e-3, model=ModelConfig(standardise=False, summary_width=0)
-    )
+    """One fold of `make demo`, its settings: MCC ≥ 0.8 on pairs that nothing was chosen on; measured 0.94."""
+    config = TrainConfig(folds=3, epochs=12, lr=3e-3, model=ModelConfig(standardise=False, summary_width=0))
     inputs = open_inputs(TrainOptions(embedded_demo(tmp_path / "demo"), config))
     batches = PairBatches.of_dataset(inputs.dataset, inputs.readers, inputs.window)
     parts = cut_parts(inputs.dataset, inputs.folds, 0, config.validation, config.seed)
@@ -179,9 +176,9 @@ def test_with_one_sides_rows_shuffled_the_model_falls_to_one_partner(tmp_path: P
     batches = PairBatches.of_dataset(inputs.dataset, (inputs.readers[0], shuffled), inputs.window)
     result = fit_fold(batches, parts, config, fold_seed(config.seed, 0), torch.device("cpu"), lambda _epoch: None)
     label = inputs.dataset.labels[parts.test]
-    similarities = similarities_of(inputs.dataset, config.split_options(), tmp_path / "demo", quiet=True)
+    similar: Any = None  # one partner's rows are all that it takes
     material = Material(
-        inputs.dataset, tmp_path / "demo", inputs.readers, inputs.window, config, torch.device("cpu"), similarities,
+        inputs.dataset, tmp_path / "demo", inputs.readers, inputs.window, config, torch.device("cpu"), similar,
         quiet=True,
     )  # fmt: skip
     alone = BASELINES["classification"]["one_partner_a"](material, parts, 0)
