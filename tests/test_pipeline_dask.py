@@ -15,9 +15,12 @@ from typing import Any
 import psutil
 import pytest
 from dask_workers import cluster, meanwhile, workers_of
+from forked_rows import forked_child
+from zygote import Zygote
 
 from crossllm.cache.cluster.address import parse_cluster
 from crossllm.cache.errors import InputError
+from crossllm.pipeline.experiments import row_processes
 from crossllm.pipeline.experiments.ablation import AblationOptions, ablate
 from crossllm.pipeline.experiments.fold_processes import fit_in_processes
 from crossllm.pipeline.experiments.seeds import train_seeds
@@ -37,12 +40,18 @@ def numbers(folder: Path) -> list[Any]:
 
 
 def test_rows_on_workers_of_which_one_is_killed(
-    small: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    programs: Zygote,
+    small: TrainOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # paths as users write them
     cache = Path(os.path.relpath(small.cache_dir))
     plain = AblationOptions(cache, ("loss=bce,focal",), sets=SETS, out=Path("plain"), jobs=2)
-    ablate(plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(row_processes, "start_child", forked_child(programs))
+        ablate(plain)
     killed = threading.Event()
 
     def kill() -> None:

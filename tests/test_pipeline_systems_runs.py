@@ -13,16 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, Program
+from conftest import ROOT
+from forked_rows import forked_child
 from made_runs import rows
 from made_splits import made_dataset
 from made_systems import SETTINGS
+from zygote import Zygote
 
 from crossllm.cache import Conflict, InputError
 from crossllm.embed.run.run import RunOptions
 from crossllm.embed.run.run import run as embed
 from crossllm.pipeline import load_run
 from crossllm.pipeline.evaluation.table import table
+from crossllm.pipeline.experiments import row_processes
+from crossllm.pipeline.experiments.ablation import AblationOptions, ablate
 from crossllm.pipeline.experiments.compare import compare
 from crossllm.pipeline.train import Run, train
 from crossllm.pipeline.training.config import resolve
@@ -135,13 +139,12 @@ def test_affinities_have_intervals_by_trees_and_no_other_forest(
 
 
 @pytest.mark.slow
-def test_ablate_sweeps_systems(program: Program, small: TrainOptions) -> None:
+def test_ablate_sweeps_systems(programs: Zygote, small: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     out = small.cache_dir / "swept"
-    done = program(
-        "crossllm", "ablate", "--cache", small.cache_dir, "--grid", "system=rpiseq_rf,crossllm_mamba", "--set",
-        "folds=2", "--set", "epochs=1", "--set", "d_model=8", "--out", out,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setattr(row_processes, "start_child", forked_child(programs))
+    sets = ("folds=2", "epochs=1", "d_model=8")
+    grid = ("system=rpiseq_rf,crossllm_mamba",)
+    assert ablate(AblationOptions(small.cache_dir, grid, sets=sets, out=out, baselines="none")).failed == 0
     first, second = rows(out / "ablation.tsv")
     assert (first["system"], second["system"]) == ("rpiseq_rf", "crossllm_mamba")
     assert first["parameters"] == ""
