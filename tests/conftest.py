@@ -8,13 +8,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # a test compares one with two
 
+import gc
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,26 @@ DATA = ROOT.parent / "shared" / "data"
 USERS_WEIGHTS = os.environ.get("CROSSLLM_WEIGHTS")
 os.environ["CROSSLLM_WEIGHTS"] = os.devnull + "/none"  # no test finds weights that its user has pulled
 
+MEMORY = Path("/dev/shm")
+ROOM = 2 << 30
+"""Bytes: several times what the folders of all tests hold at a time."""
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM:
+    # Tests' folders are in memory: the thousands of fsyncs of the stores wait for nothing there.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's job in the background: its children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is there before the first test stays to the end: the collector need not go through it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_finish() -> None:
@@ -96,7 +115,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A folder in memory where there is one: fsync costs nothing there."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         yield Path(folder)
 
 

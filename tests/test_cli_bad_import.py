@@ -152,8 +152,8 @@ def _closed(folder: Path, rows: Rows) -> Path:
 def _closed_sub(monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
-    def refuse(path: str = ".") -> object:
-        if Path(path).name == "sub":
+    def refuse(path: str | int = ".") -> object:
+        if Path(str(path)).name == "sub":  # it may be a descriptor
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return scandir(path)
 
