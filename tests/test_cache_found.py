@@ -102,6 +102,7 @@ def ids_from(tmp_path: Path, *columns: str) -> str:
     return columns[int(records[0].id[1:])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
@@ -203,6 +204,7 @@ def test_what_is_not_smiles_first_is_refused(text: str, tmp_path: Path) -> None:
     assert NOT_SMILES_FIRST[text] in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["CCO ethanol\n", "CCO ethanol\nCCN ethyl amine\n", "CCO\tethanol\n", "CCO ethanol\nCCN\tx\n",
              "ClCCCl 1,2-dichloroethane\nCCO ethanol\n"]

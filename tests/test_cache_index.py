@@ -126,6 +126,7 @@ def test_numbers_beyond_four_bytes(tmp_path: Path, recipe: Recipe, rng: np.rando
     assert lengths.tolist() == long.tolist()
 
 
+@pytest.mark.slow
 def test_an_index_of_what_was_replaced_is_not_used(
     tmp_path: Path, recipe: Recipe, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,6 +125,7 @@ def test_another_layer_is_another_recipe_beside_the_first(tmp_path: Path, rng: n
     assert len({reader[next(iter(found[0]))].tobytes() for reader in found}) == 3
 
 
+@pytest.mark.slow
 def test_no_two_ways_of_making_rows_share_any(tmp_path: Path, rng: np.random.Generator) -> None:
     """A language model asked for in every way at once: each run computes, and finds its own rows afterwards."""
     fasta, weights = tmp_path / "cache" / "rna.fasta", tmp_path / "made.safetensors"

@@ -223,6 +223,7 @@ def test_canonical_smiles_refuses_what_rdkit_cannot_read() -> None:
         canonical_smiles("C1CC")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="CNOcno[]()=#@+-123%./\\*HFl", max_size=25))
 def test_whatever_is_typed_gives_an_answer_and_a_canonical_form_is_its_own(text: str) -> None:

@@ -96,6 +96,7 @@ def test_conflicting_rows_shape_is_our_bug_not_the_users(tmp_path: Path, recipe:
         writer.add(key_of("rna", "A"), np.ones((1, 25)))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits there")
 def test_a_cache_of_more_segments_than_descriptors_can_be_opened(tmp_path: Path, recipe: Recipe) -> None:
     import resource

@@ -167,6 +167,7 @@ def test_the_varlen_kernel_of_this_torch_takes_what_it_is_given() -> None:
             assert kernel.attend(qkv, packing).shape == (13, 4, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", DESIGNS)
 def test_a_batch_never_waits_for_the_device(name: str, compute: str, rng: np.random.Generator) -> None:

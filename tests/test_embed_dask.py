@@ -115,6 +115,7 @@ def test_without_dask(tmp_path: Path, rng: np.random.Generator, monkeypatch: pyt
         embedded(write_fasta(tmp_path / "rna.fasta", rng, 3), tmp_path / "cache", "local:1")
 
 
+@pytest.mark.slow
 def test_what_listens_and_is_no_scheduler(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

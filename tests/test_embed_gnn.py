@@ -247,6 +247,7 @@ def test_the_weights_of_the_other_network_are_named(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 @every_network
 @pytest.mark.parametrize(("change", "says"), [
     ("missing", "batch_norms.4.running_var is missing"),

@@ -197,6 +197,7 @@ def test_a_folder_gives_transformers_rows_or_is_refused(
             assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_table_of_positions_is_left_unread_as_in_the_published_files(
     reference: torch.nn.Module, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ def test_groups_in_a_circle_a_user_block_and_filters(tmp_path: Path, rng: np.ran
     assert_same_bits(stored(tmp_path / "c"), keyed(rows, SEQUENCES))
 
 
+@pytest.mark.slow
 def test_a_source_opens_each_file_once_a_pass(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ HASHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [1, -1])
 @pytest.mark.parametrize("how", HASHES)
 @pytest.mark.parametrize("modality", DISTINCT)
@@ -131,6 +132,7 @@ def test_a_hash_of_one_of_two_is_not_bound_to_the_other(tmp_path: Path, rng: np.
     assert_same_bits(stored(tmp_path / "c", "molecule"), {key_of("molecule", "c1ccccc1"): rows})
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.text("ACDEFGHIKLMNPQRSTVWYU", min_size=1, max_size=4), min_size=1, max_size=6, unique=True))
 def test_every_protein_is_found_by_its_own_hashes(sequences: list[str]) -> None:

@@ -83,6 +83,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[int, ...]]]
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_each_layer_is_bit_equal_to_a_run_of_it_alone(
     options: RunOptions, tmp_path: Path, compute: str, passes: list[tuple[int, tuple[int, ...]]]
@@ -102,6 +103,7 @@ def test_each_layer_is_bit_equal_to_a_run_of_it_alone(
     assert run(dataclasses.replace(options, layers=(1, 4, 6))).already == len(SEQUENCES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_so_it_is_of_a_model_with_a_final_norm(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, compute: str
@@ -224,6 +226,7 @@ def test_a_new_layer_is_computed_as_those_held_and_stored_as_its_own(options: Ru
     assert reader_of(options.cache_dir, "2").recipe.dtype == "float16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -595,6 +598,7 @@ def test_the_time_is_that_of_the_deepest_layer_to_be_computed(
     assert re.match(r"note: 5 of 5 sequences to embed, 546 nucleotides, 2 layers in one pass, about ", said), said
 
 
+@pytest.mark.slow
 def test_too_little_space_for_all_layers_stops_before_anything_is_written(
     layered: Callable[..., RunOptions], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_dry_run_plans_without_weights(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.fasta"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_without_weights_goes_by_the_only_recipe_held(real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights" / "rnabert" / "model.safetensors"
     if not weights.exists():
@@ -347,6 +348,7 @@ def test_a_run_says_its_plan_before_it_opens_weights(program: Program, tmp_path:
     assert program(*flags, "rnabert", "--weights", "w.pth", "--input", "half.fasta", "--quiet").stderr == second + "\n"
 
 
+@pytest.mark.slow
 def test_a_run_says_its_time_where_it_is_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

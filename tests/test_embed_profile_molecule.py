@@ -69,6 +69,7 @@ FRAGMENTS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=12).map("".join))
 def test_rows_are_finite_for_whatever_rdkit_reads(smiles: str) -> None:

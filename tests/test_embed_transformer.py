@@ -177,6 +177,7 @@ def test_esm2_is_fair_esms(
             assert far(rows, expected) < ROWS[compute]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
 def test_esm2_is_transformers_and_a_folder_will_do(
     compute: str, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch

@@ -232,6 +232,7 @@ def test_training_takes_a_truncated_cache_and_says_so(
     assert capsys.readouterr().err.splitlines().count(said) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [-1, 1])
 def test_rows_that_are_neither_whole_nor_cut_are_damage(off: int, cut_set: TrainOptions) -> None:
     """A record that a careless tool wrote: its bytes are what their checksum says, its rows are not its sequence's."""
@@ -275,6 +276,7 @@ def test_an_export_says_what_is_cut_and_is_not_taken_for_whole(program: Program,
     assert "440 rows where its sequence has 442 (record y); was the model's input cut?" in refused.stderr
 
 
+@pytest.mark.slow
 def test_repair_proves_cut_records_by_their_cut_length(cut_set: TrainOptions) -> None:
     """Where the commit record is lost, the records table and the recipe together say how many rows a key has."""
     cache, recipe = cut_set.cache_dir, choose_recipe(cut_set.cache_dir, "rna")

@@ -33,6 +33,7 @@ def test_numba_equals_the_float64_reference(
         assert_close(fast, reference, f"gradient of {name}", looser=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("packing", range(4))
 def test_random_packings_agree_in_all_gradients(rng: np.random.Generator, packing: int, reverse: bool) -> None:

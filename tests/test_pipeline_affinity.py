@@ -346,6 +346,7 @@ def test_measurements_of_two_ids_with_one_sequence_are_counted(tmp_path: Path) -
     assert (tmp_path / "c" / "molecules.smi").read_text() == "m1\tCCO\nm2\tCCO\n"
 
 
+@pytest.mark.slow
 def test_rsim_baselines_are_those_reported(real_data: Path, tmp_path: Path) -> None:
     """About 0.65 is reported for the additive one, over pairs that share sequences between folds; ours do not."""
     source = real_data / "rsim"

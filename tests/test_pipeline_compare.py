@@ -282,6 +282,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, change: Callable[[Path], object]
         compare([damaged(tmp_path / "run", change)] * 2)
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_file_of_each_kind(rng: np.random.Generator, tmp_path: Path) -> None:
     rows = random_rows(rng)
     runs = [made_run(tmp_path / "1", rows), made_run(tmp_path / "$2_", with_scores(rng, rows))]

@@ -120,6 +120,7 @@ def test_given_the_other_partner_both_get_the_whole_product(rng: np.random.Gener
     close(found.places.b, rows.b[:, 0] / len(rows.b) * mean_a, "B", looser=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("summary", [0, 6])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_through_windows_they_are_the_gradients_of_the_rows_themselves(
@@ -163,6 +164,7 @@ def test_they_sum_to_what_each_partner_adds(rng: np.random.Generator, fusion: st
     assert max(map(abs, coarse.errors)) > 10 * max(map(abs, found.errors)), "one step is not enough"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_how_variants_are_batched_changes_rounding_alone(rng: np.random.Generator, fusion: str) -> None:
     rows, baseline, model = made_rows(rng), made_baseline(rng), made_model(fusion)

@@ -104,6 +104,7 @@ def test_the_demo_gives_nothing_away_to_one_side(tmp_path: Path) -> None:
         assert np.mean(found) <= 0.15, f"{modality} alone"
 
 
+@pytest.mark.slow
 def test_id_only_on_rpi1460_is_as_good_as_the_paper(real_data: Path, tmp_path: Path) -> None:
     """No sequence, no model, MCC above 0.8 on the given folds: why this baseline stands beside every result."""
     source = real_data / "rpi1460"

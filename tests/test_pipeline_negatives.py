@@ -128,6 +128,7 @@ ends = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max
 pairs = st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=30)
 
 
+@pytest.mark.slow
 @given(ends=ends, forbidden=pairs, one_modality=st.booleans(), seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=150)
 def test_as_many_ends_are_joined_as_can_be(

@@ -160,6 +160,7 @@ def test_what_was_compared_is_kept_and_a_damaged_file_is_not_trusted(
         np.testing.assert_array_equal(mended.component, first.component)
 
 
+@pytest.mark.slow
 def test_many_sequences_go_through_mmseqs(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
