@@ -241,8 +241,8 @@ def test_weights_changed_while_a_model_is_made_of_them_are_refused(
     SAVES[form](tiny, path)
     real = language_model.Transformer
 
-    def changed_meanwhile(*arguments: object) -> object:
-        made = real(*arguments)  # type: ignore[arg-type]
+    def changed_meanwhile(*arguments: object, **options: object) -> object:
+        made = real(*arguments, **options)  # type: ignore[arg-type]
         SAVES[form]({name: t + 1 for name, t in tiny.items()}, tmp_path / "other")
         os.replace(tmp_path / "other", path)
         return made

@@ -214,7 +214,7 @@ def test_parquet_without_pyarrow_is_said_before_anything_is_read(
     assert "pip install pyarrow" in lines[0]
 
 
-def test_a_full_disk_leaves_parts_that_are_gone_on_with(new: New, ran: Callable[..., Ran]) -> None:
+def test_a_disk_that_takes_no_more_leaves_parts_that_are_gone_on_with(new: New, ran: Callable[..., Ran]) -> None:
     assert ran(new.command("whole.tsv", "--chunk", 4))[0] == 0
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # a part is smaller, the whole is not
@@ -223,7 +223,8 @@ def test_a_full_disk_leaves_parts_that_are_gone_on_with(new: New, ran: Callable[
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (code, len(lines)) == (4, 1), lines
-    assert "free some space and run it again with --resume" in lines[0]
+    assert "raise `ulimit -f`" in lines[0]
+    assert "run it again with --resume" in lines[0]
     assert not Path("out.tsv").exists()
     assert ran(new.command("out.tsv", "--chunk", 4, "--resume"))[0] == 0
     assert Path("out.tsv").read_bytes() == Path("whole.tsv").read_bytes()
