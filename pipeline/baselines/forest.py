@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import is_regressor
 
 from crossllm.cache.console.messages import note
 
@@ -44,6 +43,7 @@ def votes(forest: Any, rows_of: RowsOf, asked: np.ndarray) -> np.ndarray:
     found = np.empty(len(asked))
     for start in range(0, len(asked), AT_ONCE):
         rows = rows_of(asked[start : start + AT_ONCE])
-        own = forest.predict(rows) if is_regressor(forest) else forest.predict_proba(rows)[:, 1]
+        classes = hasattr(forest, "predict_proba")  # a forest of affinities has none
+        own = forest.predict_proba(rows)[:, 1] if classes else forest.predict(rows)
         found[start : start + AT_ONCE] = own
     return found
