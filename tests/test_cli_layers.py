@@ -25,7 +25,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "model": (
         "ensemble", "interaction", "fusion", "factored_mixing", "bimamba", "fused", "scan", "threads",
-        "batch device draws losses standardise summary tokens",
+        "batch device draws losses optimiser standardise summary tokens",
         "settings",
     ),
     "pipeline": (

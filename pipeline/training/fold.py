@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from crossllm.cache.console.runner import Terminated, stop_between_records
 from crossllm.cache.errors import InputError
 from crossllm.model.ensemble import Ensemble
+from crossllm.model.optimiser import AdamW
 from crossllm.model.standardise import Standardise
 from crossllm.pipeline.evaluation.calibration import Calibration
 from crossllm.pipeline.evaluation.metrics import METRICS, Scored, compute
@@ -130,13 +131,12 @@ def _begin(batches: PairBatches, parts: Parts, config: TrainConfig, seed: int, d
     """A fold before its first step."""
     torch.manual_seed(seed)
     model = _new_model(batches, parts, config).to(device)
-    optimiser = torch.optim.AdamW(_decay_groups(model, config.weight_decay), lr=config.lr, fused=True)
     steps = config.epochs * -(-len(parts.train) // config.batch_pairs)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps, config))
-    return Progress(model, optimiser, schedule, np.random.default_rng(seed), device, config.ema)
+    optimiser = AdamW(model, lambda step: config.lr * rate_share(step, steps, config), config.weight_decay)
+    return Progress(model, optimiser, np.random.default_rng(seed), device, config.ema)
 
 
-def _rate(step: int, steps: int, config: TrainConfig) -> float:
+def rate_share(step: int, steps: int, config: TrainConfig) -> float:
     """Of the learning rate, what a step takes: a linear rise, then all of it, or half a cosine down to `steps`."""
     if step < config.warmup_steps or config.schedule == "constant":
         return min(1.0, (step + 1) / config.warmup_steps)
@@ -236,15 +236,6 @@ def _new_model(batches: PairBatches, parts: Parts, config: TrainConfig) -> Ensem
                 if summary is not None:
                     summary.fit(found)
     return model
-
-
-def _decay_groups(model: Ensemble, decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms and D, nor on A_log, whose decay would move A towards −1."""
-    matrices: list[Tensor] = []
-    others: list[Tensor] = []
-    for name, parameter in model.named_parameters():
-        (matrices if parameter.ndim > 1 and not name.endswith("A_log") else others).append(parameter)
-    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def _quality(target: Target, label: np.ndarray, output: Tensor) -> float | None:

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from crossllm.model.ensemble import Ensemble
 from crossllm.model.interaction import expert_of
+from crossllm.model.optimiser import AdamW
 from crossllm.pipeline.training.keeping import Saved
 
 
@@ -39,8 +38,7 @@ class Progress:
     """A fold in training; whole whenever no step is under way."""
 
     model: Ensemble
-    optimiser: Optimizer
-    schedule: LambdaLR
+    optimiser: AdamW
     rng: np.random.Generator
     """Draws the order of the pairs."""
     device: torch.device
@@ -81,11 +79,10 @@ class Progress:
         return [tensor for model in models for tensor in model.state_dict().values()]
 
     def end_step(self, loss: float) -> None:
-        """Count a step, whose loss times pairs is given; the rate and the average move on."""
-        self.schedule.step()
+        """Count a step, whose loss times pairs is given; the average moves on."""
         self.step, self.total = self.step + 1, self.total + loss
         if self.average is not None:
-            done = self.schedule.last_epoch
+            done = self.optimiser.done
             keep = min(self.ema, done / (done + 10))  # the first steps' random weights are soon forgotten
             with torch.no_grad():
                 for own, new in zip(self.average.parameters(), self.model.parameters(), strict=True):
@@ -119,8 +116,7 @@ class Progress:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
         if self.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        for number, held in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in held.items()}
+        tensors |= {f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()}
         tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -129,7 +125,7 @@ class Progress:
             "step": self.step,
             "total": self.total,
             "order": self.order,
-            "steps": self.schedule.last_epoch,
+            "steps": self.optimiser.done,
             "costs": [cost if math.isfinite(cost) else None for cost in self.costs],
             "best_epochs": self.best_epochs,
             "losses": self.losses,
@@ -144,12 +140,7 @@ class Progress:
         if self.average is not None:
             self.average.load_state_dict(_below("average.", tensors))
         self.best_state = {name: tensor.to(self.device) for name, tensor in _below("best.", tensors).items()}
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below("optimiser.", tensors).items():
-            number, _, what = name.partition(".")
-            state.setdefault(int(number), {})[what] = tensor
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        self._restore_rate(numbers["steps"])
+        self.optimiser.restore(_below("optimiser.", tensors), numbers["steps"])
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
@@ -158,13 +149,6 @@ class Progress:
         self.costs = [math.inf if cost is None else cost for cost in numbers["costs"]]
         self.best_epochs, self.losses = numbers["best_epochs"], numbers["losses"]
         self.history = [Epoch(*values) for values in numbers["history"]]
-
-    def _restore_rate(self, steps: int) -> None:
-        """The learning rate after so many steps, by the schedule's own formula."""
-        self.schedule.last_epoch, self.schedule._step_count = steps, steps + 1
-        rises = zip(self.optimiser.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
-        for group, rate, factor in rises:
-            group["lr"] = rate * factor(steps)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

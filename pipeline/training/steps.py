@@ -69,7 +69,7 @@ def train_epoch(progress: Progress, work: Work, order: list[np.ndarray]) -> floa
             loss = torch.stack([work.target.loss(output, label, config) for output in outputs]).sum()
             if not torch.isfinite(loss):
                 raise InputError(f"the training loss became {loss.item()}; use a lower --lr or a larger --batch-pairs")
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             sum_gradients(ranks, model)
             for learner in learners:
