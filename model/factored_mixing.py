@@ -27,7 +27,7 @@ from crossllm.model.batch import Packed, segment_sum
 from crossllm.model.bimamba import BiMamba, Mamba
 from crossllm.model.scan.selective_scan import scan_reach, scan_states
 
-AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 26}
+AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}
 """Device → values of the states of the pairs that meet in one go: on the CPU they stay in its caches."""
 
 
@@ -124,8 +124,10 @@ def _meet(mamba: Mamba, lead: Lead, follow: Follow, lead_index: Tensor, follow_i
     weight = mamba.conv_weight
     pairs, steps = len(lead_index), weight.shape[1] - 1
     near = torch.cat([lead.tail.index_select(0, lead_index), follow.head.index_select(0, follow_index)], 1)
-    taps = near.unfold(1, steps + 1, 1)  # (P, W − 1, C, W)
-    u = F.silu(((taps * weight).sum(-1) + mamba.conv_bias).flatten(0, 1))
+    mixed = mamba.conv_bias
+    for tap in range(steps + 1):
+        mixed = torch.addcmul(mixed, near[:, tap : tap + steps], weight[:, tap])
+    u = F.silu(mixed.flatten(0, 1))
     delta, B, C = mamba.select(u)
     delta = delta * follow.inside.index_select(0, follow_index).view(-1, 1)
     offsets = torch.arange(0, (pairs + 1) * steps, steps)

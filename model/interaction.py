@@ -163,8 +163,8 @@ class InteractionModel(nn.Module):
         fused = self.fusion(Packed(a.tokens, a.offsets), Packed(b.tokens, b.offsets), a_index, b_index)
         outputs: list[Tensor] = [self.head(fused)[:, 0]]
         if self.summary_head is not None:
-            z_a, z_b = a.summary[a_index.to(a.summary.device)], b.summary[b_index.to(b.summary.device)]
-            outputs.append(self.summary_head(z_a, z_b))
+            index = (one.to(a.summary.device) for one in (a_index, b_index))
+            outputs.append(self.summary_head(a.summary, b.summary, *index))
         return torch.stack(outputs)
 
     def _encode(

@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from crossllm.model.batch import Packed, segment_mean, spread_over
 from crossllm.model.draws import Dropout
@@ -43,16 +44,26 @@ class Summary(nn.Module):
 
 
 class SummaryHead(nn.Module):
-    """Summaries of both partners (P, W) each → (P,): an MLP on [z_A ; z_B ; z_A ⊙ z_B]."""
+    """Summaries of both partners → (P,): an MLP on [z_A ; z_B ; z_A ⊙ z_B].
+
+    The first layer's part on z_A, and on z_B, is computed once an entity, not once a pair.
+    """
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         layers = nn.Linear(3 * width, width), nn.GELU(), Dropout(dropout), nn.Linear(width, 1)
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        """(P,)."""
-        logit: Tensor = self.layers(torch.cat([z_a, z_b, z_a * z_b], 1))[:, 0]
+    def forward(self, z_a: Tensor, z_b: Tensor, a_index: Tensor, b_index: Tensor) -> Tensor:
+        """(P,) of entities (S, W) each, and which of them each pair has (P,), on their device."""
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        own_a, own_b, both = first.weight.chunk(3, 1)
+        pair_a, pair_b = z_a.index_select(0, a_index), z_b.index_select(0, b_index)
+        hidden = F.linear(pair_a * pair_b, both, first.bias)
+        hidden = hidden + F.linear(z_a, own_a).index_select(0, a_index)
+        hidden = hidden + F.linear(z_b, own_b).index_select(0, b_index)
+        logit: Tensor = self.layers[1:](hidden)[:, 0]
         return logit
 
 

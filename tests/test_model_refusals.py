@@ -182,7 +182,7 @@ print(launched, len(entered))
 def test_kernels_name_what_is_compiled_into_them() -> None:
     """Numba keeps a kernel while its own file is unchanged: an edit of what it inlines must change that file too."""
     files = {path.stem: path for folder in (scan, fused) for path in Path(folder.__path__[0]).glob("*.py")}
-    compiled = ("simd", "layout", "lanes", "numba_kernels", "numba_kernels_backward", "forward")
+    compiled = ("simd", "layout", "lanes", "numba_conv", "numba_kernels", "numba_kernels_backward", "forward")
     for module in (numba_kernels, numba_kernels_backward, numba_conv, lanes, forward, backward):
         source = Path(module.__file__).read_text()
         taken = {name for name in compiled if re.search(rf"from crossllm\.model\.\w+\.{name} import", source)}

@@ -12,16 +12,18 @@ from numba import njit, prange
 from crossllm.kernels import kernel
 from crossllm.model.fused.forward import PART, moments, pieces, slopes_of, transposed
 from crossllm.model.fused.lanes import at, floats, product, sigmoid, silu_slope
+from crossllm.model.scan.numba_conv import window_sum
 from crossllm.model.scan.numba_kernels import BLOCK
 from crossllm.model.scan.numba_kernels_backward import run_back
 from crossllm.model.scan.simd import LN2, WIDTH, aligned, fma, load, spread, store, total
 
 INLINED = {
-    "forward": "5f898162",
-    "lanes": "9ae3e605",
-    "numba_kernels": "e8ab9d0a",
-    "numba_kernels_backward": "0998575f",
-    "simd": "7a0c566d",
+    "forward": "7bad6ea3",
+    "lanes": "3d18f446",
+    "numba_conv": "7dccb3d6",
+    "numba_kernels": "83627e58",
+    "numba_kernels_backward": "09b4c1e7",
+    "simd": "f2b449f9",
 }
 """As in `crossllm.model.scan.numba_kernels`."""
 
@@ -122,10 +124,7 @@ def _through_window(dmixed, before, taps, around, sign, first, stop, channels, w
         for column in range(0, channels, WIDTH):
             own = load(dmixed, t * channels + column)
             store(to_bias, column, load(to_bias, column) + own)
-            sum_ = spread(0.0)
-            for shift in range(far + 1):
-                tap = load(taps, (width - 1 - shift) * channels + column)
-                sum_ = fma(tap, load(dmixed, (t + sign * shift) * channels + column), sum_)
+            sum_ = window_sum(spread(0.0), dmixed, taps, t, sign, far, column, channels, width)
             store(dbefore, t * channels + column, sum_)
             for shift in range(near + 1):
                 place = (width - 1 - shift) * channels + column

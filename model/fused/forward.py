@@ -14,10 +14,11 @@ from numba import njit, prange
 
 from crossllm.kernels import kernel
 from crossllm.model.fused.lanes import at, floats, product, sigmoid, softplus
+from crossllm.model.scan.numba_conv import window_sum
 from crossllm.model.scan.numba_kernels import BLOCK, run
 from crossllm.model.scan.simd import LOG2E, WIDTH, aligned, exp2, fma, load, spread, store, total
 
-INLINED = {"lanes": "9ae3e605", "numba_kernels": "e8ab9d0a", "simd": "7a0c566d"}
+INLINED = {"lanes": "3d18f446", "numba_conv": "7dccb3d6", "numba_kernels": "83627e58", "simd": "f2b449f9"}
 """As in `crossllm.model.scan.numba_kernels`."""
 PART = 64
 """Tokens of a part."""
@@ -63,10 +64,7 @@ def _convolve(before, taps, bias, reach, sign, first, stop, channels, width, mix
     for t in range(first, stop):
         far = min(width - 1, reach[t])
         for column in range(0, channels, WIDTH):
-            sum_ = load(bias, column)
-            for shift in range(far + 1):
-                tap = load(taps, (width - 1 - shift) * channels + column)
-                sum_ = fma(tap, load(before, (t - sign * shift) * channels + column), sum_)
+            sum_ = window_sum(load(bias, column), before, taps, t, -sign, far, column, channels, width)
             store(mixed, t * channels + column, sum_)
             store(u, t * channels + column, sum_ * sigmoid(sum_))
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
-from crossllm.model.scan.simd import LANES, LOG2E, WIDTH, LanesType, _refuse_others, exp2, fma, load, spread, store
+from crossllm.model.scan.simd import LANES, LOG2E, WIDTH, exp2, fma, load, refuse_others, splat, spread, store
 
-INLINED = {"simd": "7a0c566d"}
+INLINED = {"simd": "f2b449f9"}
 """As in `crossllm.model.scan.numba_kernels`."""
 ROWS = 4
 """Rows of a product that are summed at once: with two registers of columns, as many sums as hide a step's delay."""
@@ -36,33 +35,13 @@ smaller, larger = _chosen("<"), _chosen(">")
 
 
 @intrinsic
-def _divide(typing_context: Any, left: Any, right: Any) -> Any:
-    return LANES(LANES, LANES), lambda _context, builder, _signature, arguments: builder.fdiv(*arguments)
-
-
-@overload(operator.truediv, inline="never")
-def _truediv(left: Any, right: Any) -> Any:
-    if isinstance(left, LanesType) and isinstance(right, LanesType):
-
-        def implement(left: Any, right: Any) -> Any:
-            return _divide(left, right)
-
-        return implement
-    return None
-
-
-@intrinsic
 def at(typing_context: Any, array: Any, index: Any) -> Any:
     """`array[index]` in every lane; no bounds are checked, and an index never counts from the end."""
-    _refuse_others(array)
+    refuse_others(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        value = builder.load(builder.gep(data, [arguments[1]]))
-        floats = ir.VectorType(ir.FloatType(), WIDTH)
-        single = builder.insert_element(ir.Constant(floats, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-        places = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-        return builder.shuffle_vector(single, single, places)
+        return splat(builder, builder.load(builder.gep(data, [arguments[1]])))
 
     return LANES(array, types.intp), generate
 

@@ -21,7 +21,7 @@ GROUPS = 16
 EVERY = 32
 """Steps of a chunk of the scan: what backward keeps of one state, 2 · 32 registers, stays in the first-level cache."""
 RUN_TOKENS = 256
-"""Tokens that a run has at least, where there are so many: less is done sooner than another thread has begun."""
+"""Tokens of a run, on average at least, where there are so many: a small step stays in one thread."""
 
 
 class Layout(NamedTuple):
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     groups: np.ndarray
     """Boundaries of at most `GROUPS` runs of sequences with about equal tokens; depends on the lengths alone."""
     runs: np.ndarray
-    """The same of fewer groups, each of `RUN_TOKENS` tokens or more: for what sums all weights' gradients by group."""
+    """Fewer such groups, of `RUN_TOKENS` tokens or more on average: for what sums all weights' gradients by group."""
     chunks: np.ndarray
     """(S + 1,) where each sequence's chunks begin among all."""
     before: Tensor
@@ -62,7 +62,7 @@ def layout_of(offsets: Tensor, tokens: int) -> Layout:
     after = np.repeat(ends[1:] - 1, lengths) - position
     groups = _group(ends)
     chunks = np.concatenate([_ZERO, np.cumsum(-(-lengths // EVERY))])
-    runs = _fewer(groups, 1 + tokens // RUN_TOKENS)
+    runs = _fewer(groups, max(1, tokens // RUN_TOKENS))
     found = Layout(ends, groups, runs, chunks, torch.from_numpy(before), torch.from_numpy(after))
     _remembered[offsets] = offsets.clone(), found
     return found

@@ -10,17 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import prange
+from numba import njit, prange
 from torch.nn import functional as F
 
 from crossllm.kernels import kernel
 from crossllm.model.scan.numba_call import flat, fresh, use_threads
 from crossllm.model.scan.simd import WIDTH, fma, load, spread, store
 
-INLINED = {"simd": "7a0c566d"}
+INLINED = {"simd": "f2b449f9"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""
 PART = 64
 """Tokens of a task."""
+
+
+@njit(error_model="numpy")
+def window_sum(sum_, x, weight, t, step, far, column, channels, width):
+    """Sixteen lanes of a token's window added to a sum: `far` tokens beside its own, each a `step` on."""
+    for shift in range(far + 1):
+        tap = load(weight, (width - 1 - shift) * channels + column)
+        sum_ = fma(tap, load(x, (t + step * shift) * channels + column), sum_)
+    return sum_
 
 
 @kernel(parallel=True, error_model="numpy")
@@ -32,10 +41,7 @@ def _forward(x, weight, bias, before, sign, y):
         for t in range(part * PART, min((part + 1) * PART, tokens)):
             reach = min(width - 1, before[t])
             for column in range(0, channels, WIDTH):
-                sum_ = load(bias, column)
-                for shift in range(reach + 1):
-                    tap = load(weight, (width - 1 - shift) * channels + column)
-                    sum_ = fma(tap, load(x, (t - sign * shift) * channels + column), sum_)
+                sum_ = window_sum(load(bias, column), x, weight, t, -sign, reach, column, channels, width)
                 store(y, t * channels + column, sum_)
 
 
@@ -50,10 +56,8 @@ def _backward(dy, x, weight, before, after, sign, dx, dweight, dbias):
         for t in range(first, stop):
             reach = min(width - 1, after[t])
             for column in range(0, channels, WIDTH):
-                sum_ = spread(np.float32(0.0))
-                for shift in range(reach + 1):
-                    tap = load(weight, (width - 1 - shift) * channels + column)
-                    sum_ = fma(tap, load(dy, (t + sign * shift) * channels + column), sum_)
+                none = spread(np.float32(0.0))
+                sum_ = window_sum(none, dy, weight, t, sign, reach, column, channels, width)
                 store(dx, t * channels + column, sum_)
         for column in range(0, channels, WIDTH):
             sum_ = spread(np.float32(0.0))

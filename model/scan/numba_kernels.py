@@ -19,7 +19,7 @@ from crossllm.kernels import kernel
 from crossllm.model.scan.layout import EVERY
 from crossllm.model.scan.simd import WIDTH, aligned, exp2, fma, load, prefetch, spread, store
 
-INLINED = {"layout": "e14696fa", "simd": "7a0c566d"}
+INLINED = {"layout": "eb99df29", "simd": "f2b449f9"}
 """CRC-32 of files whose code is compiled into these kernels: Numba's cache sees this file alone.  A test keeps it."""
 BLOCK = 128
 """Channels of a task: wider ones are 2 to 3 % faster (benchmarks/RESULTS.md), and too few for many cores."""

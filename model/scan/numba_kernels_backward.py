@@ -10,7 +10,7 @@ from crossllm.model.scan.layout import EVERY
 from crossllm.model.scan.numba_kernels import BLOCK, TILE, put, stretch, take
 from crossllm.model.scan.simd import LN2, WIDTH, aligned, exp2, fma, load, prefetch, spread, store, total
 
-INLINED = {"layout": "e14696fa", "numba_kernels": "e8ab9d0a", "simd": "7a0c566d"}
+INLINED = {"layout": "eb99df29", "numba_kernels": "83627e58", "simd": "f2b449f9"}
 """As in `crossllm.model.scan.numba_kernels`."""
 
 

@@ -72,7 +72,7 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
 
 
-def _refuse_others(array: Any) -> None:
+def refuse_others(array: Any) -> None:
     """Raise while a kernel is compiled: bytes of another type or layout would be taken for float32 lanes."""
     if not (isinstance(array, types.Array) and (array.dtype, array.ndim, array.layout) == (types.float32, 1, "C")):
         raise TypingError(f"lanes lie in a C-contiguous one-dimensional float32 array; got {array}")
@@ -81,7 +81,7 @@ def _refuse_others(array: Any) -> None:
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """Lanes of `array[index : index + 16]`; no bounds are checked."""
-    _refuse_others(array)
+    refuse_others(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value = builder.load(_address(context, builder, signature.args[0], *arguments))
@@ -94,7 +94,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, lanes: Any) -> Any:
     """Write lanes to `array[index : index + 16]`; no bounds are checked."""
-    _refuse_others(array)
+    refuse_others(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, index, lanes = arguments
@@ -107,7 +107,7 @@ def store(typing_context: Any, array: Any, index: Any, lanes: Any) -> Any:
 @intrinsic
 def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of `array[index]`, soon to be read or written; an index beyond the array does no harm."""
-    _refuse_others(array)
+    refuse_others(array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         byte, how = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -120,7 +120,8 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def splat(builder: Any, value: Any) -> Any:
+    """LLVM's value of one float in every lane."""
     single = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(single, single, ir.Constant(_INTS, [0] * WIDTH))
 
@@ -128,7 +129,7 @@ def _splat(builder: Any, value: Any) -> Any:
 @intrinsic
 def spread(typing_context: Any, value: Any) -> Any:
     """One float32 in every lane."""
-    return LANES(types.float32), lambda _context, builder, _signature, arguments: _splat(builder, arguments[0])
+    return LANES(types.float32), lambda _context, builder, _signature, arguments: splat(builder, arguments[0])
 
 
 @intrinsic
@@ -233,6 +234,7 @@ def _define(symbol: Callable[..., Any], emit: str) -> None:
 _define(operator.add, "fadd")
 _define(operator.sub, "fsub")
 _define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")
 
 
 @njit(error_model="numpy")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossllm.cache.errors import InputError
 from crossllm.model.batch import Batch
@@ -22,9 +22,6 @@ from crossllm.pipeline.training.predicting import autocast, bounds
 from crossllm.pipeline.training.progress import Progress
 from crossllm.pipeline.training.sampler import Share, shared_out
 from crossllm.pipeline.training.target import Target
-
-_CLIP_FLOOR = 1e-6
-"""As torch has it."""
 
 
 class Settled(NamedTuple):
@@ -73,18 +70,11 @@ def train_epoch(progress: Progress, work: Work, order: list[np.ndarray]) -> floa
             loss.backward()  # type: ignore[no-untyped-call]
             sum_gradients(ranks, model)
             for learner in learners:
-                _clip(learner, config.clip)
+                torch.nn.utils.clip_grad_norm_(learner, config.clip, foreach=True)
             optimiser.step()
             progress.end_step(loss.item() / len(outputs) * len(pairs))
         work.pause()
     return progress.total / sum(map(len, order))
-
-
-def _clip(learner: Sequence[nn.Parameter], most: float) -> None:
-    """What `torch.nn.utils.clip_grad_norm_` does, without its sorting by device and type: a third of its time here."""
-    slopes = [parameter.grad for parameter in learner if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(slopes)))
-    torch._foreach_mul_(slopes, (most / (norm + _CLIP_FLOOR)).clamp(max=1.0))
 
 
 def _own_share(pairs: np.ndarray, work: Work) -> Share:
