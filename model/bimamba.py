@@ -121,7 +121,7 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
         """(T, M) → (T, M)."""
-        if self._is_fused(x):
+        if self.is_fused(x):
             from crossllm.model.fused.block import block  # compiles, so only where it is used
 
             weights = self.fwd.weights + ([] if self.bwd is None else self.bwd.weights)
@@ -132,7 +132,7 @@ class BiMamba(nn.Module):
             y = y + self.bwd(normed, offsets, reverse=True)
         return y
 
-    def _is_fused(self, x: Tensor) -> bool:
+    def is_fused(self, x: Tensor) -> bool:
         """Whether the kernels of `crossllm.model.fused` compute all of it."""
         fits = x.dtype == self.norm.weight.dtype == torch.float32 and x.shape[1] % FUSED_WIDTH == 0
         return fits and not torch.is_autocast_enabled(x.device.type) and choose_backend(x, self.fwd.backend) == "numba"

@@ -73,6 +73,9 @@ def mixed_mean(block: BiMamba, first: Packed, second: Packed, first_index: Tenso
         ways.append((block.bwd, _lead(block.bwd, y, True), _follow(block.bwd, x, True), True))
     lengths = (first.offsets.diff()[first_index] + second.offsets.diff()[second_index]).to(device)
     first_index, second_index = first_index.to(device), second_index.to(device)
+    meet = _meet
+    if block.is_fused(first.tokens) and not torch.is_grad_enabled():
+        meet = _meet_by_kernel
     at_once = max(1, AT_ONCE.get(device.type, AT_ONCE["cpu"]) // block.fwd.A_log.numel())
     means = []
     for start in range(0, len(first_index), at_once):
@@ -80,7 +83,7 @@ def mixed_mean(block: BiMamba, first: Packed, second: Packed, first_index: Tenso
         i, j = first_index[part], second_index[part]
         total = own_first.index_select(0, i) + own_second.index_select(0, j)
         for mamba, lead, follow, back in ways:
-            total = total + _meet(mamba, lead, follow, *((j, i) if back else (i, j)))
+            total = total + meet(mamba, lead, follow, *((j, i) if back else (i, j)))
         means.append(total / lengths[part, None])
     return torch.cat(means)
 
@@ -138,6 +141,13 @@ def _meet(mamba: Mamba, lead: Lead, follow: Follow, lead_index: Tensor, follow_i
     pooled = lead.pooled.index_select(0, lead_index) + seam + follow.pooled.index_select(0, follow_index) + rest
     with torch.autocast(pooled.device.type, enabled=False):  # sums over whole entities, and a row a pair: not rounded
         return F.linear(pooled, mamba.out_proj.weight)
+
+
+def _meet_by_kernel(mamba: Mamba, lead: Lead, follow: Follow, lead_index: Tensor, follow_index: Tensor) -> Tensor:
+    """`_meet` where nothing is learnt."""
+    from crossllm.model.fused.meeting import pair_sums  # compiles, so only where it is used
+
+    return F.linear(pair_sums(mamba.weights, lead, follow, lead_index, follow_index), mamba.out_proj.weight)
 
 
 def _edge(offsets: Tensor, count: int, last: bool, reverse: bool) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +175,33 @@ def test_the_shared_mixer_equals_the_joined_pairs(
         made.append([y, *torch.autograd.grad(y, leaves, slope)])
     for name, found, reference in zip(names, *made, strict=True):
         assert_close(found, reference, name, looser=10)  # sums of 25 pairs in float32: measured 6e-6
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize(("width", "states", "pairs"), [(16, 4, 1), (32, 16, 75), (144, 3, 33)])
+def test_the_kernel_that_learns_nothing_equals_the_joined_pairs(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, width: int, states: int, pairs: int, bidirectional: bool
+) -> None:
+    torch.manual_seed(int(rng.integers(1 << 31)))
+    block = BiMamba(width, states, bidirectional)
+    first, second = (x._replace(tokens=x.tokens.float()) for x in random_entities(rng, width))
+    index = [torch.from_numpy(rng.integers(0, len(x.offsets) - 1, pairs)) for x in (first, second)]
+    exact = copy.deepcopy(block).double()
+    for own in (exact.fwd, exact.bwd):
+        if own is not None:
+            own.backend = "reference"
+    doubled = [x._replace(tokens=x.tokens.double()) for x in (first, second)]
+    expected = mixed_by_the_joined_pairs(exact, *doubled, *index)
+    with torch.no_grad():
+        found = []
+        for threads in (1, 2):
+            with torch_threads(threads):
+                found.append(mixed_mean(block, first, second, *index))
+        monkeypatch.setattr(factored_mixing, "_meet_by_kernel", None)  # it is this that was called
+        with pytest.raises(TypeError):
+            mixed_mean(block, first, second, *index)
+    assert torch.equal(*found)
+    assert_close(found[0], expected, "mean", looser=3)  # a sum over all tokens in float32: measured 2e-6
 
 
 def test_pairs_that_meet_in_parts_are_the_pairs(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

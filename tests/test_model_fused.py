@@ -40,7 +40,7 @@ def by_operations(block: BiMamba) -> BiMamba:
     for own in (other.fwd, other.bwd):
         if own is not None:
             own.backend = "reference"
-    assert not other._is_fused(torch.zeros(1, len(block.norm.weight)))
+    assert not other.is_fused(torch.zeros(1, len(block.norm.weight)))
     return other
 
 
@@ -63,10 +63,10 @@ def test_the_kernels_equal_the_operations_in_float64(
 ) -> None:
     block, offsets = made(rng, width, states, bidirectional), torch.tensor(np.cumsum([0, *lengths]))
     x, slope = (torch.from_numpy(rng.normal(size=(int(offsets[-1]), width))) for _ in range(2))
-    assert block._is_fused(x.float())
+    assert block.is_fused(x.float())
     found = passed(block, x.float(), offsets, slope.float())
     double = copy.deepcopy(block).double()
-    assert not double._is_fused(x)
+    assert not double.is_fused(x)
     expected = passed(double, x, offsets, slope)
     assert found.keys() == expected.keys()
     plain = passed(by_operations(block), x.float(), offsets, slope.float())
@@ -116,11 +116,11 @@ def test_values_that_overflow_an_exponential_stay_finite_and_nan_stays_nan(rng: 
 
 def test_other_types_widths_and_backends_take_the_operations(rng: np.random.Generator) -> None:
     x = torch.from_numpy(rng.normal(size=(6, 32))).float()
-    assert made(rng, 32, 4, True)._is_fused(x)
-    assert not BiMamba(32, 4, backend="reference")._is_fused(x)
-    assert not BiMamba(20, 4)._is_fused(x[:, :20])
+    assert made(rng, 32, 4, True).is_fused(x)
+    assert not BiMamba(32, 4, backend="reference").is_fused(x)
+    assert not BiMamba(20, 4).is_fused(x[:, :20])
     with torch.autocast("cpu", torch.bfloat16):
-        assert not BiMamba(32, 4)._is_fused(x)
+        assert not BiMamba(32, 4).is_fused(x)
     assert BiMamba(20, 4)(x[:, :20], torch.tensor([0, 6])).shape == (6, 20)
 
 

@@ -19,7 +19,7 @@ from made_scans import make
 from torch import Tensor
 
 from crossllm.model import fused, scan
-from crossllm.model.fused import backward, forward, lanes
+from crossllm.model.fused import backward, forward, lanes, meeting
 from crossllm.model.scan import backends, numba_conv, numba_kernels, numba_kernels_backward
 from crossllm.model.scan.backends import SlowScanWarning, choose_backend, default_backend
 from crossllm.model.scan.conv import causal_conv
@@ -183,7 +183,7 @@ def test_kernels_name_what_is_compiled_into_them() -> None:
     """Numba keeps a kernel while its own file is unchanged: an edit of what it inlines must change that file too."""
     files = {path.stem: path for folder in (scan, fused) for path in Path(folder.__path__[0]).glob("*.py")}
     compiled = ("simd", "layout", "lanes", "numba_conv", "numba_kernels", "numba_kernels_backward", "forward")
-    for module in (numba_kernels, numba_kernels_backward, numba_conv, lanes, forward, backward):
+    for module in (numba_kernels, numba_kernels_backward, numba_conv, lanes, forward, backward, meeting):
         source = Path(module.__file__).read_text()
         taken = {name for name in compiled if re.search(rf"from crossllm\.model\.\w+\.{name} import", source)}
         found = {name: f"{zlib.crc32(files[name].read_bytes()):08x}" for name in sorted(taken)}
