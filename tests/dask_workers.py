@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,3 +62,30 @@ def meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join()
     for error in raised:
         raise error
+
+
+def retire_the_busy(
+    found: Any, over: threading.Event, retired: list[str], times: int, after: float, kill: bool
+) -> None:
+    """Retire workers that have been at work for `after` seconds, one after the other; there is one more each time.
+
+    Args:
+        found: the cluster.
+        over: when to look no more.
+        retired: gets their addresses.
+        times: how many.
+        after: seconds.
+        kill: end their processes at once, as a batch system does that has told them.
+    """
+    from distributed import Client
+
+    with Client(found.scheduler_address, set_as_default=False) as client:
+        while len(retired) < times and not over.wait(0.05):
+            if busy := [address for address, keys in client.processing().items() if keys]:
+                over.wait(after)
+                pids = client.run(os.getpid, workers=busy)
+                client.retire_workers(busy, close_workers=True)
+                for pid in pids.values() if kill else ():
+                    os.kill(pid, signal.SIGKILL)
+                retired.extend(busy)
+                found.scale(1 + len(retired))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dask_workers import cluster, meanwhile, workers_of
+from dask_workers import cluster, meanwhile, retire_the_busy, workers_of
 from fault_operations import contents, damage
 from test_embed_dask import embedded, write_fasta
 
@@ -84,25 +83,10 @@ def test_a_sequence_whose_workers_are_taken_away_is_not_blamed(
     monkeypatch.setenv("SLOW", "3")
     monkeypatch.setattr("crossllm.cache.cluster.sending.STOPPING", 1.0)  # of these none says that it has left
     fasta = write_fasta(tmp_path / "rna.fasta", rng, 1)
-    taken = []
+    taken: list[str] = []
 
-    with cluster(1) as found:
-
-        def take(over: threading.Event) -> None:
-            from distributed import Client
-
-            with Client(found.scheduler_address, set_as_default=False) as client:
-                while len(taken) < 4 and not over.wait(0.05):
-                    if busy := [address for address, keys in client.processing().items() if keys]:
-                        over.wait(0.5)  # it is at work
-                        (pid,) = client.run(os.getpid, workers=busy).values()
-                        client.retire_workers(busy, close_workers=True)
-                        os.kill(pid, signal.SIGKILL)
-                        taken.append(pid)
-                        found.scale(1 + len(taken))
-
-        with meanwhile(take):
-            done = embedded(fasta, tmp_path / "spread", found.scheduler_address)
+    with cluster(1) as found, meanwhile(lambda over: retire_the_busy(found, over, taken, 4, 0.5, kill=True)):
+        done = embedded(fasta, tmp_path / "spread", found.scheduler_address)
     assert len(taken) == 4
     assert (done.embedded, done.failed) == (1, 0), capfd.readouterr().err
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dask_workers import cluster, meanwhile, workers_of
+from dask_workers import cluster, meanwhile, retire_the_busy, workers_of
 from forked_rows import forked_child
 from zygote import Zygote
 
@@ -81,24 +81,11 @@ def test_a_row_goes_on_where_its_worker_is_retired(
     """Its process saves, another worker goes on, and no worker counts against the row."""
     asked = AblationOptions(small.cache_dir, ("loss=bce",), sets=(*SETS, "epochs=40", "patience=40"))
     ablate(dataclasses.replace(asked, out=tmp_path / "plain"))
-    retired = []
+    retired: list[str] = []
 
-    with cluster(1) as found:
-
-        def retire(over: threading.Event) -> None:
-            from distributed import Client
-
-            with Client(found.scheduler_address, set_as_default=False) as client:
-                while len(retired) < 4 and not over.wait(0.05):
-                    if busy := [address for address, keys in client.processing().items() if keys]:
-                        over.wait(3)
-                        client.retire_workers(busy, close_workers=True)
-                        retired.extend(busy)
-                        found.scale(1 + len(retired))
-
-        with meanwhile(retire):
-            spread = dataclasses.replace(asked, out=tmp_path / "spread", dask=parse_cluster(found.scheduler_address))
-            assert ablate(spread).failed == 0, capsys.readouterr().err
+    with cluster(1) as found, meanwhile(lambda over: retire_the_busy(found, over, retired, 4, 3, kill=False)):
+        spread = dataclasses.replace(asked, out=tmp_path / "spread", dask=parse_cluster(found.scheduler_address))
+        assert ablate(spread).failed == 0, capsys.readouterr().err
     assert len(retired) == 4
     assert numbers(tmp_path / "spread") == numbers(tmp_path / "plain")
 
